@@ -1,0 +1,21 @@
+//! Nodes.
+
+use std::net::IpAddr;
+
+use crate::model::{Labels, NodeName};
+
+/// The label that keeps a node from announcing (any value), as kubeadm sets it on control planes.
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// A Node object, as far as announcing and forwarding care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: NodeName,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `status.addresses` of type `InternalIP`, in the order written.
+    pub internal_addresses: Vec<IpAddr>,
+    /// Condition `NetworkUnavailable` is `True`.
+    pub network_unavailable: bool,
+}

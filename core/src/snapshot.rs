@@ -1,0 +1,181 @@
+//! All facts at one moment, and what had to be left out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use imbl::OrdMap;
+
+use crate::model::{
+    Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, advertisement::L2Advertisement, node::Node,
+    pool::Pool, route::Ingress, service::Service,
+};
+
+/// All facts at one moment.
+///
+/// Cloning is cheap: the large maps share their nodes with the snapshot they came from, and two neighbours are
+/// compared in the time of what differs (`OrdMap::diff` skips what they share).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every Service, whatever its type, with its endpoints.
+    pub services: OrdMap<ServiceKey, Arc<Service>>,
+    /// Every valid pool; no two ranges overlap.
+    pub pools: OrdMap<PoolName, Arc<Pool>>,
+    /// Every valid L2Advertisement.
+    pub l2_advertisements: OrdMap<ObjectKey, Arc<L2Advertisement>>,
+    /// Every Node.
+    pub nodes: OrdMap<NodeName, Arc<Node>>,
+    /// Labels of every Namespace.
+    pub namespaces: OrdMap<String, Arc<Labels>>,
+    /// Every Ingress of our class.
+    pub ingresses: OrdMap<ObjectKey, Arc<Ingress>>,
+    /// Nodes whose speaker the speaker of *this* node has lost sight of. Endpoints there are used last.
+    pub unreachable: BTreeSet<NodeName>,
+    /// Which speaker announces each Service by layer 2, as the speakers report it.
+    pub announced_by: OrdMap<ServiceKey, Arc<BTreeSet<NodeName>>>,
+    /// What was left out, by where it came from, and why.
+    pub problems: Arc<BTreeMap<Origin, Vec<Problem>>>,
+}
+
+/// Where an object or a problem came from: a file of the directory source, or an object of the API server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// A manifest file, relative to the folder, and the document's number in it, from 1.
+    File {
+        /// Path relative to the manifest folder.
+        path: String,
+        /// Which document of the file, from 1; 0 for the file as a whole.
+        document: usize,
+    },
+    /// An object of the API server.
+    Cluster(ObjectRef),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File { path, document: 0 | 1 } => f.write_str(path),
+            Self::File { path, document } => write!(f, "{path} (document {document})"),
+            Self::Cluster(object) => object.fmt(f),
+        }
+    }
+}
+
+/// One object, or one part of it, that is left out, and why. Everything else keeps working.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The object, where one could be told.
+    pub object: Option<ObjectRef>,
+    /// `metadata.generation` of the object; 0 where the source has none.
+    pub generation: i64,
+    /// The field, as a path such as `spec.addresses[0]`; empty when it is the object as a whole.
+    pub field: String,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What is wrong with an object. The text names the value and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The file or folder cannot be read.
+    #[error("cannot be read: {detail}; what was known of it before stays in force")]
+    Unreadable {
+        /// What the system said.
+        detail: String,
+    },
+    /// Not YAML, or not a Kubernetes object.
+    #[error("is not a Kubernetes object in YAML: {detail}; correct the file")]
+    Syntax {
+        /// What the parser said, with line and column.
+        detail: String,
+    },
+    /// A kind we do not read.
+    #[error("{api_version} {kind} is not a kind that is read here; check apiVersion and kind for a typing error")]
+    UnknownKind {
+        /// `apiVersion` as written.
+        api_version: String,
+        /// `kind` as written.
+        kind: String,
+    },
+    /// The object does not fit its schema.
+    #[error("does not fit the schema of its kind: {detail}")]
+    Schema {
+        /// What does not fit.
+        detail: String,
+    },
+    /// A value outside what the field allows.
+    #[error("{value:?} is not valid: {expected}")]
+    Invalid {
+        /// What it says.
+        value: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Two objects claim the same name.
+    #[error("the same object is already defined in {first}; remove one of the two")]
+    Duplicate {
+        /// Where the one in force stands.
+        first: String,
+    },
+    /// Two pools share addresses; the older one (then the first by name) stays in force.
+    #[error("{range} overlaps with {other_range} of pool {other_pool}; give each address to one pool only")]
+    Overlap {
+        /// The range that is refused.
+        range: String,
+        /// The range in force.
+        other_range: String,
+        /// The pool in force.
+        other_pool: PoolName,
+    },
+    /// A reference to something that does not exist. The object stays in force.
+    #[error("{kind} {name:?} does not exist; create it or correct the name")]
+    DanglingReference {
+        /// The kind that is missing.
+        kind: String,
+        /// The name that is missing.
+        name: String,
+    },
+    /// A feature that this release does not have.
+    #[error("{feature} is not supported: {instead}")]
+    Unsupported {
+        /// What was asked for.
+        feature: String,
+        /// What to do instead.
+        instead: String,
+    },
+}
+
+impl Fault {
+    /// Reason for conditions, Events and metrics: one CamelCase word per variant.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "Unreadable",
+            Self::Syntax { .. } => "SyntaxError",
+            Self::UnknownKind { .. } => "UnknownKind",
+            Self::Schema { .. } => "SchemaViolation",
+            Self::Invalid { .. } => "InvalidValue",
+            Self::Duplicate { .. } => "DuplicateObject",
+            Self::Overlap { .. } => "OverlappingPools",
+            Self::DanglingReference { .. } => "DanglingReference",
+            Self::Unsupported { .. } => "Unsupported",
+        }
+    }
+
+    /// Whether the object stays in force all the same.
+    pub fn is_warning(&self) -> bool {
+        matches!(self, Self::DanglingReference { .. })
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        self.fault.fmt(f)
+    }
+}

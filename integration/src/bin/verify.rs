@@ -1,0 +1,2 @@
+//! Every check, one command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Proof: the simulator, the lab and the tests. Never shipped.

@@ -1,0 +1,1 @@
+//! Hands of the proxy: listeners, requests, endpoints.

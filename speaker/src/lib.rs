@@ -1,0 +1,1 @@
+//! Hands of the speaker: raw frames, heartbeats, interfaces.
