@@ -7,6 +7,34 @@ use crate::{
     write::Condition,
 };
 
+/// The `spec.loadBalancerClass` that is ours unless told otherwise.
+pub const DEFAULT_CLASS: &str = "ferrogate.io/lb";
+
+/// Which LoadBalancer Services are served, by `spec.loadBalancerClass`. The others are not touched in any way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassPolicy {
+    /// The class that is served; `None` serves no Service that names a class.
+    pub class: Option<String>,
+    /// Whether Services that name no class are served too.
+    pub serve_classless: bool,
+}
+
+impl Default for ClassPolicy {
+    fn default() -> Self {
+        Self { class: Some(DEFAULT_CLASS.to_owned()), serve_classless: true }
+    }
+}
+
+impl ClassPolicy {
+    /// Whether a LoadBalancer Service of this class is served.
+    pub fn serves(&self, class: Option<&str>) -> bool {
+        match class {
+            Some(class) => self.class.as_deref() == Some(class),
+            None => self.serve_classless,
+        }
+    }
+}
+
 /// The label (value `ingress`) that makes a LoadBalancer Service the shared entry of every Ingress: its ports are
 /// served by the built-in proxy, not by endpoints.
 pub const ENTRY_LABEL: &str = "ferrogate.io/entry";
