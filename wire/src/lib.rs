@@ -1,1 +1,9 @@
 //! Bytes to messages and back: total, never panics, never waits.
+//!
+//! Each module reads one protocol. Decoders take any bytes and return a message or an error that names what is wrong;
+//! what was decoded encodes to the same message again.
+#![forbid(unsafe_code)]
+
+pub mod arp;
+pub mod ethernet;
+pub mod ndp;
