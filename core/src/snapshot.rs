@@ -7,9 +7,12 @@ use std::{
 
 use imbl::OrdMap;
 
-use crate::model::{
-    Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, advertisement::L2Advertisement, node::Node,
-    pool::Pool, route::Ingress, service::Service,
+use crate::{
+    model::{
+        Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, advertisement::L2Advertisement, node::Node,
+        pool::Pool, route::Ingress, service::Service,
+    },
+    write::Condition,
 };
 
 /// All facts at one moment.
@@ -34,6 +37,10 @@ pub struct Snapshot {
     pub unreachable: BTreeSet<NodeName>,
     /// Which speaker announces each Service by layer 2, as the speakers report it.
     pub announced_by: OrdMap<ServiceKey, Arc<BTreeSet<NodeName>>>,
+    /// Our conditions as they stand now on objects whose status is in no other map here: advertisements, objects that
+    /// were left out, and what [`Write::Condition`](crate::write::Write::Condition) said of a Service. Only objects
+    /// that still exist are listed.
+    pub conditions: OrdMap<ObjectRef, Arc<Vec<Condition>>>,
     /// What was left out, by where it came from, and why.
     pub problems: Arc<BTreeMap<Origin, Vec<Problem>>>,
 }
