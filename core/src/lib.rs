@@ -7,5 +7,6 @@
 #![forbid(unsafe_code)]
 
 pub mod model;
+pub mod proxy;
 pub mod snapshot;
 pub mod write;

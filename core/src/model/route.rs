@@ -1,6 +1,6 @@
 //! Ingresses of our class.
 
-use std::{net::IpAddr, num::NonZeroU16};
+use std::{fmt, net::IpAddr, num::NonZeroU16};
 
 use crate::model::{ObjectKey, ServiceKey};
 
@@ -77,4 +77,22 @@ pub enum BackendPort {
     Name(String),
     /// `port.number`.
     Number(NonZeroU16),
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "Exact",
+            Self::Prefix => "Prefix",
+        })
+    }
+}
+
+impl fmt::Display for BackendPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "{name:?}"),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
 }
