@@ -9,4 +9,5 @@
 pub mod model;
 pub mod proxy;
 pub mod snapshot;
+pub mod speaker;
 pub mod write;

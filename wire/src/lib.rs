@@ -6,4 +6,5 @@
 
 pub mod arp;
 pub mod ethernet;
+pub mod gossip;
 pub mod ndp;
