@@ -1,2 +1,266 @@
-//! Every check, one command.
-fn main() {}
+//! `cargo verify`: every check, one command. Arguments stand after `--`: `cargo verify -- --only unit`.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::Metadata;
+use clap::{Parser, ValueEnum};
+use ferrogate_integration::{
+    verify::{
+        Length, Stage,
+        needs::{self, Need},
+        plan::{self, Counts, Step},
+        report::{self, Tally},
+        run::{self, Budget, End},
+    },
+    workspace,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Lines of a log that are shown when a step fails.
+const TAIL: usize = 60;
+
+/// Runs every check of this repository and closes with `N passed, N failed`.
+#[derive(Parser)]
+#[command(name = "cargo verify --", bin_name = "cargo verify --")]
+struct Arguments {
+    /// Run only this stage; may be given more than once.
+    #[arg(long, value_name = "STAGE", value_enum)]
+    only: Vec<Stage>,
+    /// Run the soaks and large tables too: more seeds, more inputs, more runs of the lab.
+    #[arg(long)]
+    long: bool,
+    /// Print what would have to be installed, and stop if there is something.
+    #[arg(long)]
+    no_install: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let stop = CancellationToken::new();
+    match verify(Arguments::parse(), &stop).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo verify: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn verify(arguments: Arguments, stop: &CancellationToken) -> Result<bool> {
+    stop_on_signals(stop.clone())?;
+    let length = if arguments.long { Length::Long } else { Length::Short };
+    let mut stages = if arguments.only.is_empty() { Stage::value_variants().to_vec() } else { arguments.only };
+    stages.sort();
+    stages.dedup();
+    let members = workspace::members()?;
+    let logs = members.target_directory.join("verify").into_std_path_buf();
+
+    prepare(&stages, arguments.no_install, &logs, stop).await?;
+    let mut verifier =
+        Verifier { members, logs, length, stop: stop.clone(), total: Tally::default(), notes: Vec::new() };
+    let begun = Instant::now();
+    for stage in &stages {
+        verifier.stage(*stage).await?;
+    }
+    for note in &verifier.notes {
+        println!("{note}");
+    }
+    println!("took {}", minutes(begun.elapsed()));
+    println!("{}", verifier.total);
+    Ok(verifier.total.failed == 0)
+}
+
+fn stop_on_signals(stop: CancellationToken) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Installs what is missing, saying what; or says what would have to be installed, and fails.
+async fn prepare(stages: &[Stage], no_install: bool, logs: &Path, stop: &CancellationToken) -> Result<()> {
+    let missing = needs::missing(stages);
+    let advice = |need: &Need| {
+        let commands: Vec<_> = need.remedy().iter().map(ToString::to_string).collect();
+        format!("missing: {}; install it with: {}", need.name, commands.join(" && "))
+    };
+    if no_install && !missing.is_empty() {
+        missing.iter().for_each(|need| println!("{}", advice(need)));
+        bail!("{} things are missing and --no-install was given", missing.len());
+    }
+    for need in missing {
+        if let Some(obstacle) = need.obstacle() {
+            bail!("{}; {obstacle}", advice(&need));
+        }
+        let log = run::log_file(logs, "install", need.name.split([' ', ':']).next().unwrap_or(need.name))?;
+        for command in need.remedy() {
+            println!("installing {}: {command}", need.name);
+            match run::run(&command, &log, None, stop).await? {
+                End::Exit(status) if status.success() => {}
+                end => {
+                    show_tail(&log);
+                    bail!("{command}: {end:?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Verifier {
+    members: Metadata,
+    logs: PathBuf,
+    length: Length,
+    stop: CancellationToken,
+    total: Tally,
+    notes: Vec<String>,
+}
+
+impl Verifier {
+    async fn stage(&mut self, stage: Stage) -> Result<()> {
+        let mut budget = Budget::new(stage.budget(self.length));
+        let mut build = Duration::ZERO;
+        let mut tally = Tally::default();
+        let mut failures = Vec::new();
+        match plan::steps(stage, self.length, &self.members) {
+            Err(error) => {
+                tally += Tally::one(false);
+                failures.push((format!("{error:#}"), None));
+            }
+            Ok(steps) => {
+                for step in steps {
+                    self.progress(stage, &step);
+                    let log = run::log_file(&self.logs, stage.name(), &step.name)?;
+                    let (found, failure) = self.step(&step, &log, &mut budget, &mut build).await?;
+                    tally += found;
+                    failures.extend(failure.map(|text| (format!("{}: {text}", step.name), Some(log))));
+                }
+            }
+        }
+        self.clear_progress();
+        let verdict = if tally.failed == 0 { "ok  " } else { "FAIL" };
+        println!(
+            "{:<9} {verdict}  {:<24} {:>8} of {} min, builds {}",
+            stage.name(),
+            tally.to_string(),
+            minutes(budget.spent()),
+            stage.budget(self.length).as_secs() / 60,
+            minutes(build),
+        );
+        for (text, log) in failures {
+            println!("  {text}");
+            if let Some(log) = log {
+                show_tail(&log);
+            }
+        }
+        if self.length == Length::Short {
+            self.notes.extend(stage.shortened().map(|text| format!("shortened: {text} with --long")));
+        }
+        self.total += tally;
+        Ok(())
+    }
+
+    /// Builds and runs one step; says what it counts for, and what went wrong beyond single tests.
+    async fn step(
+        &mut self,
+        step: &Step,
+        log: &Path,
+        budget: &mut Budget,
+        build: &mut Duration,
+    ) -> Result<(Tally, Option<String>)> {
+        let begun = Instant::now();
+        for command in &step.build {
+            match run::run(command, log, None, &self.stop).await? {
+                End::Exit(status) if status.success() => {}
+                End::Stopped => bail!("stopped"),
+                end => return Ok((Tally::one(false), Some(format!("does not build: {command}: {}", told(&end))))),
+            }
+        }
+        *build += begun.elapsed();
+        if budget.left().is_zero() {
+            return Ok((Tally::one(false), Some("no time was left of the budget".to_owned())));
+        }
+
+        let begun = Instant::now();
+        let end = run::run(&step.command, log, Some(budget.left()), &self.stop).await?;
+        budget.spend_since(begun);
+        let succeeded = match &end {
+            End::Stopped => bail!("stopped"),
+            End::Exit(status) => status.success(),
+            End::Overrun => false,
+        };
+        let failure = (!succeeded).then(|| format!("{}: {}", step.command, told(&end)));
+        if step.counts == Counts::ExitCode {
+            return Ok((Tally::one(succeeded), failure));
+        }
+        let text = std::fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+        let mut found = report::read(&String::from_utf8_lossy(&text));
+        for (name, reason) in found.ignored {
+            match reason {
+                Some(reason) => self.notes.push(format!("not run: {name}: {reason}")),
+                None => {
+                    self.notes.push(format!("not run: {name}: it gives no reason, so it counts as failed"));
+                    found.tally += Tally::one(false);
+                }
+            }
+        }
+        if !succeeded && found.tally.failed == 0 {
+            found.tally += Tally::one(false);
+        }
+        Ok((found.tally, failure))
+    }
+
+    fn progress(&self, stage: Stage, step: &Step) {
+        if std::io::stdout().is_terminal() {
+            print!("\r\x1b[K{:<9} {} …", stage.name(), step.name);
+            let _ = std::io::stdout().flush();
+        }
+    }
+
+    fn clear_progress(&self) {
+        if std::io::stdout().is_terminal() {
+            print!("\r\x1b[K");
+        }
+    }
+}
+
+fn told(end: &End) -> String {
+    match end {
+        End::Exit(status) => status.to_string(),
+        End::Overrun => "killed, because the stage is over its budget".to_owned(),
+        End::Stopped => "stopped".to_owned(),
+    }
+}
+
+fn show_tail(log: &Path) {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    println!("  the end of {}:", log.display());
+    for line in &lines[lines.len().saturating_sub(TAIL)..] {
+        println!("  | {line}");
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{:.0} min {:02.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}

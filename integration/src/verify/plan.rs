@@ -1,0 +1,172 @@
+//! Which commands a stage consists of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::{Metadata, TargetKind};
+
+use super::{Length, Stage};
+use crate::workspace::{Command, shipping};
+
+/// The variable that tells the simulator's tests how many seeds to run.
+pub const SEEDS: &str = "FERROGATE_SIM_SEEDS";
+
+/// The variable that tells the lab's tests how often to run it.
+pub const LAB_RUNS: &str = "FERROGATE_LAB_RUNS";
+
+/// One check: what must be built for it, the command, and how its verdict is read.
+#[derive(Debug)]
+pub struct Step {
+    /// Short, for the log file and the report.
+    pub name: String,
+    /// Built first, outside of the budget.
+    pub build: Vec<Command>,
+    /// The check itself.
+    pub command: Command,
+    /// What counts as one check.
+    pub counts: Counts,
+}
+
+/// How the verdict of a step is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// The exit code is one verdict.
+    ExitCode,
+    /// Every `test result:` line is summed.
+    Tests,
+}
+
+/// The steps of a stage.
+///
+/// # Errors
+/// When cargo cannot be asked what there is to run, or there is nothing.
+pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Step>> {
+    let steps = match stage {
+        Stage::Lint => lint(),
+        Stage::Fuzz => fuzz(length)?,
+        Stage::Unit => {
+            let mut steps = vec![
+                tests("unit", ["--workspace", "--lib", "--bins"]),
+                // Documentation tests cannot be built apart.
+                Step {
+                    name: "doc".to_owned(),
+                    build: Vec::new(),
+                    command: Command::cargo(["test", "--locked", "--no-fail-fast", "--workspace", "--doc"]),
+                    counts: Counts::Tests,
+                },
+            ];
+            steps.extend(targets(stage, members));
+            steps
+        }
+        Stage::Sim => {
+            let mut steps = targets(stage, members);
+            for step in &mut steps {
+                step.command = step.command.clone().env(SEEDS, length.seeds().to_string());
+            }
+            steps
+        }
+        Stage::Net | Stage::Examples => {
+            let (product, _) = shipping()?;
+            let mut steps = targets(stage, members);
+            for step in &mut steps {
+                step.build.insert(0, product.clone());
+                step.command = step.command.clone().env(LAB_RUNS, length.lab_runs().to_string());
+            }
+            steps
+        }
+    };
+    ensure!(!steps.is_empty(), "there is nothing to run, although there should be");
+    Ok(steps)
+}
+
+/// Where a test target of a package is run.
+pub fn stage_of(package: &str, target: &str) -> Stage {
+    match (package, target) {
+        ("ferrogate-integration", "sim") => Stage::Sim,
+        ("ferrogate-integration", "lab") | ("ferrogate-speaker", _) => Stage::Net,
+        ("ferrogate-integration", "examples" | "readme" | "standalone") => Stage::Examples,
+        _ => Stage::Unit,
+    }
+}
+
+/// One step for each package that has test targets of this stage.
+fn targets(stage: Stage, members: &Metadata) -> Vec<Step> {
+    let mut found = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for package in &members.packages {
+        for target in package.targets.iter().filter(|target| target.kind.contains(&TargetKind::Test)) {
+            if stage_of(&package.name, &target.name) == stage {
+                found.entry(package.name.as_str()).or_default().insert(&target.name);
+            }
+        }
+    }
+    let step = |(package, targets): (&str, BTreeSet<&str>)| {
+        let mut args = vec!["--package", package];
+        args.extend(targets.into_iter().flat_map(|target| ["--test", target]));
+        tests(package.trim_start_matches("ferrogate-"), args)
+    };
+    found.into_iter().map(step).collect()
+}
+
+fn tests<'a>(name: &str, selection: impl IntoIterator<Item = &'a str>) -> Step {
+    let command = Command::cargo(["test", "--locked", "--no-fail-fast"]).args(selection);
+    let build = vec![command.clone().args(["--no-run"])];
+    Step { name: name.to_owned(), build, command, counts: Counts::Tests }
+}
+
+fn lint() -> Vec<Step> {
+    let step = |name: &str, build: &[&str], args: &[&str]| Step {
+        name: name.to_owned(),
+        build: (!build.is_empty()).then(|| Command::cargo(build)).into_iter().collect(),
+        command: Command::cargo(args),
+        counts: Counts::ExitCode,
+    };
+    let mut steps = vec![
+        step("format", &[], &["fmt", "--all", "--check"]),
+        step(
+            "clippy",
+            &["check", "--workspace", "--all-targets", "--locked"],
+            &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+        ),
+        step("doc", &[], &["doc", "--workspace", "--no-deps", "--locked"]),
+        step("deny", &[], &["deny", "--locked", "check", "licenses", "bans", "sources"]),
+    ];
+    steps[2].command = steps[2].command.clone().env("RUSTDOCFLAGS", "-D warnings");
+    steps
+}
+
+fn fuzz(length: Length) -> Result<Vec<Step>> {
+    let list = Command::cargo(["fuzz", "list"]);
+    let output = list.to_std().output().with_context(|| format!("running {list}"))?;
+    ensure!(output.status.success(), "{list}: {}", String::from_utf8_lossy(&output.stderr));
+    let names = String::from_utf8(output.stdout).context("the names of the fuzz targets")?;
+    let step = |name: &str| Step {
+        name: name.to_owned(),
+        // Without a sanitizer the stable compiler is enough; the decoders have no unsafe code for one to watch.
+        build: vec![Command::cargo(["fuzz", "build", "--sanitizer", "none", name])],
+        command: Command::cargo(["fuzz", "run", "--sanitizer", "none", name, "--"]).args([
+            format!("-runs={}", length.inputs()),
+            "-max_len=4096".to_owned(),
+            "-timeout=5".to_owned(),
+        ]),
+        counts: Counts::ExitCode,
+    };
+    Ok(names.lines().map(str::trim).filter(|name| !name.is_empty()).map(step).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_file_nobody_heard_of_is_a_unit_test() {
+        assert_eq!(stage_of("ferrogate-core", "new"), Stage::Unit);
+        assert_eq!(stage_of("ferrogate-integration", "new"), Stage::Unit);
+    }
+
+    #[test]
+    fn tests_are_compiled_outside_of_the_budget() {
+        let step = tests("core", ["--package", "ferrogate-core"]);
+
+        assert_eq!(step.build, [step.command.clone().args(["--no-run"])]);
+    }
+}
