@@ -3,7 +3,7 @@
 //! A table is rebuilt as a whole from every snapshot and swapped under the listeners. It says which address and port
 //! is open and for which Service ([`Listener`]), which Ingress rule takes a request ([`RouteTable::route`]), and which
 //! endpoints stand behind a rule or a port ([`Backend`]). What it cannot serve it reports as [`Unserved`] instead of
-//! leaving it out without a word..
+//! leaving it out without a word. Choosing among endpoints needs a memory and is the business of [`balance`].
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub mod backend;
+pub mod balance;
 pub mod matching;
 pub mod precedence;
 pub mod sources;
