@@ -7,4 +7,5 @@
 pub mod arp;
 pub mod ethernet;
 pub mod gossip;
+pub mod http1;
 pub mod ndp;
