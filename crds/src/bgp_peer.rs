@@ -62,6 +62,7 @@ pub struct BGPPeerSpec {
 
     /// Take the peer's AS number from what it says, so long as it is ours (`internal`) or another (`external`).
     #[serde(default, rename = "dynamicASN", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DynamicAsn")]
     pub dynamic_asn: Option<DynamicAsn>,
 
     /// The AS number to show this peer in place of myASN, 1 to 4294967295.
@@ -183,7 +184,6 @@ pub enum DynamicAsn {
 #[serde(rename_all = "camelCase")]
 pub struct SecretReference {
     /// Name of the Secret.
-    #[serde(default)]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 

@@ -35,6 +35,7 @@ pub struct ConfigurationStateSpec {}
 pub struct ConfigurationStateStatus {
     /// `Valid`: all of it is in force. `Invalid`: something is left out, see errorSummary. `Unknown`: not looked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ConfigurationResult")]
     pub result: Option<ConfigurationResult>,
 
     /// What is wrong, one line for each problem; empty when nothing is.

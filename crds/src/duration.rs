@@ -62,9 +62,12 @@ fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::default());
     }
+    if text.is_empty() {
+        return None;
+    }
     let mut rest = text;
     let mut total_ns: u128 = 0;
-    while !rest.is_empty() || total_ns == 0 && rest.len() == text.len() {
+    while !rest.is_empty() {
         let (whole, after) = digits(rest);
         let (fraction, after) = after.strip_prefix('.').map_or(("", after), digits);
         let (unit, unit_ns) = UNITS.into_iter().find(|(unit, _)| after.starts_with(unit))?;
@@ -130,5 +133,89 @@ impl Serialize for Duration {
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ns(text: &str) -> Option<u128> {
+        text.parse::<Duration>().ok().map(|duration| duration.0.as_nanos())
+    }
+
+    #[test]
+    fn reads_what_go_reads() {
+        for (text, expected) in [
+            ("0", 0),
+            ("0s", 0),
+            ("5s", 5_000_000_000),
+            ("1478s", 1_478_000_000_000),
+            ("5.0s", 5_000_000_000),
+            (".5s", 500_000_000),
+            ("1.s", 1_000_000_000),
+            ("1.004s", 1_004_000_000),
+            ("100.00100s", 100_001_000_000),
+            ("10ns", 10),
+            ("11us", 11_000),
+            ("12\u{b5}s", 12_000),
+            ("12\u{3bc}s", 12_000),
+            ("13ms", 13_000_000),
+            ("14s", 14_000_000_000),
+            ("15m", 900_000_000_000),
+            ("16h", 57_600_000_000_000),
+            ("3h30m", 12_600_000_000_000),
+            ("10.5s4m", 250_500_000_000),
+            ("1h2m3s4ms5us6ns", 3_723_004_005_006),
+            ("39h9m14.425s", 140_954_425_000_000),
+            ("0.3333333333333333333h", 1_199_999_999_999),
+            ("9223372036854775807ns", 9_223_372_036_854_775_807),
+        ] {
+            assert_eq!(ns(text), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else_without_a_panic() {
+        for text in [
+            "",
+            "3",
+            "-",
+            "s",
+            ".",
+            "-.",
+            ".s",
+            "+.s",
+            "3000000h",
+            "9223372036854775808ns",
+            "1e3s",
+            "-5s",
+            "+5s",
+            "5s-3s",
+            "5 s",
+            " 5s",
+            "5s ",
+            "5d",
+            "99999999999999999999999999h",
+            "9999999999999999h",
+            "1\u{e9}s",
+            "0x1s",
+            "infs",
+            "NaNs",
+            "5s\0",
+        ] {
+            assert_eq!(ns(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn writes_what_it_reads_back() {
+        for (text, canonical) in
+            [("0", "0s"), ("90s", "1m30s"), ("1.5h", "1h30m"), ("1500ms", "1s500ms"), ("1us1ns", "1us1ns")]
+        {
+            let duration: Duration = text.parse().expect(text);
+            assert_eq!(duration.to_string(), canonical);
+            assert_eq!(canonical.parse(), Ok(duration));
+        }
     }
 }

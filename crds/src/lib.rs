@@ -5,6 +5,9 @@
 //! needs a second object to judge is left to `ferrogate-cluster`. The comments on fields are what
 //! `kubectl explain` prints. `crds/yaml` holds [`definitions`] as files.
 
+// Clippy takes the repeated `type_` and `json_path` of printer columns for attributes given twice.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::Condition,

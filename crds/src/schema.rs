@@ -160,6 +160,13 @@ fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             fields.remove("nullable");
+            // As a keyword these two are text; a property of such a name holds an object.
+            if fields.get("title").is_some_and(Value::is_string) {
+                fields.remove("title");
+            }
+            if let Some(Value::String(description)) = fields.get_mut("description") {
+                *description = description.replace('\n', " ");
+            }
             if fields.get("required") == Some(&json!([])) {
                 fields.remove("required");
             }

@@ -51,6 +51,6 @@ pub struct ServiceBGPStatusStatus {
 
     /// Names of the BGPPeer objects the Service is advertised to, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(max = 253)))]
     pub peers: Vec<String>,
 }

@@ -62,7 +62,7 @@ pub struct ServiceL2StatusStatus {
 
     /// The addresses the node announces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), inner(length(max = 45)))]
     pub addresses: Vec<String>,
 }
 
