@@ -23,6 +23,9 @@ use crate::{
 
 pub mod backend;
 pub mod balance;
+pub mod explain;
+#[cfg(test)]
+mod fixtures;
 pub mod matching;
 pub mod precedence;
 pub mod sources;
@@ -308,7 +311,11 @@ impl RouteTable {
         node: Option<&NodeName>,
     ) -> BackendId {
         let id = BackendId(self.backends.len());
-        self.backends.push(Backend::new(service, port, listener_entrance(snapshot, service, address, node)));
+        self.backends.push(Backend::new(
+            service,
+            port,
+            listener_entrance(snapshot, service, Family::of(address), node),
+        ));
         id
     }
 
@@ -375,15 +382,11 @@ fn sockets(service: &Service) -> impl Iterator<Item = (IpAddr, &ServicePort, Tra
 fn listener_entrance<'a>(
     snapshot: &'a Snapshot,
     service: &Service,
-    address: IpAddr,
+    family: Family,
     node: Option<&'a NodeName>,
 ) -> Entrance<'a> {
     let local = service.external_traffic_policy == TrafficPolicy::Local;
-    Entrance {
-        family: Family::of(address),
-        only_node: if local { node } else { None },
-        unreachable: &snapshot.unreachable,
-    }
+    Entrance { family, only_node: if local { node } else { None }, unreachable: &snapshot.unreachable }
 }
 
 fn service_port<'a>(service: &'a Service, wanted: &BackendPort) -> Option<&'a ServicePort> {
@@ -421,3 +424,6 @@ impl fmt::Display for Leftover<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

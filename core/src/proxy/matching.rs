@@ -346,3 +346,6 @@ impl Missing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
