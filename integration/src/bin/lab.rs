@@ -1,2 +1,194 @@
-//! The lab.
-fn main() {}
+//! `cargo lab`: the product on a small network of its own, shown at work. Arguments stand after `--`.
+
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use ferrogate_integration::{
+    lab::{
+        backend,
+        product::Product,
+        report::Report,
+        scenario::{self, Scenario},
+        topology::Topology,
+    },
+    netns, workspace,
+};
+use nix::sys::{
+    prctl::set_pdeathsig,
+    signal::{Signal, kill},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long the inner process may take to clean up after a signal.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Builds Ferrogate from this tree, runs it on a switch, three nodes and a client made of network namespaces, and
+/// shows that it works. Nothing of it survives this command, and nothing leaves by this machine's own interfaces.
+#[derive(Parser)]
+#[command(name = "cargo lab --", bin_name = "cargo lab --", args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// What to show
+    #[arg(long, value_enum, default_value = "quickstart")]
+    scenario: Scenario,
+    /// Write the result as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave everything running until Enter or Ctrl-C, and say how to get inside
+    #[arg(long)]
+    keep: bool,
+    /// Run this binary instead of building one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Be the inner process, with its files in this folder
+    #[arg(long, value_name = "DIR", hide = true, requires = "binary")]
+    inside: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Other>,
+}
+
+#[derive(Subcommand)]
+enum Other {
+    /// Be a tiny backend: HTTP, and an echo by TCP and UDP
+    Backend(backend::Config),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match (&arguments.command, &arguments.inside) {
+        (Some(Other::Backend(config)), _) => serve(config.clone()),
+        (None, Some(folder)) => inside(&arguments, folder),
+        (None, None) => outside(&arguments),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("cargo lab: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(config: backend::Config) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(backend::run(config)).context("serving")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The outer process: builds, leaves the machine's namespaces, starts the inner one and waits for it.
+fn outside(arguments: &Arguments) -> Result<ExitCode> {
+    let binary = match &arguments.binary {
+        Some(binary) => fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))?,
+        None => workspace::ship()?,
+    };
+    let folder = tempfile::Builder::new().prefix("ferrogate-lab-").tempdir().context("making a temporary folder")?;
+    let mut command = Command::new(std::env::current_exe().context("looking for this program")?);
+    command.args(std::env::args_os().skip(1)).arg("--inside").arg(folder.path());
+    if arguments.binary.is_none() {
+        command.arg("--binary").arg(&binary);
+    }
+    netns::enter()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut child = tokio::process::Command::from(command).spawn().context("starting the inner process")?;
+        let status = tokio::select! {
+            status = child.wait() => return Ok(status?),
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+            _ = hangup.recv() => None,
+        };
+        if let Some(id) = child.id() {
+            let _ = kill(nix::unistd::Pid::from_raw(id.cast_signed()), Signal::SIGTERM);
+        }
+        if let Ok(status) = tokio::time::timeout(FAREWELL, child.wait()).await {
+            return Ok(status?);
+        }
+        child.kill().await.context("ending the inner process")?;
+        anyhow::Ok(status.unwrap_or_default())
+    })?;
+    folder.close().or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// The inner process: process 1 of a process namespace, so that everything ends when it does.
+fn inside(arguments: &Arguments, folder: &Path) -> Result<ExitCode> {
+    // Read before a /proc of our own hides what the machine calls this process.
+    let outer_name = fs::read_link("/proc/self").context("reading /proc")?;
+    set_pdeathsig(Signal::SIGTERM).context("asking to be told when the outer process ends")?;
+    leave_on_signal(folder.to_owned())?;
+    netns::settle()?;
+    netns::check()?;
+    let binary = arguments.binary.as_ref().context("no binary")?;
+
+    println!("making a switch, {} nodes and a client", ferrogate_integration::lab::topology::NODES);
+    let topology = Topology::new()?;
+    let mut product = Product::new(binary, folder, &workspace::root().join("examples/quickstart"))?;
+    product.start(&topology)?;
+    let mut report = Report::new(arguments.scenario.name());
+    scenario::run(arguments.scenario, &topology, &mut product, &mut report);
+
+    println!("\n{}", report.table());
+    if !report.ok() {
+        println!("{}", product.tails());
+    }
+    if let Some(path) = &arguments.json {
+        report.write(path).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if arguments.keep {
+        hint(&outer_name, &topology, &product);
+        wait_for_enter();
+    }
+    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// On a signal the process ends as a whole, and with it everything it started. The outer process removes the folder;
+/// it is removed here too, for the case that the outer process was killed.
+fn leave_on_signal(folder: PathBuf) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        let _ = fs::remove_dir_all(folder);
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+fn hint(outer_name: &Path, topology: &Topology, product: &Product) {
+    let pid = outer_name.display();
+    // Descriptors of this process hold the namespaces; to enter them one needs the rights of its user namespace.
+    let enter = format!("nsenter --preserve-credentials --user=/proc/{pid}/ns/user --net=/proc/{pid}/fd");
+    println!("it keeps running; edit {} and watch {}", product.manifests().display(), product.state().display());
+    println!("a shell in a namespace:");
+    let nodes = topology.nodes.iter().map(|node| &node.namespace);
+    for namespace in nodes.chain([&topology.client]) {
+        println!("  {:<8} {enter}/{} $SHELL", namespace.name(), namespace.descriptor());
+    }
+    println!("press Enter or Ctrl-C to end it");
+}
+
+fn wait_for_enter() {
+    if io::stdin().is_terminal() {
+        let _ = io::stdin().read_line(&mut String::new());
+    } else {
+        // Nobody can press a key; the signal that ends this process is what it waits for.
+        loop {
+            thread::park();
+        }
+    }
+}

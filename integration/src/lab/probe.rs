@@ -1,0 +1,312 @@
+//! What the client sees: single questions, and a steady stream of them that tells exactly what was lost.
+//!
+//! A question is always answered by a pod through the whole path, never by ICMP, which a dead product answers too.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::netns::Namespace;
+
+/// Time between two datagrams of a stream.
+const DATAGRAM_EVERY: Duration = Duration::from_millis(2);
+
+/// Time between two requests of a stream.
+const REQUEST_EVERY: Duration = Duration::from_millis(10);
+
+/// A question without an answer after this long is lost.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many TCP connections stand while the stream flows.
+const CONNECTIONS: usize = 20;
+
+/// Opens a TCP connection, from one of several addresses of the client if told so.
+///
+/// # Errors
+/// When nobody accepts in time.
+pub fn connect(to: SocketAddr, from: Option<IpAddr>, patience: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    socket.connect_timeout(&to.into(), patience)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    Ok(socket.into())
+}
+
+/// `GET` by a connection of its own. Returns the status code and the body.
+///
+/// # Errors
+/// When there is no complete answer in time.
+pub fn get(to: SocketAddr, host: &str, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = connect(to, None, PATIENCE)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, format!("not an HTTP answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
+    Ok((code, body.to_owned()))
+}
+
+/// Says a line to a TCP echo and returns what comes back.
+///
+/// # Errors
+/// When nothing comes back in time.
+pub fn say(stream: &TcpStream, line: &str) -> io::Result<String> {
+    let mut writer = stream;
+    writer.write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    if BufReader::new(stream).read_line(&mut answer)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer.trim_end().to_owned())
+}
+
+/// Sends one datagram to a UDP echo and returns what comes back.
+///
+/// # Errors
+/// When nothing comes back within `patience`.
+pub fn datagram(to: SocketAddr, text: &str, patience: Duration) -> io::Result<String> {
+    let socket = any_socket(to)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send(text.as_bytes())?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn any_socket(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// Where a stream is sent.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// A UDP echo.
+    pub udp: SocketAddr,
+    /// A TCP echo.
+    pub tcp: SocketAddr,
+    /// An HTTP address, and the host to ask it for.
+    pub http: (SocketAddr, String),
+}
+
+/// One question of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Question {
+    asked: Instant,
+    answered: Option<Instant>,
+}
+
+/// What a stream of questions lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Losses {
+    /// The longest time between two datagrams in a row that were answered, in milliseconds.
+    pub longest_gap_ms: f64,
+    /// Datagrams without an answer.
+    pub lost: usize,
+    /// Datagrams in all.
+    pub sent: usize,
+    /// HTTP requests, each on a new connection, without a good answer within a second.
+    pub http_failed: usize,
+    /// HTTP requests in all.
+    pub http_sent: usize,
+    /// The longest time between the starts of two HTTP requests in a row that were answered, in milliseconds.
+    pub http_longest_gap_ms: f64,
+    /// TCP connections that stood before and no longer carry anything after.
+    pub tcp_broken: usize,
+    /// TCP connections that stood before.
+    pub tcp_open: usize,
+}
+
+/// A stream of questions from a namespace.
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    datagrams: Arc<Mutex<Vec<Question>>>,
+    requests: Arc<Mutex<Vec<Question>>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    connections: Vec<TcpStream>,
+}
+
+impl Stream {
+    /// Opens the connections and starts to ask.
+    ///
+    /// # Errors
+    /// When a connection cannot be opened or a thread cannot be started.
+    pub fn start(client: &Namespace, targets: &Targets) -> io::Result<Self> {
+        let connections = client.run(|| {
+            let open = |_| {
+                let stream = connect(targets.tcp, None, PATIENCE)?;
+                say(&stream, "hello")?;
+                Ok(stream)
+            };
+            (0..CONNECTIONS).map(open).collect::<io::Result<Vec<_>>>()
+        })?;
+        let mut stream = Self {
+            stop: Arc::default(),
+            datagrams: Arc::default(),
+            requests: Arc::default(),
+            threads: Vec::new(),
+            connections,
+        };
+        let socket = client.run(|| any_socket(targets.udp))?;
+        let (sender, log, stop) = (socket.try_clone()?, Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
+        stream.threads.push(client.spawn_thread(move || ask_datagrams(&sender, &log, &stop))?);
+        let (log, stop) = (Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
+        stream.threads.push(client.spawn_thread(move || hear_datagrams(&socket, &log, &stop))?);
+        let (log, stop, http) = (Arc::clone(&stream.requests), Arc::clone(&stream.stop), targets.http.clone());
+        stream.threads.push(client.spawn_thread(move || ask_requests(http, &log, &stop))?);
+        Ok(stream)
+    }
+
+    /// Whether the last `count` datagrams whose answer is due were all answered.
+    pub fn is_steady(&self, count: usize) -> bool {
+        let due = Instant::now().checked_sub(Duration::from_millis(50));
+        let log = lock(&self.datagrams);
+        let settled = log.iter().rev().filter(|question| due.is_some_and(|due| question.asked < due));
+        let last: Vec<_> = settled.take(count).collect();
+        last.len() == count && last.iter().all(|question| question.answered.is_some())
+    }
+
+    /// Stops asking, waits for answers that are under way, and adds up what was lost.
+    pub fn finish(self) -> Losses {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            // A thread that could no longer ask has stopped answering questions too, and that shows in the numbers.
+            let _ = thread.join();
+        }
+        let broken = self.connections.iter().filter(|stream| say(stream, "still there").is_err()).count();
+        let (datagrams, requests) = (lock(&self.datagrams), lock(&self.requests));
+        Losses {
+            longest_gap_ms: longest_gap(&datagrams).as_secs_f64() * 1e3,
+            lost: datagrams.iter().filter(|question| question.answered.is_none()).count(),
+            sent: datagrams.len(),
+            http_failed: requests.iter().filter(|question| question.answered.is_none()).count(),
+            http_sent: requests.len(),
+            http_longest_gap_ms: longest_gap(&requests).as_secs_f64() * 1e3,
+            tcp_broken: broken,
+            tcp_open: self.connections.len(),
+        }
+    }
+}
+
+fn lock(log: &Mutex<Vec<Question>>) -> std::sync::MutexGuard<'_, Vec<Question>> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The longest time without an answered question: from one that was answered to the next that was, and from the last
+/// one that was to the end.
+fn longest_gap(log: &[Question]) -> Duration {
+    let answered = log.iter().filter(|question| question.answered.is_some()).map(|question| question.asked);
+    let ends =
+        log.first().map(|first| first.asked).into_iter().chain(answered).chain(log.last().map(|last| last.asked));
+    let moments: Vec<_> = ends.collect();
+    moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default()
+}
+
+/// Keeps a rhythm: a beat that was missed is not made up for.
+fn at_rhythm(interval: Duration, stop: &AtomicBool, mut beat: impl FnMut(usize)) {
+    let mut next = Instant::now();
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        beat(number);
+        number += 1;
+        next = (next + interval).max(Instant::now());
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn ask_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, stop: &AtomicBool) -> io::Result<()> {
+    at_rhythm(DATAGRAM_EVERY, stop, |number| {
+        lock(log).push(Question { asked: Instant::now(), answered: None });
+        // A datagram that cannot even leave is one without an answer.
+        let _ = socket.send(&(number as u64).to_be_bytes());
+    });
+    Ok(())
+}
+
+fn hear_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, stop: &AtomicBool) -> io::Result<()> {
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut buffer = [0; 2048];
+    let mut stopped = None::<Instant>;
+    loop {
+        if let Ok(length) = socket.recv(&mut buffer) {
+            let number = buffer[..length].first_chunk().map(|number| u64::from_be_bytes(*number) as usize);
+            if let Some(question) = number.and_then(|number| lock(log).get_mut(number).copied().map(|_| number)) {
+                lock(log)[question].answered.get_or_insert_with(Instant::now);
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            let since = *stopped.get_or_insert_with(Instant::now);
+            if since.elapsed() > PATIENCE || lock(log).iter().all(|question| question.answered.is_some()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn ask_requests(
+    (to, host): (SocketAddr, String),
+    log: &Arc<Mutex<Vec<Question>>>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    // Each request has a thread of its own, so that one that hangs holds up no other. The threads inherit the namespace.
+    let mut asking: Vec<JoinHandle<()>> = Vec::new();
+    at_rhythm(REQUEST_EVERY, stop, |number| {
+        lock(log).push(Question { asked: Instant::now(), answered: None });
+        let (log, host) = (Arc::clone(log), host.clone());
+        asking.push(thread::spawn(move || {
+            if get(to, &host, "/").is_ok_and(|(code, _)| code == 200) {
+                lock(&log)[number].answered = Some(Instant::now());
+            }
+        }));
+        asking.retain(|request| !request.is_finished());
+    });
+    for request in asking {
+        let _ = request.join();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(answered: &[bool]) -> Vec<Question> {
+        let begun = Instant::now();
+        let question = |(number, answered): (usize, &bool)| {
+            let asked = begun + DATAGRAM_EVERY * u32::try_from(number).unwrap();
+            Question { asked, answered: answered.then_some(asked) }
+        };
+        answered.iter().enumerate().map(question).collect()
+    }
+
+    #[test]
+    fn a_gap_reaches_from_answer_to_answer() {
+        assert_eq!(longest_gap(&log(&[true, true, false, false, true])), Duration::from_millis(6));
+    }
+
+    #[test]
+    fn silence_until_the_end_is_a_gap() {
+        assert_eq!(longest_gap(&log(&[true, false, false, false])), Duration::from_millis(6));
+    }
+
+    #[test]
+    fn nothing_asked_is_no_gap() {
+        assert_eq!(longest_gap(&[]), Duration::ZERO);
+    }
+}

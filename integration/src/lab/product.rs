@@ -1,0 +1,222 @@
+//! The product as it ships: one controller, and a speaker and a proxy on each node, each its own process.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    lab::{topology::Topology, wait::until},
+    netns::Namespace,
+};
+
+/// Admin ports, as the product has them by default; each node has a loopback of its own.
+const CONTROLLER_ADMIN: u16 = 17480;
+const SPEAKER_ADMIN: u16 = 17481;
+const PROXY_ADMIN: u16 = 17482;
+
+/// A process has this long to say that it is ready.
+const START: Duration = Duration::from_secs(15);
+
+/// Lines of a log that are shown when something failed.
+const TAIL: usize = 30;
+
+/// One process of the product.
+#[derive(Debug)]
+struct Process {
+    role: &'static str,
+    node: usize,
+    admin: u16,
+    child: Child,
+}
+
+/// Binary, folders and processes.
+#[derive(Debug)]
+pub struct Product {
+    binary: PathBuf,
+    folder: PathBuf,
+    processes: Vec<Process>,
+}
+
+impl Product {
+    /// Lays out the folders of a run below `folder`: the manifests of a quickstart, as the lab changes them.
+    ///
+    /// # Errors
+    /// When a file cannot be copied.
+    pub fn new(binary: &Path, folder: &Path, example: &Path) -> Result<Self> {
+        let product = Self { binary: binary.to_owned(), folder: folder.to_owned(), processes: Vec::new() };
+        for made in [product.manifests(), product.state(), product.logs()] {
+            fs::create_dir_all(&made).with_context(|| format!("making {}", made.display()))?;
+        }
+        for source in ["manifests", "lab"] {
+            let source = example.join(source);
+            for entry in fs::read_dir(&source).with_context(|| format!("reading {}", source.display()))? {
+                let path = entry?.path();
+                let name = path.file_name().context("a file without a name")?;
+                fs::copy(&path, product.manifests().join(name))
+                    .with_context(|| format!("copying {}", path.display()))?;
+            }
+        }
+        Ok(product)
+    }
+
+    /// What users write.
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.join("manifests")
+    }
+
+    /// What the product writes.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// What the processes print.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Starts every process. The controller runs on the first node.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start(&mut self, topology: &Topology) -> Result<()> {
+        self.start_one(topology, "controller", 0)?;
+        for node in 0..topology.nodes.len() {
+            self.start_one(topology, "speaker", node)?;
+            self.start_one(topology, "proxy", node)?;
+        }
+        Ok(())
+    }
+
+    /// Starts one process; its output is added to its log.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_one(&mut self, topology: &Topology, role: &'static str, node: usize) -> Result<()> {
+        let admin = match role {
+            "controller" => CONTROLLER_ADMIN,
+            "speaker" => SPEAKER_ADMIN,
+            _ => PROXY_ADMIN,
+        };
+        let place = &topology.nodes[node];
+        let log = self.logs().join(format!("{role}-{}.log", place.name));
+        let log = File::options().create(true).append(true).open(&log).context("opening a log")?;
+        let mut command = self.command(role);
+        if role != "controller" {
+            command.args(["--node", &place.name]);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = place.namespace.spawn(&mut command);
+        let child = child.with_context(|| format!("starting {role} on {}", place.name))?;
+        self.processes.push(Process { role, node, admin, child });
+        Ok(())
+    }
+
+    /// Kills one process without a warning.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn kill(&mut self, role: &str, node: usize) -> Result<()> {
+        let found = self.processes.iter().position(|process| process.role == role && process.node == node);
+        let mut process = self.processes.swap_remove(found.context("no such process")?);
+        process.child.kill()?;
+        process.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits until every process says that it is ready.
+    ///
+    /// # Errors
+    /// When one does not, or has ended.
+    pub fn wait_ready(&mut self, topology: &Topology) -> Result<String> {
+        for process in &mut self.processes {
+            let place = &topology.nodes[process.node];
+            let ended = |child: &mut Child| child.try_wait().ok().flatten();
+            let answer = until(START, || {
+                if let Some(status) = ended(&mut process.child) {
+                    return Ok(Err(status));
+                }
+                ready(&place.namespace, process.admin).map(Ok)
+            });
+            match answer.with_context(|| format!("{} on {} is not ready", process.role, place.name))? {
+                Ok(()) => {}
+                Err(status) => bail!("{} on {} has ended: {status}", process.role, place.name),
+            }
+        }
+        Ok(format!("{} processes", self.processes.len()))
+    }
+
+    /// Asks the product to explain a Service, as a person on the first node would. Returns the text.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn explain(&self, topology: &Topology, service: &str) -> Result<String> {
+        let mut command = self.command("explain");
+        command.args(["service", service]);
+        let output = topology.nodes[0].namespace.run(|| command.output()).context("running explain")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
+    /// The same, for programs.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not answer in JSON.
+    pub fn explain_json(&self, topology: &Topology, service: &str) -> Result<Value> {
+        let mut command = self.command("explain");
+        command.args(["service", service, "--output", "json"]);
+        let output = topology.nodes[0].namespace.run(|| command.output()).context("running explain")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).context("reading what explain says")
+    }
+
+    fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg(role).arg("--manifests").arg(self.manifests()).arg("--state").arg(self.state());
+        command
+    }
+
+    /// The end of every log, for a report of a failure.
+    pub fn tails(&self) -> String {
+        let mut logs: Vec<_> =
+            fs::read_dir(self.logs()).into_iter().flatten().flatten().map(|log| log.path()).collect();
+        logs.sort();
+        let mut text = String::new();
+        for path in logs {
+            let log = fs::read(&path).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<_> = log.lines().collect();
+            text += &format!("the end of {}:\n", path.file_name().unwrap_or_default().to_string_lossy());
+            for line in &lines[lines.len().saturating_sub(TAIL)..] {
+                text += &format!("  | {line}\n");
+            }
+        }
+        text
+    }
+
+    /// The process of a role on a node, for a hint how to enter its namespaces.
+    pub fn pid(&self, role: &str, node: usize) -> Option<u32> {
+        self.processes.iter().find(|process| process.role == role && process.node == node).map(|found| found.child.id())
+    }
+}
+
+/// Whether the process behind an admin port says that it is ready.
+fn ready(namespace: &Namespace, admin: u16) -> Result<()> {
+    namespace.run(|| {
+        let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, admin)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{}", answer.lines().last().unwrap_or("no answer"));
+        Ok(())
+    })
+}

@@ -1,0 +1,305 @@
+//! Network namespaces without a name: held by a descriptor, gone with their last process.
+//!
+//! Nothing is written below `/run`, so this works without root too ([`enter`]). No thread of the program itself is
+//! ever moved: whatever happens in a namespace happens on a thread made for it.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    process::{Child, Command},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use ferrogate_wire::ethernet::Mac;
+use futures::TryStreamExt;
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+    unistd::{Gid, Uid},
+};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::neighbour::{NeighbourAddress, NeighbourAttribute},
+};
+
+/// Leaves the machine's own namespaces: from here on this process can make namespaces and interfaces of its own, and
+/// the children it starts can reach nothing of the machine's network. The first child it starts is process 1 of a
+/// process namespace: when that one ends, the kernel ends everything below it.
+///
+/// As root this needs no more; everyone else becomes root of a user namespace of their own, if the kernel lets them.
+///
+/// # Errors
+/// When the kernel refuses; the text says what would help. This process must have one thread only.
+pub fn enter() -> Result<()> {
+    let parts = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    if Uid::effective().is_root() {
+        match unshare(parts) {
+            Err(Errno::EPERM) => {}
+            done => return done.context("leaving the machine's namespaces"),
+        }
+    }
+    let (user, group) = (Uid::effective(), Gid::effective());
+    unshare(parts | CloneFlags::CLONE_NEWUSER).map_err(|error| {
+        anyhow!(error).context(
+            "this kernel does not let an ordinary user make namespaces; run as root, or allow it \
+             (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, \
+             kernel.apparmor_restrict_unprivileged_userns=0)",
+        )
+    })?;
+    // Until this is written no group may be mapped (user_namespaces(7)).
+    fs::write("/proc/self/setgroups", "deny").context("giving up supplementary groups")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1")).context("mapping the user")?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1")).context("mapping the group")?;
+    Ok(())
+}
+
+/// Gives process 1 of the new namespaces a `/proc` that matches, where the kernel allows one. Without it everything
+/// works but `ps`.
+///
+/// # Errors
+/// When the mounts of the machine cannot be kept apart from ours.
+pub fn settle() -> Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("keeping mounts to ourselves")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let _ = mount(Some("proc"), "/proc", Some("proc"), flags, none);
+    Ok(())
+}
+
+/// One network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    /// A new one with its loopback up. Addresses are usable at once (no duplicate address detection), and routers on
+    /// the link are not listened to.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let make = || -> io::Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        };
+        let made = thread::spawn(make).join().map_err(|_| anyhow!("a thread that makes a namespace panicked"))?;
+        let namespace = Self { file: made.with_context(|| format!("making namespace {name}"))?, name };
+        for scope in ["all", "default"] {
+            namespace.set(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
+            namespace.set(&format!("ipv6/conf/{scope}/accept_ra"), "0")?;
+        }
+        namespace.links(async |links| links.up("lo").await)?;
+        Ok(namespace)
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The descriptor that holds it, as others see it below `/proc/PID/fd`.
+    pub fn descriptor(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    /// Runs something inside, on a thread of its own. Sockets it opens and processes it starts stay inside.
+    ///
+    /// # Panics
+    /// When the work does, or when the namespace cannot be entered, which the kernel allows to whoever made it.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("a namespace we made can be entered");
+            work()
+        };
+        thread::scope(|scope| match scope.spawn(inside).join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    /// Starts a thread inside that goes on by itself.
+    ///
+    /// # Errors
+    /// When no descriptor is left for it.
+    pub fn spawn_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<thread::JoinHandle<T>> {
+        let file = self.file.try_clone()?;
+        thread::Builder::new().name(self.name.clone()).spawn(move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("a namespace we made can be entered");
+            work()
+        })
+    }
+
+    /// Starts a process inside.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        self.run(|| command.spawn())
+    }
+
+    /// Sets one of its parameters; `key` is a path below `/proc/sys/net`.
+    ///
+    /// # Errors
+    /// When the kernel has no such parameter, or `/proc/sys` is mounted read-only.
+    pub fn set(&self, key: &str, value: &str) -> Result<()> {
+        let path = Path::new("/proc/sys/net").join(key);
+        self.run(|| fs::write(&path, value)).with_context(|| format!("{}: setting {}", self.name, path.display()))
+    }
+
+    /// Works on its interfaces.
+    ///
+    /// # Errors
+    /// What the work returns, with the name of the namespace.
+    pub fn links<T: Send>(&self, work: impl AsyncFnOnce(&Links) -> Result<T> + Send) -> Result<T> {
+        let inside = || -> Result<T> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection().context("opening netlink")?;
+                let connection = tokio::spawn(connection);
+                let result = work(&Links { handle }).await;
+                connection.abort();
+                result
+            })
+        };
+        self.run(inside).with_context(|| format!("namespace {}", self.name))
+    }
+}
+
+/// The interfaces, addresses, routes and neighbours of one namespace.
+pub struct Links {
+    handle: Handle,
+}
+
+impl Links {
+    async fn index(&self, name: &str) -> Result<u32> {
+        let found = self.handle.link().get().match_name(name.to_owned()).execute().try_next().await;
+        Ok(found.with_context(|| format!("looking for {name}"))?.with_context(|| format!("no {name}"))?.header.index)
+    }
+
+    /// Makes a bridge that forwards at once and everything: no spanning tree, no snooping.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn add_bridge(&self, name: &str) -> Result<()> {
+        let bridge = LinkBridge::new(name).forward_delay(0).mcast_snooping(false).up().build();
+        self.handle.link().add(bridge).execute().await.with_context(|| format!("adding bridge {name}"))
+    }
+
+    /// Makes a cable: one end stays here as `name`, attached to `bridge` and up; the other becomes `peer` in another
+    /// namespace, still down.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn add_cable(&self, name: &str, bridge: &str, peer: &str, other: &Namespace) -> Result<()> {
+        let bridge = self.index(bridge).await?;
+        // The far end gets its name where it goes; here that name may be taken.
+        let far = "far-end";
+        let cable = LinkVeth::new(name, far).build();
+        self.handle.link().add(cable).execute().await.with_context(|| format!("adding {name}"))?;
+        let far = LinkUnspec::new_with_index(self.index(far).await?).name(peer).setns_by_fd(other.descriptor()).build();
+        self.handle.link().set(far).execute().await.with_context(|| format!("moving {peer} to {}", other.name))?;
+        let near = LinkUnspec::new_with_index(self.index(name).await?).controller(bridge).up().build();
+        self.handle.link().set(near).execute().await.with_context(|| format!("attaching {name}"))
+    }
+
+    /// Gives an interface its Ethernet address.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn set_mac(&self, name: &str, mac: Mac) -> Result<()> {
+        self.change(name, |link| link.address(mac.0.to_vec())).await
+    }
+
+    /// Sets an interface up.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn up(&self, name: &str) -> Result<()> {
+        self.change(name, LinkMessageBuilder::up).await
+    }
+
+    /// Sets an interface down; whoever holds the other end of the cable loses the carrier.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn down(&self, name: &str) -> Result<()> {
+        self.change(name, LinkMessageBuilder::down).await
+    }
+
+    async fn change(
+        &self,
+        name: &str,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
+        let link = change(LinkUnspec::new_with_index(self.index(name).await?)).build();
+        self.handle.link().set(link).execute().await.with_context(|| format!("changing {name}"))
+    }
+
+    /// Adds an address to an interface.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn add_address(&self, name: &str, address: IpAddr, length: u8) -> Result<()> {
+        let add = self.handle.address().add(self.index(name).await?, address, length);
+        add.execute().await.with_context(|| format!("adding {address}/{length} to {name}"))
+    }
+
+    /// Adds a route; a length of 0 makes it the default route.
+    ///
+    /// # Errors
+    /// When the gateway is not on a link or the kernel refuses.
+    pub async fn add_route(&self, prefix: IpAddr, length: u8, gateway: IpAddr) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(prefix, length)?.gateway(gateway)?.build();
+        let add = self.handle.route().add(route).execute().await;
+        add.with_context(|| format!("adding a route to {prefix}/{length} by {gateway}"))
+    }
+
+    /// Whom this namespace believes to have an address on its links, if anyone.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn neighbour(&self, address: IpAddr) -> Result<Option<Mac>> {
+        let mut entries = self.handle.neighbours().get().execute();
+        while let Some(entry) = entries.try_next().await.context("reading the neighbour table")? {
+            let (mut is_it, mut found) = (false, None);
+            for attribute in &entry.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(known)) => {
+                        is_it |= address == IpAddr::V4(*known)
+                    }
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(known)) => {
+                        is_it |= address == IpAddr::V6(*known)
+                    }
+                    NeighbourAttribute::LinkLayerAddress(bytes) => found = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+                    _ => {}
+                }
+            }
+            if is_it && let Some(mac) = found {
+                return Ok(Some(Mac(mac)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Fails with a remedy when this process cannot write the parameters of a network namespace it made.
+///
+/// # Errors
+/// When `/proc/sys/net` is read-only.
+pub fn check() -> Result<()> {
+    if let Err(error) = Namespace::new("trial") {
+        bail!("{error:#}; /proc/sys must be writable in here: in a container, start it with --privileged");
+    }
+    Ok(())
+}
