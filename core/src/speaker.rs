@@ -1,11 +1,14 @@
 //! The brain of a speaker: which addresses this node announces, and every frame and heartbeat it takes.
+//!
+//! [`Speaker`] remembers; [`announce`] and [`elect`] decide. What is on the link is the business of `layer2`, who is
+//! alive that of `membership`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU8,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ferrogate_wire::{
@@ -15,11 +18,25 @@ use ferrogate_wire::{
     ndp::{Advertisement, Ndp},
 };
 
+use imbl::ordmap::DiffItem;
+
 use crate::{
-    model::{InterfaceName, NodeName, Prefix},
+    model::{InterfaceName, NodeName, ObjectRef, Prefix, ServiceKey},
     snapshot::Snapshot,
-    write::Write,
+    speaker::{
+        announce::{Announcement, Ground, Policy, Sharing, Silence, Standings},
+        layer2::Layer2,
+        membership::{Heard, Membership, Own},
+    },
+    write::{self, L2Status, Severity, Write},
 };
+
+pub mod announce;
+pub mod elect;
+mod layer2;
+mod membership;
+
+pub use layer2::DEFEND_INTERVAL;
 
 /// How traffic for an announced address reaches its endpoints on the node that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +141,16 @@ impl Config {
             hand_over_grace: HAND_OVER_GRACE,
             shutdown_grace: SHUTDOWN_GRACE,
         }
+    }
+
+    /// After how much silence a speaker counts as lost.
+    pub fn detection_time(&self) -> Duration {
+        self.heartbeat_interval * u32::from(self.detect_multiplier.get())
+    }
+
+    /// What of it takes part in elections.
+    pub fn policy(&self) -> Policy {
+        Policy { data_path: self.data_path, ignore_exclude_label: self.ignore_exclude_label }
     }
 }
 
@@ -298,4 +325,498 @@ pub enum Report {
         /// Who claims it.
         mac: Mac,
     },
+}
+
+/// The speaker of one node.
+///
+/// Whoever drives it calls [`step`](Self::step) with every fact as it becomes known, and with [`Event::Tick`] when
+/// [`deadline`](Self::deadline) has come, and carries out the actions in their order. Nothing is announced before the
+/// first [`Event::Snapshot`] and the first [`Event::Interfaces`] are there. After [`Event::Shutdown`] the calls go on
+/// until [`Action::Finished`].
+///
+/// An address goes through these states; the host holds it (with [`DataPath::Proxy`]) from the first `Hold` on:
+///
+/// ```text
+///              elected                    another is elected           the grace is over,
+///                                         or nobody is                 or no Service has it
+///   foreign ──────────────► owned ────────────────────────► held ──────────────────────────► foreign
+///              Hold, frames   ▲        (answers end when the  │              Release
+///                             │         next owner is seen)   │
+///                             └───────────────────────────────┘
+///                                          elected
+/// ```
+#[derive(Debug)]
+pub struct Speaker {
+    config: Config,
+    snapshot: Option<Arc<Snapshot>>,
+    interfaces: Option<BTreeMap<InterfaceName, Interface>>,
+    own: Own,
+    membership: Membership,
+    layer2: Layer2,
+    sharing: Sharing,
+    ground: Option<Ground>,
+    outcomes: BTreeMap<ServiceKey, Outcome>,
+    /// How many Services this node could announce, whether it does or another is ahead of it.
+    candidacies: usize,
+    owned: BTreeMap<IpAddr, BTreeSet<InterfaceName>>,
+    /// Addresses on the host, with the time they are taken off it unless they are owned.
+    held: BTreeMap<IpAddr, Option<Instant>>,
+    releases: BTreeSet<(Instant, IpAddr)>,
+    listening: BTreeSet<InterfaceName>,
+    /// Whom the last `Write::Membership` named.
+    missed: BTreeSet<NodeName>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Shutting down; over by then at the latest.
+    Leaving {
+        until: Instant,
+    },
+    Finished,
+}
+
+/// What the last review said about a Service.
+#[derive(Debug)]
+struct Outcome {
+    owner: Option<NodeName>,
+    result: Result<Announcement, Silence>,
+    /// Nobody can announce it for want of an interface, and this node is the one to say so.
+    complains: bool,
+}
+
+/// What a step has to look at again.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// Nodes, pools, advertisements or standings may be different.
+    ground: bool,
+    /// This node's own interfaces are different.
+    everything: bool,
+    services: BTreeSet<ServiceKey>,
+    /// Addresses that a Service had before.
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Speaker {
+    /// A speaker that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            membership: Membership::new(&config),
+            layer2: Layer2::new(&config),
+            config,
+            snapshot: None,
+            interfaces: None,
+            own: Own::default(),
+            sharing: Sharing::default(),
+            ground: None,
+            outcomes: BTreeMap::new(),
+            candidacies: 0,
+            owned: BTreeMap::new(),
+            held: BTreeMap::new(),
+            releases: BTreeSet::new(),
+            listening: BTreeSet::new(),
+            missed: BTreeSet::new(),
+            phase: Phase::Running,
+        }
+    }
+
+    /// Takes in one event at `now` and returns what must be done about it, in order.
+    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.phase == Phase::Finished {
+            return actions;
+        }
+        let mut doubt = Doubt::default();
+        self.membership.wake(now);
+        match event {
+            Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt),
+            Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
+            Event::Heard { from, heartbeat } => self.take_heartbeat(now, from, heartbeat, &mut doubt, &mut actions),
+            Event::ProxyReady(ready) => {
+                if self.own.proxy_ready != ready {
+                    self.own.proxy_ready = ready;
+                    self.membership.hurry(now);
+                    doubt.ground = true;
+                }
+            }
+            Event::Arp { interface, arp } => self.layer2.arp(now, &interface, &arp, &mut actions),
+            Event::Ndp { interface, ndp } => self.layer2.ndp(now, &interface, &ndp, &mut actions),
+            Event::Shutdown => {
+                if self.phase == Phase::Running {
+                    self.phase = Phase::Leaving { until: now + self.config.shutdown_grace };
+                    self.own.leaving = true;
+                    self.membership.hurry(now);
+                    doubt.ground = true;
+                }
+            }
+            Event::Tick => {}
+        }
+        for node in self.membership.expire(now) {
+            actions.push(Action::Report(Report::MemberLost { node }));
+            doubt.ground = true;
+        }
+        self.review(now, doubt, &mut actions);
+        self.tell_membership(&mut actions);
+        for conflict in self.layer2.tick(now, &mut actions) {
+            self.complain(conflict, &mut actions);
+        }
+        self.release_due(now, &mut actions);
+        if self.interfaces.is_some() {
+            let heartbeats = self.membership.heartbeats(now, &self.own).into_iter();
+            actions.extend(heartbeats.map(|(to, heartbeat)| Action::SendHeartbeat { to, heartbeat }));
+        }
+        self.finish_if_over(now, &mut actions);
+        actions
+    }
+
+    /// When `step` wants a [`Event::Tick`] next. A tick that comes early or twice changes nothing.
+    pub fn deadline(&self) -> Option<Instant> {
+        let end = match self.phase {
+            Phase::Running => None,
+            Phase::Leaving { until } => Some(until),
+            Phase::Finished => return None,
+        };
+        // Without interfaces no heartbeat can be due.
+        let membership = self.interfaces.as_ref().and_then(|_| self.membership.deadline());
+        let release = self.releases.first().map(|(due, _)| *due);
+        [end, membership, release, self.layer2.deadline()].into_iter().flatten().min()
+    }
+
+    /// The addresses this node owns, and the interfaces it announces each on.
+    pub fn owned(&self) -> &BTreeMap<IpAddr, BTreeSet<InterfaceName>> {
+        &self.owned
+    }
+
+    /// What this node announces for each LoadBalancer Service, or why not.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&ServiceKey, Result<&Announcement, &Silence>)> {
+        self.outcomes.iter().map(|(service, outcome)| (service, outcome.result.as_ref()))
+    }
+
+    /// What this speaker knows about every node, its own included.
+    pub fn standings(&self) -> Standings {
+        self.membership.standings(&self.own)
+    }
+
+    /// The facts this speaker goes by.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    fn take_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>, doubt: &mut Doubt) {
+        let before = self.snapshot.replace(snapshot.clone()).unwrap_or_else(|| {
+            self.missed.clone_from(&snapshot.unreachable);
+            Arc::default()
+        });
+        for change in before.services.diff(&snapshot.services) {
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            if let Some(old) = old {
+                self.sharing.remove(old);
+                doubt.services.insert(old.key.clone());
+                doubt.addresses.extend(announce::addresses(old));
+            }
+            if let Some(new) = new {
+                self.sharing.insert(new);
+                doubt.services.insert(new.key.clone());
+            }
+        }
+        let neighbours = doubt.addresses.iter().flat_map(|&address| self.sharing.of(address));
+        doubt.services.extend(neighbours.cloned());
+        if before.nodes != snapshot.nodes || self.ground.is_none() {
+            self.membership.nodes(now, &snapshot.nodes, &snapshot.unreachable);
+            self.note_deafness(now);
+            doubt.ground = true;
+        }
+        doubt.ground |= before.pools != snapshot.pools || before.l2_advertisements != snapshot.l2_advertisements;
+    }
+
+    fn take_interfaces(
+        &mut self,
+        now: Instant,
+        interfaces: BTreeMap<InterfaceName, Interface>,
+        doubt: &mut Doubt,
+        actions: &mut Vec<Action>,
+    ) {
+        let changed = self.layer2.interfaces(now, &interfaces, &self.config.excluded_interfaces, actions);
+        if changed || self.interfaces.is_none() {
+            self.own.links = self.layer2.links();
+            self.membership.hurry(now);
+            doubt.ground = true;
+            doubt.everything = true;
+        }
+        self.interfaces = Some(interfaces);
+        self.note_deafness(now);
+    }
+
+    /// Whether heartbeats could reach this node: not while every interface with one of its own addresses is down.
+    fn note_deafness(&mut self, now: Instant) {
+        let (Some(snapshot), Some(interfaces)) = (&self.snapshot, &self.interfaces) else { return };
+        let Some(node) = snapshot.nodes.get(&self.config.node) else { return };
+        let has_own_address = |interface: &&Interface| {
+            interface.addresses.iter().any(|prefix| node.internal_addresses.contains(&prefix.ip()))
+        };
+        let mut ways = interfaces.values().filter(has_own_address).peekable();
+        let is_deaf = ways.peek().is_some() && ways.all(|interface| !interface.up || !interface.carrier);
+        self.membership.deaf(now, is_deaf);
+    }
+
+    fn take_heartbeat(
+        &mut self,
+        now: Instant,
+        from: IpAddr,
+        heartbeat: Heartbeat,
+        doubt: &mut Doubt,
+        actions: &mut Vec<Action>,
+    ) {
+        let node = heartbeat.node.clone();
+        match self.membership.heard(now, from, heartbeat) {
+            Heard::Refused { is_new: true } => {
+                actions.push(Action::Report(Report::HeartbeatRefused { from, node }));
+            }
+            Heard::Refused { is_new: false } | Heard::Ignored => {}
+            Heard::Taken { came, left, changed, yielded } => {
+                let node = NodeName::from(node);
+                if came {
+                    actions.push(Action::Report(Report::MemberAlive { node: node.clone() }));
+                }
+                if left {
+                    actions.push(Action::Report(Report::MemberLeaving { node }));
+                }
+                doubt.ground |= changed;
+                if yielded {
+                    self.layer2.announce_all_again(now);
+                }
+            }
+        }
+    }
+
+    /// Decides again whatever is in doubt, and does what follows from it.
+    fn review(&mut self, now: Instant, mut doubt: Doubt, actions: &mut Vec<Action>) {
+        let Some(snapshot) = self.snapshot.clone().filter(|_| self.interfaces.is_some()) else { return };
+        let is_first = self.ground.is_none();
+        let mut ground = self.ground.take();
+        if is_first || doubt.ground {
+            let fresh = Ground::new(&snapshot, self.config.policy(), &self.standings());
+            doubt.everything |= ground.as_ref() != Some(&fresh);
+            ground = Some(fresh);
+        }
+        let Some(ground) = ground else { return };
+        if doubt.everything {
+            doubt.services.extend(snapshot.services.keys().cloned());
+        }
+        let mut open = doubt.services;
+        let mut addresses = doubt.addresses;
+        while let Some(service) = open.pop_first() {
+            if snapshot.services.get(&service).is_none_or(|service| service.load_balancer.is_none()) {
+                self.note(service, None, actions);
+                continue;
+            }
+            let set = self.sharing.set_of(&snapshot, &service);
+            let contest = ground.contest(set.iter().filter_map(|key| snapshot.services.get(key)));
+            let verdict = contest.verdict(&self.config.node, &self.own.links);
+            let complains = verdict.owner.is_none() && contest.lacks_only_an_interface(&self.config.node);
+            for (service, result) in verdict.outcomes {
+                open.remove(&service);
+                addresses.extend(snapshot.services.get(&service).into_iter().flat_map(|own| announce::addresses(own)));
+                let complains = complains && matches!(result, Err(Silence::NoUsableInterface { .. }));
+                self.note(service, Some(Outcome { owner: verdict.owner.clone(), result, complains }), actions);
+            }
+        }
+        self.ground = Some(ground);
+        for address in addresses {
+            self.settle(now, address, actions);
+        }
+        if is_first {
+            self.clear_old_statuses(&snapshot, actions);
+        }
+        let mut listening = BTreeSet::new();
+        if self.candidacies > 0 {
+            listening.extend(self.own.links.keys().cloned());
+        }
+        if listening != self.listening {
+            self.listening.clone_from(&listening);
+            actions.push(Action::Listen { interfaces: listening });
+        }
+    }
+
+    /// Remembers what was decided about a Service, and tells who reads about it.
+    fn note(&mut self, service: ServiceKey, outcome: Option<Outcome>, actions: &mut Vec<Action>) {
+        let status = |outcome: &Outcome| outcome.result.as_ref().ok().map(l2_status);
+        let is_candidate = |outcome: &Outcome| matches!(outcome.result, Ok(_) | Err(Silence::NotElected { .. }));
+        let before = self.outcomes.remove(&service);
+        self.candidacies -= usize::from(before.as_ref().is_some_and(is_candidate));
+        self.candidacies += usize::from(outcome.as_ref().is_some_and(is_candidate));
+        let old = before.as_ref().and_then(status);
+        let new = outcome.as_ref().and_then(status);
+        let node = self.config.node.clone();
+        let event = |severity, reason: &str, message| {
+            let object = ObjectRef::service(&service);
+            Action::Write(Write::Event(write::Event { object, severity, reason: reason.to_owned(), message }))
+        };
+        if old.is_none() && new.is_some() {
+            let message = format!("announcing from node {node} by layer 2");
+            actions.push(event(Severity::Normal, "nodeAssigned", message));
+        }
+        if let Some(Outcome { result: Err(silence), complains: true, .. }) = &outcome
+            && !before.is_some_and(|before| before.complains)
+        {
+            let message = format!("no node can announce it; on node {node}, {silence}");
+            actions.push(event(Severity::Warning, "announceFailed", message));
+        }
+        if old != new {
+            actions.push(Action::Write(Write::L2Status { service: service.clone(), node, status: new }));
+        }
+        if let Some(outcome) = outcome {
+            self.outcomes.insert(service, outcome);
+        }
+    }
+
+    /// Brings one address to where the outcomes of its Services want it.
+    fn settle(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
+        let outcomes: Vec<&Outcome> =
+            self.sharing.of(address).filter_map(|service| self.outcomes.get(service)).collect();
+        let announced = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok());
+        let interfaces: BTreeSet<InterfaceName> = announced
+            .flat_map(|announcement| &announcement.addresses)
+            .filter(|(own, _)| *own == address)
+            .flat_map(|(_, interfaces)| interfaces.iter().cloned())
+            .collect();
+        if !interfaces.is_empty() {
+            self.take(now, address, interfaces, actions);
+            return;
+        }
+        let is_gone = outcomes.is_empty();
+        let owner =
+            outcomes.iter().find_map(|outcome| outcome.owner.clone()).filter(|owner| *owner != self.config.node);
+        // Only a node that still carries traffic well may go on answering until the next owner is heard on the link.
+        let serves_on = owner.is_some()
+            && outcomes.iter().any(|outcome| {
+                matches!(
+                    &outcome.result,
+                    Err(Silence::NotElected { .. } | Silence::SpeakerLeaving | Silence::NodeExcluded)
+                )
+            });
+        if self.owned.remove(&address).is_some() {
+            if serves_on {
+                self.layer2.yield_to_next(now, address, actions);
+            } else {
+                self.layer2.drop(address, actions);
+            }
+            if let Some(owner) = &owner {
+                self.membership.yielded_to(owner);
+                self.membership.hurry(now);
+            }
+            if let Some(release) = self.held.get_mut(&address) {
+                let due = now + self.config.hand_over_grace;
+                *release = Some(due);
+                self.releases.insert((due, address));
+            }
+            actions.push(Action::Report(Report::Lost { address, owner }));
+        } else if !serves_on {
+            self.layer2.drop(address, actions);
+        }
+        if is_gone {
+            self.release(address, actions);
+        }
+    }
+
+    fn take(&mut self, now: Instant, address: IpAddr, interfaces: BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
+        let before = self.owned.insert(address, interfaces.clone());
+        if self.config.data_path == DataPath::Proxy {
+            // The host must know the address before anybody sends to it.
+            match self.held.insert(address, None) {
+                None => actions.push(Action::Hold { address }),
+                Some(Some(due)) => drop(self.releases.remove(&(due, address))),
+                Some(None) => {}
+            }
+        }
+        if before.as_ref() != Some(&interfaces) {
+            actions.push(Action::Report(Report::Owned { address, interfaces: interfaces.clone() }));
+        }
+        self.layer2.own(now, address, interfaces, actions);
+    }
+
+    fn release(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
+        if let Some(due) = self.held.remove(&address) {
+            if let Some(due) = due {
+                self.releases.remove(&(due, address));
+            }
+            actions.push(Action::Release { address });
+        }
+    }
+
+    fn release_due(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some(&(_, address)) = self.releases.first().filter(|(due, _)| *due <= now) {
+            self.release(address, actions);
+        }
+    }
+
+    /// An earlier life of this speaker may have left statuses of what it announced.
+    fn clear_old_statuses(&self, snapshot: &Snapshot, actions: &mut Vec<Action>) {
+        let node = &self.config.node;
+        for (service, _) in snapshot.announced_by.iter().filter(|(_, nodes)| nodes.contains(node)) {
+            if self.outcomes.get(service).is_none_or(|outcome| outcome.result.is_err()) {
+                let write = Write::L2Status { service: service.clone(), node: node.clone(), status: None };
+                actions.push(Action::Write(write));
+            }
+        }
+    }
+
+    fn tell_membership(&mut self, actions: &mut Vec<Action>) {
+        if self.snapshot.is_none() {
+            return;
+        }
+        let missed = self.membership.missed();
+        if missed != self.missed {
+            self.missed.clone_from(&missed);
+            let write = Write::Membership { node: self.config.node.clone(), unreachable: missed };
+            actions.push(Action::Write(write));
+        }
+    }
+
+    fn complain(&self, conflict: layer2::Conflict, actions: &mut Vec<Action>) {
+        let layer2::Conflict { address, interface, mac } = conflict;
+        let message = format!(
+            "{mac} on {interface} of node {} claims {address} too; find that device and take the address from it",
+            self.config.node
+        );
+        for service in self.sharing.of(address) {
+            actions.push(Action::Write(Write::Event(write::Event {
+                object: ObjectRef::service(service),
+                severity: Severity::Warning,
+                reason: "addressConflict".to_owned(),
+                message: message.clone(),
+            })));
+        }
+        actions.push(Action::Report(Report::Conflict { address, interface, mac }));
+    }
+
+    /// A stopping speaker goes when nothing is left to hand over, or nobody is there to take it.
+    fn finish_if_over(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Phase::Leaving { until } = self.phase else { return };
+        let is_empty = self.held.is_empty() && self.layer2.is_quiet();
+        if now < until && !is_empty && self.membership.has_company() {
+            return;
+        }
+        self.layer2.drop_all(actions);
+        while let Some((&address, _)) = self.held.first_key_value() {
+            self.release(address, actions);
+        }
+        self.phase = Phase::Finished;
+        actions.push(Action::Finished);
+    }
+}
+
+fn l2_status(announcement: &Announcement) -> L2Status {
+    let announced = announcement.addresses.iter().filter(|(_, interfaces)| !interfaces.is_empty());
+    L2Status {
+        pool: announcement.pool.clone(),
+        addresses: announced.map(|(address, _)| *address).collect(),
+        interfaces: announcement.allowed.clone(),
+    }
 }

@@ -1,0 +1,589 @@
+//! What a node announces by layer 2, and why not the rest.
+//!
+//! Everything here is a function of a snapshot and of what speakers know about each other; nothing is remembered.
+//!
+//! Ownership is decided per *address set*: Services that share an address, and all addresses of those Services,
+//! belong together and have one owner. So a shared address never has two, and both families of a Service go the same
+//! way. A Service of the set that can be served nowhere (no endpoint, say) takes no part and does not stop the others.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    model::{
+        Family, InterfaceName, NodeName, PoolName, ServiceKey,
+        advertisement::L2Advertisement,
+        node::EXCLUDE_LABEL,
+        service::{Service, TrafficPolicy},
+    },
+    snapshot::Snapshot,
+    speaker::{
+        DataPath,
+        elect::{self, Rank},
+    },
+};
+
+/// Why a node does not announce a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Silence {
+    /// Not a LoadBalancer Service, or not of a class that is served.
+    NotServed,
+    /// It has no address yet.
+    NoAddress,
+    /// Its addresses never leave the host.
+    LoopbackAddress,
+    /// One of its addresses is in no pool.
+    NoPool {
+        /// The address.
+        address: IpAddr,
+    },
+    /// No endpoint is ready or still serving.
+    NoReadyEndpoint,
+    /// No L2Advertisement covers its pool and itself.
+    NoAdvertisement {
+        /// Its pool.
+        pool: PoolName,
+    },
+    /// There is no Node object of this name.
+    NodeUnknown,
+    /// Advertisements cover the Service, but none of them this node.
+    NoAdvertisementSelectsThisNode,
+    /// The node carries the label that keeps it out of load balancing.
+    NodeExcluded,
+    /// The node's network is not set up (condition `NetworkUnavailable`).
+    NodeNetworkUnavailable,
+    /// The node's speaker is not heard.
+    SpeakerLost,
+    /// The node's speaker is stopping.
+    SpeakerLeaving,
+    /// The node's proxy, which would carry the traffic, is not ready.
+    ProxyNotReady,
+    /// No endpoint on this node is ready or still serving, and the traffic policy is `Local`.
+    NoLocalEndpoint,
+    /// The node has no interface to announce on.
+    NoUsableInterface {
+        /// The interfaces that the advertisements allow; empty means any.
+        allowed: BTreeSet<InterfaceName>,
+    },
+    /// Another node comes first.
+    NotElected {
+        /// That node.
+        owner: NodeName,
+    },
+}
+
+impl Silence {
+    /// One CamelCase word for conditions, Events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotServed => "NotServed",
+            Self::NoAddress => "NoAddress",
+            Self::LoopbackAddress => "LoopbackAddress",
+            Self::NoPool { .. } => "NoPool",
+            Self::NoReadyEndpoint => "NoReadyEndpoint",
+            Self::NoAdvertisement { .. } => "NoAdvertisement",
+            Self::NodeUnknown => "NodeUnknown",
+            Self::NoAdvertisementSelectsThisNode => "NoAdvertisementSelectsThisNode",
+            Self::NodeExcluded => "NodeExcluded",
+            Self::NodeNetworkUnavailable => "NodeNetworkUnavailable",
+            Self::SpeakerLost => "SpeakerLost",
+            Self::SpeakerLeaving => "SpeakerLeaving",
+            Self::ProxyNotReady => "ProxyNotReady",
+            Self::NoLocalEndpoint => "NoLocalEndpoint",
+            Self::NoUsableInterface { .. } => "NoUsableInterface",
+            Self::NotElected { .. } => "NotElected",
+        }
+    }
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotServed => f.write_str("the Service is not of type LoadBalancer, or of a class not served here"),
+            Self::NoAddress => f.write_str("the Service has no address"),
+            Self::LoopbackAddress => f.write_str("loopback addresses never leave the host"),
+            Self::NoPool { address } => write!(f, "{address} is in no pool"),
+            Self::NoReadyEndpoint => f.write_str("the Service has no ready endpoint"),
+            Self::NoAdvertisement { pool } => write!(f, "no L2Advertisement covers pool {pool} and this Service"),
+            Self::NodeUnknown => f.write_str("there is no Node object of this name"),
+            Self::NoAdvertisementSelectsThisNode => f.write_str("no L2Advertisement of the Service selects the node"),
+            Self::NodeExcluded => write!(f, "the node has the label {EXCLUDE_LABEL}"),
+            Self::NodeNetworkUnavailable => f.write_str("the node's condition NetworkUnavailable is True"),
+            Self::SpeakerLost => f.write_str("the node's speaker is not heard"),
+            Self::SpeakerLeaving => f.write_str("the node's speaker is stopping"),
+            Self::ProxyNotReady => f.write_str("the node's proxy is not ready"),
+            Self::NoLocalEndpoint => f.write_str("externalTrafficPolicy is Local and the node has no ready endpoint"),
+            Self::NoUsableInterface { allowed } if allowed.is_empty() => {
+                f.write_str("the node has no interface that is up, has a carrier and may be announced on")
+            }
+            Self::NoUsableInterface { allowed } => {
+                f.write_str("none of the interfaces of the L2Advertisement is usable on the node:")?;
+                allowed.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Self::NotElected { owner } => write!(f, "node {owner} announces it"),
+        }
+    }
+}
+
+/// The settings of a speaker that take part in the decision. They must be the same on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How traffic reaches endpoints.
+    pub data_path: DataPath,
+    /// Whether excluded nodes may announce all the same.
+    pub ignore_exclude_label: bool,
+}
+
+/// What speakers know about a node beyond its Node object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether its speaker is there.
+    pub liveness: Liveness,
+    /// Whether its proxy is ready.
+    pub proxy_ready: bool,
+    /// Where it could announce; `None` while that is not known, which counts as everywhere.
+    pub links: Option<Links>,
+}
+
+/// Whether a speaker is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Heard, or not yet missed.
+    Alive,
+    /// Not heard for the detection time.
+    Lost,
+    /// Said that it is stopping.
+    Leaving,
+}
+
+/// Interfaces a node could announce on.
+pub type Links = BTreeMap<InterfaceName, Carries>;
+
+/// Which families an interface can be announced on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carries {
+    /// ARP works there.
+    pub ipv4: bool,
+    /// Neighbour discovery works there.
+    pub ipv6: bool,
+}
+
+impl Carries {
+    /// Whether this family is among them.
+    pub fn family(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.ipv4,
+            Family::V6 => self.ipv6,
+        }
+    }
+}
+
+/// What is known about every node. One that is missing here counts as alive and able: whoever has no speaker's view
+/// (a person's terminal) asks what *should* be.
+pub type Standings = BTreeMap<NodeName, Standing>;
+
+/// What this node announces for one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// The Service's pool.
+    pub pool: PoolName,
+    /// Its addresses in their order, and the interfaces to announce each on. None for an address whose family no
+    /// interface carries.
+    pub addresses: Vec<(IpAddr, BTreeSet<InterfaceName>)>,
+    /// The interfaces that the advertisements allow; empty means any.
+    pub allowed: BTreeSet<InterfaceName>,
+}
+
+/// The whole contest for the addresses of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranking {
+    /// Every Service of the address set.
+    pub services: BTreeSet<ServiceKey>,
+    /// The address that the hash is taken of.
+    pub elected_by: IpAddr,
+    /// Candidates, the owner first.
+    pub candidates: Vec<Rank>,
+    /// Every other node, and why it is out.
+    pub out: BTreeMap<NodeName, Silence>,
+}
+
+/// Ranks all nodes for the addresses of a Service.
+///
+/// # Errors
+/// Why no node at all can announce it.
+pub fn ranking(
+    snapshot: &Snapshot,
+    policy: Policy,
+    standings: &Standings,
+    service: &ServiceKey,
+) -> Result<Ranking, Silence> {
+    let ground = Ground::new(snapshot, policy, standings);
+    let own = snapshot.services.get(service).ok_or(Silence::NotServed)?;
+    ground.offer(own)?;
+    let sharing = Sharing::new(snapshot);
+    let services = sharing.set_of(snapshot, service);
+    let contest = ground.contest(services.iter().filter_map(|key| snapshot.services.get(key)));
+    let elected_by = contest.elected_by().ok_or(Silence::NoAddress)?;
+    let mut candidates = Vec::new();
+    let mut out = BTreeMap::new();
+    for node in ground.nodes.keys() {
+        match contest.claim(node) {
+            Ok(claim) => candidates.push(claim.rank(node, elected_by)),
+            Err(silence) => {
+                out.insert(node.clone(), silence);
+            }
+        }
+    }
+    candidates.sort();
+    Ok(Ranking { services, elected_by, candidates, out })
+}
+
+/// The addresses of a Service that can be announced at all.
+pub fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let served = service.load_balancer.is_some();
+    service.observed.addresses.iter().copied().filter(move |address| served && !address.is_loopback())
+}
+
+/// Which Services stand behind each address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sharing {
+    by_address: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+}
+
+impl Sharing {
+    pub(crate) fn new(snapshot: &Snapshot) -> Self {
+        let mut sharing = Self::default();
+        for service in snapshot.services.values() {
+            sharing.insert(service);
+        }
+        sharing
+    }
+
+    pub(crate) fn insert(&mut self, service: &Service) {
+        for address in addresses(service) {
+            self.by_address.entry(address).or_default().insert(service.key.clone());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, service: &Service) {
+        for address in addresses(service) {
+            let Some(services) = self.by_address.get_mut(&address) else { continue };
+            services.remove(&service.key);
+            if services.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+
+    /// The Services behind an address.
+    pub(crate) fn of(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.by_address.get(&address).into_iter().flatten()
+    }
+
+    /// Every Service that is tied to this one by shared addresses, itself included.
+    pub(crate) fn set_of(&self, snapshot: &Snapshot, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let mut found = BTreeSet::from([service.clone()]);
+        let mut open = vec![service.clone()];
+        while let Some(key) = open.pop() {
+            let Some(service) = snapshot.services.get(&key) else { continue };
+            for neighbour in addresses(service).flat_map(|address| self.of(address)) {
+                if found.insert(neighbour.clone()) {
+                    open.push(neighbour.clone());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Facts that many Services share, worked out once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ground {
+    data_path: DataPath,
+    /// First address of every range, with its last one and the pool. Ranges never overlap.
+    ranges: BTreeMap<IpAddr, (IpAddr, PoolName)>,
+    /// The advertisements that cover each pool.
+    reaches: BTreeMap<PoolName, Vec<Reach>>,
+    nodes: BTreeMap<NodeName, Footing>,
+}
+
+/// An advertisement and the nodes it allows, each with its summed preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reach {
+    advertisement: Arc<L2Advertisement>,
+    nodes: BTreeMap<NodeName, u32>,
+}
+
+/// What concerns a node whatever the Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Footing {
+    silence: Option<Silence>,
+    proxy_ready: bool,
+    links: Option<Links>,
+}
+
+impl Ground {
+    pub(crate) fn new(snapshot: &Snapshot, policy: Policy, standings: &Standings) -> Self {
+        let ranges = snapshot
+            .pools
+            .values()
+            .flat_map(|pool| pool.ranges.iter().map(|range| (range.first(), (range.last(), pool.name.clone()))));
+        let reach = |advertisement: &Arc<L2Advertisement>| Reach {
+            advertisement: advertisement.clone(),
+            nodes: snapshot
+                .nodes
+                .values()
+                .filter(|node| advertisement.allows_node(&node.labels))
+                .map(|node| {
+                    let preferred = advertisement.preferred_nodes.iter();
+                    let weights = preferred.filter(|preferred| preferred.preference.matches(&node.labels));
+                    (node.name.clone(), weights.map(|preferred| u32::from(preferred.weight.get())).sum())
+                })
+                .collect(),
+        };
+        let reaches: Vec<Reach> = snapshot.l2_advertisements.values().map(reach).collect();
+        let reaches = snapshot.pools.values().map(|pool| {
+            let covering = reaches.iter().filter(|reach| reach.advertisement.pools.covers(pool));
+            (pool.name.clone(), covering.cloned().collect())
+        });
+        let nodes = snapshot.nodes.values().map(|node| {
+            let standing = standings.get(&node.name);
+            let excluded = !policy.ignore_exclude_label && node.labels.contains_key(EXCLUDE_LABEL);
+            let silence = if excluded {
+                Some(Silence::NodeExcluded)
+            } else if node.network_unavailable {
+                Some(Silence::NodeNetworkUnavailable)
+            } else {
+                match standing.map_or(Liveness::Alive, |standing| standing.liveness) {
+                    Liveness::Alive => None,
+                    Liveness::Lost => Some(Silence::SpeakerLost),
+                    Liveness::Leaving => Some(Silence::SpeakerLeaving),
+                }
+            };
+            let footing = Footing {
+                silence,
+                proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
+                links: standing.and_then(|standing| standing.links.clone()),
+            };
+            (node.name.clone(), footing)
+        });
+        Self {
+            data_path: policy.data_path,
+            ranges: ranges.collect(),
+            reaches: reaches.collect(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
+        let (_, (last, pool)) = self.ranges.range(..=address).next_back()?;
+        (Family::of(*last) == Family::of(address) && address <= *last).then_some(pool)
+    }
+
+    /// What a Service brings into the contest, or why no node can announce it.
+    fn offer<'a>(&'a self, service: &'a Service) -> Result<Offer<'a>, Silence> {
+        if service.load_balancer.is_none() {
+            return Err(Silence::NotServed);
+        }
+        let addresses: Vec<IpAddr> = addresses(service).collect();
+        let Some(&first) = addresses.first() else {
+            let loopback = !service.observed.addresses.is_empty();
+            return Err(if loopback { Silence::LoopbackAddress } else { Silence::NoAddress });
+        };
+        let pool = self.pool_of(first).ok_or(Silence::NoPool { address: first })?;
+        if let Some(&address) = addresses.iter().find(|&&address| self.pool_of(address).is_none()) {
+            return Err(Silence::NoPool { address });
+        }
+        // The proxies themselves are the endpoints of an entry. With kube-proxy they stand in its EndpointSlices.
+        let has_endpoints = !(service.is_entry && self.data_path == DataPath::Proxy);
+        let mut servable = service.endpoints.iter().filter(|endpoint| endpoint.servable()).peekable();
+        if has_endpoints && servable.peek().is_none() {
+            return Err(Silence::NoReadyEndpoint);
+        }
+        let is_local = has_endpoints && service.external_traffic_policy == TrafficPolicy::Local;
+        let local_nodes = is_local.then(|| servable.filter_map(|endpoint| endpoint.node.as_ref()).collect());
+        let covering = self.reaches.get(pool).into_iter().flatten();
+        let reaches: Vec<&Reach> =
+            covering.filter(|reach| reach.advertisement.covers_service(&service.labels)).collect();
+        if reaches.is_empty() {
+            return Err(Silence::NoAdvertisement { pool: pool.clone() });
+        }
+        let needs_proxy = self.data_path == DataPath::Proxy || service.is_entry;
+        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy })
+    }
+
+    /// The contest between all nodes for one address set.
+    pub(crate) fn contest<'a>(&'a self, services: impl Iterator<Item = &'a Arc<Service>>) -> Contest<'a> {
+        Contest { ground: self, offers: services.map(|service| (&service.key, self.offer(service))).collect() }
+    }
+}
+
+/// What a Service brings into the contest.
+struct Offer<'a> {
+    /// Never empty.
+    addresses: Vec<IpAddr>,
+    pool: &'a PoolName,
+    /// Never empty.
+    reaches: Vec<&'a Reach>,
+    /// With policy `Local`, the nodes that have an endpoint.
+    local_nodes: Option<BTreeSet<&'a NodeName>>,
+    needs_proxy: bool,
+}
+
+/// What a node brings into the contest.
+#[derive(Clone, Copy, Default)]
+struct Claim {
+    serves: usize,
+    preference: u32,
+}
+
+impl Claim {
+    fn rank(self, node: &NodeName, elected_by: IpAddr) -> Rank {
+        Rank {
+            serves: Reverse(self.serves),
+            preference: Reverse(self.preference),
+            hash: elect::hash(node, elected_by),
+            node: node.clone(),
+        }
+    }
+}
+
+impl Offer<'_> {
+    /// The interfaces the advertisements allow on a node; empty means any.
+    fn allowed_on(&self, node: &NodeName) -> BTreeSet<InterfaceName> {
+        let mut allowed = BTreeSet::new();
+        for reach in self.reaches.iter().filter(|reach| reach.nodes.contains_key(node)) {
+            if reach.advertisement.interfaces.is_empty() {
+                return BTreeSet::new();
+            }
+            allowed.extend(reach.advertisement.interfaces.iter().cloned());
+        }
+        allowed
+    }
+
+    fn claim(&self, node: &NodeName, footing: &Footing) -> Result<Claim, Silence> {
+        let mut preferences = self.reaches.iter().filter_map(|reach| reach.nodes.get(node)).peekable();
+        if preferences.peek().is_none() {
+            return Err(Silence::NoAdvertisementSelectsThisNode);
+        }
+        let preference = preferences.sum();
+        if let Some(silence) = &footing.silence {
+            return Err(silence.clone());
+        }
+        if self.needs_proxy && !footing.proxy_ready {
+            return Err(Silence::ProxyNotReady);
+        }
+        if self.local_nodes.as_ref().is_some_and(|nodes| !nodes.contains(node)) {
+            return Err(Silence::NoLocalEndpoint);
+        }
+        let serves = match &footing.links {
+            None => self.addresses.len(),
+            Some(links) => {
+                let allowed = self.allowed_on(node);
+                let carried =
+                    self.addresses.iter().filter(|&&address| carriers(links, &allowed, address).next().is_some());
+                match carried.count() {
+                    0 => return Err(Silence::NoUsableInterface { allowed }),
+                    carried => carried,
+                }
+            }
+        };
+        Ok(Claim { serves, preference })
+    }
+}
+
+/// The interfaces that carry an address, among those allowed.
+fn carriers<'a>(
+    links: &'a Links,
+    allowed: &'a BTreeSet<InterfaceName>,
+    address: IpAddr,
+) -> impl Iterator<Item = &'a InterfaceName> {
+    let family = Family::of(address);
+    links
+        .iter()
+        .filter(move |(name, carries)| carries.family(family) && (allowed.is_empty() || allowed.contains(*name)))
+        .map(|(name, _)| name)
+}
+
+/// The contest between all nodes for one address set.
+pub(crate) struct Contest<'a> {
+    ground: &'a Ground,
+    offers: Vec<(&'a ServiceKey, Result<Offer<'a>, Silence>)>,
+}
+
+/// How a contest ended, as one node sees it.
+pub(crate) struct Verdict {
+    pub(crate) owner: Option<NodeName>,
+    pub(crate) outcomes: Vec<(ServiceKey, Result<Announcement, Silence>)>,
+}
+
+impl Contest<'_> {
+    fn offers(&self) -> impl Iterator<Item = &Offer<'_>> {
+        self.offers.iter().filter_map(|(_, offer)| offer.as_ref().ok())
+    }
+
+    /// The lowest of the Services' first addresses: for a single Service its first one.
+    fn elected_by(&self) -> Option<IpAddr> {
+        self.offers().filter_map(|offer| offer.addresses.first().copied()).min()
+    }
+
+    /// What a node can do for the whole set; if nothing, why not for the first Service.
+    fn claim(&self, node: &NodeName) -> Result<Claim, Silence> {
+        let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
+        let mut total = Claim::default();
+        let mut silence = None;
+        for offer in self.offers() {
+            match offer.claim(node, footing) {
+                Ok(claim) => {
+                    total.serves += claim.serves;
+                    total.preference += claim.preference;
+                }
+                Err(found) => silence = silence.or(Some(found)),
+            }
+        }
+        if total.serves > 0 { Ok(total) } else { Err(silence.unwrap_or(Silence::NoAddress)) }
+    }
+
+    fn owner(&self) -> Option<NodeName> {
+        let elected_by = self.elected_by()?;
+        let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
+        let claims: Vec<(&NodeName, Claim)> = claims.collect();
+        let most = claims.iter().map(|(_, claim)| (claim.serves, claim.preference)).max()?;
+        // Hashing is what costs here, so only those who tie are hashed.
+        let best = claims.iter().filter(|(_, claim)| (claim.serves, claim.preference) == most);
+        best.map(|(node, claim)| claim.rank(node, elected_by)).min().map(|rank| rank.node)
+    }
+
+    /// Who owns the set, and what that means for each Service on this node, whose interfaces are `links`.
+    pub(crate) fn verdict(&self, node: &NodeName, links: &Links) -> Verdict {
+        let owner = self.owner();
+        let outcome = |offer: &Result<Offer<'_>, Silence>| {
+            let offer = offer.as_ref().map_err(Silence::clone)?;
+            let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
+            offer.claim(node, footing)?;
+            if let Some(owner) = owner.as_ref().filter(|owner| *owner != node) {
+                return Err(Silence::NotElected { owner: owner.clone() });
+            }
+            let allowed = offer.allowed_on(node);
+            let addresses = offer.addresses.iter();
+            let addresses =
+                addresses.map(|&address| (address, carriers(links, &allowed, address).cloned().collect())).collect();
+            Ok(Announcement { pool: offer.pool.clone(), addresses, allowed })
+        };
+        let outcomes = self.offers.iter().map(|(key, offer)| ((*key).clone(), outcome(offer))).collect();
+        Verdict { owner, outcomes }
+    }
+
+    /// Whether this node would own the set if only it had an interface: it is the one to complain.
+    pub(crate) fn lacks_only_an_interface(&self, node: &NodeName) -> bool {
+        let Some(elected_by) = self.elected_by() else { return false };
+        let lacking =
+            self.ground.nodes.keys().filter(|node| matches!(self.claim(node), Err(Silence::NoUsableInterface { .. })));
+        lacking.min_by_key(|node| elect::hash(node, elected_by)) == Some(node)
+    }
+}

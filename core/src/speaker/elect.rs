@@ -1,0 +1,102 @@
+//! One owner per set of addresses, the same answer on every node that knows the same facts.
+//!
+//! There is no lock and no stored leader: candidates are put in order by facts alone, and the first one owns. Taking
+//! a candidate away moves only what it owned; adding one moves only what it now wins.
+
+use std::{cmp::Reverse, net::IpAddr};
+
+use sha2::{Digest, Sha256};
+
+use crate::model::NodeName;
+
+/// Where a candidate stands for one set of addresses. The smallest comes first and owns.
+///
+/// The fields stand in the order of the rule: who can serve most of what shares the addresses, then who is preferred
+/// most, then the hash, which spreads addresses over nodes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// How many addresses of how many Services it can serve, summed up.
+    pub serves: Reverse<usize>,
+    /// Summed weights of the `preferredNodeSelectors` that match.
+    pub preference: Reverse<u32>,
+    /// [`hash`] of the node and the set's first address.
+    pub hash: [u8; 32],
+    /// Its name.
+    pub node: NodeName,
+}
+
+/// SHA-256 of `<node>#<address>`, the address in its canonical text. The same rule as MetalLB's, so that taking over
+/// from it moves nothing.
+pub fn hash(node: &NodeName, address: IpAddr) -> [u8; 32] {
+    Sha256::digest(format!("{node}#{address}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order(nodes: &[&str], address: &str) -> Vec<String> {
+        let address: IpAddr = address.parse().unwrap();
+        let mut nodes: Vec<NodeName> = nodes.iter().map(|&node| node.into()).collect();
+        nodes.sort_by_key(|node| hash(node, address));
+        nodes.iter().map(NodeName::to_string).collect()
+    }
+
+    #[test]
+    fn m_099_the_published_hash_order_is_reproduced() {
+        let short = ["k1", "k2", "k3"];
+        let racks = ["rack1-n1", "rack1-n2", "rack2-n1"];
+
+        assert_eq!(order(&short, "192.0.2.10"), ["k1", "k2", "k3"]);
+        assert_eq!(order(&short, "192.0.2.11"), ["k3", "k1", "k2"]);
+        assert_eq!(order(&short, "2001:db8::1"), ["k2", "k1", "k3"]);
+        assert_eq!(order(&short, "2001:db8::10"), ["k1", "k3", "k2"]);
+        assert_eq!(order(&racks, "192.0.2.10"), ["rack1-n1", "rack2-n1", "rack1-n2"]);
+        assert_eq!(order(&racks, "192.0.2.11"), ["rack1-n1", "rack1-n2", "rack2-n1"]);
+        assert_eq!(order(&racks, "2001:db8::1"), ["rack1-n1", "rack1-n2", "rack2-n1"]);
+        assert_eq!(order(&racks, "2001:db8::10"), ["rack1-n2", "rack1-n1", "rack2-n1"]);
+    }
+
+    #[test]
+    fn m_099_the_hash_is_sha_256_of_node_number_sign_and_address() {
+        let hex: String =
+            hash(&"k1".into(), "192.0.2.10".parse().unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+
+        assert_eq!(hex, "07396f43a12c73f7b02cee3c43c54e523995e54a7547991c77dfbdb64f3643ae");
+    }
+
+    #[test]
+    fn addresses_spread_over_the_nodes() {
+        let nodes: Vec<NodeName> = (0..10).map(|number| format!("node-{number}").into()).collect();
+        let mut shares: BTreeMap<&NodeName, usize> = BTreeMap::new();
+
+        for number in 0..10_000_u32 {
+            let address = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+            *shares.entry(nodes.iter().min_by_key(|node| hash(node, address)).unwrap()).or_default() += 1;
+        }
+
+        // A fair share is 1000 with a standard deviation of 30.
+        assert!(shares.values().all(|share| (880..1120).contains(share)), "{shares:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn more_service_beats_preference_and_preference_beats_the_hash(a: (u8, u8, [u8; 32]), b: (u8, u8, [u8; 32])) {
+            let rank = |(serves, preference, hash): (u8, u8, [u8; 32]), node: &str| Rank {
+                serves: Reverse(serves.into()),
+                preference: Reverse(preference.into()),
+                hash,
+                node: node.into(),
+            };
+
+            let first_is_a = rank(a, "a") < rank(b, "b");
+
+            let expected = if a.0 != b.0 { a.0 > b.0 } else if a.1 != b.1 { a.1 > b.1 } else { a.2 <= b.2 };
+            prop_assert_eq!(first_is_a, expected);
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! The link: which interfaces serve, what is answered there, and when this node makes itself known.
+//!
+//! An address is *owned* (answered and announced), *yielding* (still answered while its next owner takes over, so that
+//! nobody asks in vain) or nothing. Only for these are frames ever sent.
+//!
+//! ```text
+//!            own                     yield_to                  claimed by another, or time is up
+//! nothing ─────────► owned ─────────────────────────► yielding ─────────────────────────────────► nothing
+//!            │         │  drop                            │ own                                      ▲
+//!            ▲         └──────────────────────────────────┼──────────────────────────────────────────┘
+//!            └────────────────────── owned ◄──────────────┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use ferrogate_wire::{
+    arp::{Arp, Operation},
+    ethernet::Mac,
+    ndp::{Advertisement, Ndp, Solicitation, solicited_node},
+};
+
+use crate::{
+    model::InterfaceName,
+    speaker::{
+        Action, Announcements, Config, Frame, Interface,
+        announce::{Carries, Links},
+    },
+};
+
+/// Time between two defences of an address (RFC 5227 §2.4).
+pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How far announcements may run ahead of their rate: what this much time allows goes out in one breath.
+const BREATH: Duration = Duration::from_millis(25);
+
+/// An interface that may be announced on, and how it looks on the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    index: u32,
+    mac: Mac,
+    pub(super) carries: Carries,
+}
+
+/// The interfaces that may be announced on: not excluded by name, up, with a carrier, and no part of something else.
+/// ARP needs broadcast, neighbour discovery a link-local address.
+pub(super) fn usable(
+    interfaces: &BTreeMap<InterfaceName, Interface>,
+    excluded: &[String],
+) -> BTreeMap<InterfaceName, Port> {
+    let port = |(name, interface): (&InterfaceName, &Interface)| {
+        let barred = interface.loopback || interface.enslaved || interface.no_arp;
+        let excluded = excluded.iter().any(|pattern| matches(pattern, name.as_str()));
+        if excluded || barred || !interface.up || !interface.carrier {
+            return None;
+        }
+        let has_link_local = interface
+            .addresses
+            .iter()
+            .any(|prefix| matches!(prefix.ip(), IpAddr::V6(address) if address.is_unicast_link_local()));
+        let carries = Carries { ipv4: interface.broadcast, ipv6: has_link_local };
+        let port = Port { index: interface.index, mac: interface.mac?, carries };
+        (carries.ipv4 || carries.ipv6).then(|| (name.clone(), port))
+    };
+    interfaces.iter().filter_map(port).collect()
+}
+
+/// Whether a name fits a pattern in which `*` stands for any characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|head| name.strip_prefix(head)) else { return false };
+    let Some(tail) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    rest.ends_with(tail)
+}
+
+/// What this node does on its links.
+#[derive(Debug)]
+pub(super) struct Layer2 {
+    announcements: Announcements,
+    /// How long a claim may last before it is a conflict, and how long an old owner answers on.
+    patience: Duration,
+    ports: BTreeMap<InterfaceName, Port>,
+    own_macs: BTreeSet<Mac>,
+    owned: BTreeMap<IpAddr, Owned>,
+    yielding: BTreeMap<IpAddr, Yielding>,
+    /// Whose claims on owned addresses wait for an explanation.
+    claims: BTreeMap<IpAddr, Claim>,
+    /// What is to be announced when, by round: earlier rounds go first when the rate is short.
+    schedule: BTreeMap<u32, BTreeSet<(Instant, IpAddr)>>,
+    /// When the rate allows the next frame at the latest (the generic cell rate algorithm).
+    paced_until: Option<Instant>,
+    /// How many addresses need each group on each interface.
+    groups: BTreeMap<(InterfaceName, Ipv6Addr), usize>,
+}
+
+#[derive(Debug)]
+struct Owned {
+    interfaces: BTreeSet<InterfaceName>,
+    /// Its entry in the schedule.
+    next: Option<(u32, Instant)>,
+    defended_at: Option<Instant>,
+}
+
+/// Somebody else's frame that says it has an address of ours.
+#[derive(Debug)]
+struct Claim {
+    interface: InterfaceName,
+    mac: Mac,
+    /// When it was last made.
+    seen: Instant,
+    /// When it becomes a conflict. A planned move looks the same until the old owner has heard of it.
+    due: Instant,
+}
+
+/// Somebody else claims an address that this node owns.
+#[derive(Debug)]
+pub(super) struct Conflict {
+    pub(super) address: IpAddr,
+    pub(super) interface: InterfaceName,
+    pub(super) mac: Mac,
+}
+
+#[derive(Debug)]
+struct Yielding {
+    interfaces: BTreeSet<InterfaceName>,
+    until: Instant,
+}
+
+impl Layer2 {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            announcements: config.announcements.clone(),
+            patience: config.detection_time(),
+            ports: BTreeMap::new(),
+            own_macs: BTreeSet::new(),
+            owned: BTreeMap::new(),
+            yielding: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            schedule: BTreeMap::new(),
+            paced_until: None,
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in the interfaces. Returns whether the usable ones are different now.
+    pub(super) fn interfaces(
+        &mut self,
+        now: Instant,
+        interfaces: &BTreeMap<InterfaceName, Interface>,
+        excluded: &[String],
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        self.own_macs = interfaces.values().filter_map(|interface| interface.mac).collect();
+        let before = std::mem::replace(&mut self.ports, usable(interfaces, excluded));
+        // Under an index of its own an interface is another one: it is in no group.
+        let renewed: Vec<InterfaceName> = before
+            .iter()
+            .filter(|(name, port)| self.ports.get(*name).is_some_and(|now| now.index != port.index))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for (interface, group) in self.groups.keys().filter(|(interface, _)| renewed.contains(interface)) {
+            actions.push(Action::Join { interface: interface.clone(), group: *group });
+        }
+        // What is new on the link must be told again; ownership itself may well stay.
+        let fresh: BTreeSet<InterfaceName> = self
+            .ports
+            .iter()
+            .filter(|(name, port)| before.get(*name) != Some(port))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let again: Vec<IpAddr> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| !owned.interfaces.is_disjoint(&fresh))
+            .map(|(address, _)| *address)
+            .collect();
+        for address in again {
+            self.announce_again(now, address);
+        }
+        before != self.ports
+    }
+
+    /// The usable interfaces, as elections see them.
+    pub(super) fn links(&self) -> Links {
+        self.ports.iter().map(|(name, port)| (name.clone(), port.carries)).collect()
+    }
+
+    /// Answers for an address on these interfaces from now on, and announces it wherever it was not before.
+    pub(super) fn own(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        interfaces: BTreeSet<InterfaceName>,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.owned.get(&address).is_some_and(|owned| owned.interfaces == interfaces) {
+            return;
+        }
+        self.join(address, &interfaces, actions);
+        let mut is_fresh = true;
+        if let Some(yielding) = self.yielding.remove(&address) {
+            self.leave(address, &yielding.interfaces, actions);
+        }
+        if let Some(owned) = self.owned.get_mut(&address) {
+            is_fresh = !interfaces.is_subset(&owned.interfaces);
+            let before = std::mem::replace(&mut owned.interfaces, interfaces);
+            self.leave(address, &before, actions);
+        } else {
+            self.owned.insert(address, Owned { interfaces, next: None, defended_at: None });
+        }
+        if is_fresh {
+            self.announce_again(now, address);
+        }
+    }
+
+    /// Leaves an address to its next owner, and answers on until that one is seen or had its time.
+    pub(super) fn yield_to_next(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
+        let claim = self.claims.get(&address).map(|claim| claim.seen);
+        let Some(owned) = self.disown(address) else { return };
+        // The next owner was faster than the news about it.
+        if claim.is_some_and(|seen| now < seen + self.patience) {
+            self.leave(address, &owned.interfaces, actions);
+            return;
+        }
+        self.yielding.insert(address, Yielding { interfaces: owned.interfaces, until: now + self.patience });
+    }
+
+    /// Stops answering for an address at once.
+    pub(super) fn drop(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
+        let interfaces = match self.disown(address) {
+            Some(owned) => Some(owned.interfaces),
+            None => self.yielding.remove(&address).map(|yielding| yielding.interfaces),
+        };
+        if let Some(interfaces) = interfaces {
+            self.leave(address, &interfaces, actions);
+        }
+    }
+
+    /// Stops answering altogether.
+    pub(super) fn drop_all(&mut self, actions: &mut Vec<Action>) {
+        let addresses: Vec<IpAddr> = self.owned.keys().chain(self.yielding.keys()).copied().collect();
+        for address in addresses {
+            self.drop(address, actions);
+        }
+    }
+
+    fn disown(&mut self, address: IpAddr) -> Option<Owned> {
+        self.schedule_round(address, None);
+        self.claims.remove(&address);
+        self.owned.remove(&address)
+    }
+
+    /// Whether nothing is answered any more.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.owned.is_empty() && self.yielding.is_empty()
+    }
+
+    /// Announces everything owned from the start: somebody else may have been believed in between.
+    pub(super) fn announce_all_again(&mut self, now: Instant) {
+        let addresses: Vec<IpAddr> = self.owned.keys().copied().collect();
+        for address in addresses {
+            self.announce_again(now, address);
+        }
+    }
+
+    fn announce_again(&mut self, now: Instant, address: IpAddr) {
+        self.schedule_round(address, Some((0, now)));
+    }
+
+    fn schedule_round(&mut self, address: IpAddr, next: Option<(u32, Instant)>) {
+        let Some(owned) = self.owned.get_mut(&address) else { return };
+        if let Some((round, due)) = std::mem::replace(&mut owned.next, next)
+            && let Some(entries) = self.schedule.get_mut(&round)
+        {
+            entries.remove(&(due, address));
+        }
+        if let Some((round, due)) = next {
+            self.schedule.entry(round).or_default().insert((due, address));
+        }
+    }
+
+    /// Takes in an ARP message.
+    pub(super) fn arp(&mut self, now: Instant, interface: &InterfaceName, arp: &Arp, actions: &mut Vec<Action>) {
+        let Some(port) = self.ports.get(interface) else { return };
+        if self.own_macs.contains(&arp.sender_mac) {
+            return;
+        }
+        let mac = port.mac;
+        if self.claimed(now, interface, arp.sender.into(), arp.sender_mac, actions) {
+            return;
+        }
+        let asks_us =
+            arp.operation == Operation::Request && (arp.destination == Mac::BROADCAST || arp.destination == mac);
+        if asks_us && self.answers(arp.target.into(), interface) {
+            let frame = Frame::Arp(Arp::answer(arp, mac));
+            actions.push(Action::Send { interface: interface.clone(), frame });
+        }
+    }
+
+    /// Takes in a message of neighbour discovery.
+    pub(super) fn ndp(&mut self, now: Instant, interface: &InterfaceName, ndp: &Ndp, actions: &mut Vec<Action>) {
+        match ndp {
+            Ndp::Solicitation(solicitation) => self.solicitation(now, interface, solicitation, actions),
+            Ndp::Advertisement(advertisement) => {
+                let mac = advertisement.target_link_layer.unwrap_or(advertisement.source_mac);
+                if self.ports.contains_key(interface) && !self.own_macs.contains(&mac) {
+                    self.claimed(now, interface, advertisement.target.into(), mac, actions);
+                }
+            }
+        }
+    }
+
+    fn solicitation(
+        &mut self,
+        now: Instant,
+        interface: &InterfaceName,
+        solicitation: &Solicitation,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(port) = self.ports.get(interface) else { return };
+        let mac = port.mac;
+        let sender_mac = solicitation.source_link_layer.unwrap_or(solicitation.source_mac);
+        if self.own_macs.contains(&sender_mac) {
+            return;
+        }
+        if self.claimed(now, interface, solicitation.source.into(), sender_mac, actions) {
+            return;
+        }
+        let group = solicited_node(solicitation.target);
+        let to_us = solicitation.destination == solicitation.target || solicitation.destination == group;
+        let to_mac = solicitation.destination_mac == mac || solicitation.destination_mac == Mac::of_group(group);
+        if to_us && to_mac && self.answers(solicitation.target.into(), interface) {
+            let frame = Frame::Advertisement(Advertisement::answer(solicitation, mac));
+            actions.push(Action::Send { interface: interface.clone(), frame });
+        }
+    }
+
+    fn answers(&self, address: IpAddr, interface: &InterfaceName) -> bool {
+        let owned = self.owned.get(&address).map(|owned| &owned.interfaces);
+        let interfaces = owned.or_else(|| self.yielding.get(&address).map(|yielding| &yielding.interfaces));
+        interfaces.is_some_and(|interfaces| interfaces.contains(interface))
+    }
+
+    /// Somebody speaks as if it had this address. Returns whether that is one of ours.
+    fn claimed(
+        &mut self,
+        now: Instant,
+        interface: &InterfaceName,
+        address: IpAddr,
+        mac: Mac,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        // The next owner has made itself known.
+        if let Some(yielding) = self.yielding.remove(&address) {
+            self.leave(address, &yielding.interfaces, actions);
+            return true;
+        }
+        let Some(owned) = self.owned.get(&address) else { return false };
+        let earliest = owned.defended_at.map_or(now, |defended_at| defended_at + DEFEND_INTERVAL);
+        let due = self.claims.get(&address).map_or((now + self.patience).max(earliest), |claim| claim.due);
+        self.claims.insert(address, Claim { interface: interface.clone(), mac, seen: now, due });
+        true
+    }
+
+    /// Does what is due: the end of yielding, defences, announcements. Returns the conflicts found.
+    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Conflict> {
+        let over: Vec<IpAddr> =
+            self.yielding.iter().filter(|(_, yielding)| yielding.until <= now).map(|(address, _)| *address).collect();
+        for address in over {
+            self.drop(address, actions);
+        }
+        let mut conflicts = Vec::new();
+        for (address, claim) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
+            conflicts.push(Conflict { address, interface: claim.interface, mac: claim.mac });
+        }
+        for conflict in &conflicts {
+            if let Some(owned) = self.owned.get_mut(&conflict.address) {
+                owned.defended_at = Some(now);
+            }
+            self.announce_once(now, conflict.address, actions);
+        }
+        self.announce_due(now, actions);
+        conflicts
+    }
+
+    fn announce_due(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some((round, address)) = self.next_due(now) {
+            if self.paced_until.is_some_and(|paced_until| paced_until > now + BREATH) {
+                return;
+            }
+            self.announce_once(now, address, actions);
+            let next = round + 1;
+            let Announcements { quick, quick_interval, slow, slow_interval, .. } = self.announcements;
+            let wait = if next <= quick {
+                Some(quick_interval)
+            } else if next <= quick + slow {
+                Some(slow_interval)
+            } else {
+                None
+            };
+            self.schedule_round(address, wait.map(|wait| (next, now + wait)));
+        }
+    }
+
+    /// The earliest round that is due.
+    fn next_due(&self, now: Instant) -> Option<(u32, IpAddr)> {
+        let first = self.schedule.iter().filter_map(|(round, entries)| Some((*round, entries.first()?)));
+        let mut due = first.filter(|(_, (due, _))| *due <= now);
+        due.next().map(|(round, (_, address))| (round, *address))
+    }
+
+    /// One round for one address, on each of its interfaces.
+    fn announce_once(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
+        let Some(owned) = self.owned.get(&address) else { return };
+        let mut frames = 0;
+        for name in &owned.interfaces {
+            let Some(port) = self.ports.get(name) else { continue };
+            let round = match address {
+                // Some devices learn only from requests, others only from replies.
+                IpAddr::V4(address) => [Operation::Request, Operation::Reply]
+                    .map(|operation| Frame::Arp(Arp::announcement(operation, address, port.mac)))
+                    .to_vec(),
+                IpAddr::V6(address) => vec![Frame::Advertisement(Advertisement::announcement(address, port.mac))],
+            };
+            for frame in round {
+                actions.push(Action::Send { interface: name.clone(), frame });
+                frames += 1;
+            }
+        }
+        let cost = Duration::from_secs(1) / self.announcements.frames_per_second.max(1) * frames;
+        self.paced_until = Some(self.paced_until.map_or(now, |paced_until| paced_until.max(now)) + cost);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let claims = self.claims.values().map(|claim| claim.due);
+        let yields = self.yielding.values().map(|yielding| yielding.until);
+        let first = self.schedule.values().filter_map(|entries| entries.first()).map(|(due, _)| *due).min();
+        // Out of breath, it pays to wait for more than a single frame's worth.
+        let allowed = self.paced_until.and_then(|paced_until| paced_until.checked_sub(BREATH / 2));
+        let paced = first.map(|due| allowed.map_or(due, |allowed| due.max(allowed)));
+        claims.chain(yields).chain(paced).min()
+    }
+
+    fn join(&mut self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
+        let IpAddr::V6(address) = address else { return };
+        let group = solicited_node(address);
+        for interface in interfaces {
+            let count = self.groups.entry((interface.clone(), group)).or_default();
+            *count += 1;
+            if *count == 1 {
+                actions.push(Action::Join { interface: interface.clone(), group });
+            }
+        }
+    }
+
+    fn leave(&mut self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
+        let IpAddr::V6(address) = address else { return };
+        let group = solicited_node(address);
+        for interface in interfaces {
+            let key = (interface.clone(), group);
+            let Some(count) = self.groups.get_mut(&key) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.groups.remove(&key);
+                actions.push(Action::Leave { interface: interface.clone(), group });
+            }
+        }
+    }
+}
