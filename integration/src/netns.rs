@@ -32,15 +32,16 @@ use rtnetlink::{
 /// process namespace: when that one ends, the kernel ends everything below it.
 ///
 /// As root this needs no more; everyone else becomes root of a user namespace of their own, if the kernel lets them.
+/// Returns whether that was so.
 ///
 /// # Errors
 /// When the kernel refuses; the text says what would help. This process must have one thread only.
-pub fn enter() -> Result<()> {
+pub fn enter() -> Result<bool> {
     let parts = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     if Uid::effective().is_root() {
         match unshare(parts) {
             Err(Errno::EPERM) => {}
-            done => return done.context("leaving the machine's namespaces"),
+            done => return done.map(|()| false).context("leaving the machine's namespaces"),
         }
     }
     let (user, group) = (Uid::effective(), Gid::effective());
@@ -55,7 +56,7 @@ pub fn enter() -> Result<()> {
     fs::write("/proc/self/setgroups", "deny").context("giving up supplementary groups")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1")).context("mapping the user")?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1")).context("mapping the group")?;
-    Ok(())
+    Ok(true)
 }
 
 /// Gives process 1 of the new namespaces a `/proc` that matches, where the kernel allows one. Without it everything

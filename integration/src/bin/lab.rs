@@ -50,6 +50,9 @@ struct Arguments {
     /// Be the inner process, with its files in this folder
     #[arg(long, value_name = "DIR", hide = true, requires = "binary")]
     inside: Option<PathBuf>,
+    /// The inner process has a user namespace of its own
+    #[arg(long, hide = true)]
+    own_user: bool,
     #[command(subcommand)]
     command: Option<Other>,
 }
@@ -91,7 +94,9 @@ fn outside(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.binary.is_none() {
         command.arg("--binary").arg(&binary);
     }
-    netns::enter()?;
+    if netns::enter()? {
+        command.arg("--own-user");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -142,7 +147,7 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<ExitCode> {
         report.write(path).with_context(|| format!("writing {}", path.display()))?;
     }
     if arguments.keep {
-        hint(&outer_name, &topology, &product);
+        hint(arguments.own_user, &outer_name, &topology, &product);
         wait_for_enter();
     }
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -169,10 +174,11 @@ fn leave_on_signal(folder: PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn hint(outer_name: &Path, topology: &Topology, product: &Product) {
+fn hint(own_user: bool, outer_name: &Path, topology: &Topology, product: &Product) {
     let pid = outer_name.display();
-    // Descriptors of this process hold the namespaces; to enter them one needs the rights of its user namespace.
-    let enter = format!("nsenter --preserve-credentials --user=/proc/{pid}/ns/user --net=/proc/{pid}/fd");
+    // Descriptors of this process hold the namespaces; only the root of its user namespace may enter them.
+    let user = if own_user { format!("--preserve-credentials --user=/proc/{pid}/ns/user ") } else { String::new() };
+    let enter = format!("nsenter {user}--net=/proc/{pid}/fd");
     println!("it keeps running; edit {} and watch {}", product.manifests().display(), product.state().display());
     println!("a shell in a namespace:");
     let nodes = topology.nodes.iter().map(|node| &node.namespace);
