@@ -5,13 +5,15 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 #[path = "../../fuzz/targets/arp.rs"]
 mod arp;
+#[path = "../../fuzz/targets/bgp.rs"]
+mod bgp;
 #[path = "../../fuzz/targets/ndp.rs"]
 mod ndp;
 
 type Check = fn(&[u8]);
 
 /// Every fuzz target; [`no_fuzz_target_is_left_out`] compares it with the folder.
-const TARGETS: &[(&str, Check)] = &[("arp", arp::check), ("ndp", ndp::check)];
+const TARGETS: &[(&str, Check)] = &[("arp", arp::check), ("bgp", bgp::check), ("ndp", ndp::check)];
 
 /// Mutated inputs per target: enough to touch every branch, few enough for seconds. `FUZZ_INPUTS` asks for more.
 const INPUTS: u64 = 50_000;
