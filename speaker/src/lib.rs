@@ -1,1 +1,389 @@
-//! Hands of the speaker: raw frames, heartbeats, interfaces.
+//! Hands of the speaker: raw frames, heartbeats, interfaces, addresses on the host. What to do with them is decided
+//! in `ferrogate_core::speaker`.
+//!
+//! ```text
+//!  snapshots ─────────────────┐                         ┌─► layer2: frames, groups
+//!  interfaces (task) ─────────┤                         ├─► heartbeat: datagrams
+//!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo
+//!  heartbeat (task per socket)┤                         ├─► writes
+//!  proxy_probe (task) ────────┘                         └─► log, metrics
+//! ```
+//!
+//! Everything is opened when it is first needed: with nothing to announce there is no raw socket and no address on the
+//! host, with no other node there is no heartbeat socket, and no privilege is asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ferrogate_core::{
+    model::NodeName,
+    snapshot::Snapshot,
+    speaker::{Action, Event, Report, Speaker},
+    write::Write,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info, info_span, trace, warn};
+
+mod config;
+mod heartbeat;
+mod host;
+mod interfaces;
+mod layer2;
+mod metrics;
+mod packet;
+mod proxy_probe;
+
+pub use config::{Config, Flags, HEARTBEAT_PORT, ProxyReadiness};
+pub use heartbeat::HeartbeatError;
+pub use host::{ADDRESS_LABEL, ADDRESS_PROTOCOL, HostError};
+pub use interfaces::InterfacesError;
+pub use layer2::RawSocketsRefused;
+pub use metrics::Metrics;
+
+use crate::{heartbeat::Heartbeats, host::Host, layer2::Layer2};
+
+/// Frames and heartbeats that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
+const EVENTS: usize = 1024;
+
+/// Events (the Kubernetes kind) that wait while writes are not taken; older ones give way.
+const WAITING_EVENTS: usize = 1024;
+
+/// How often silences are counted at most; counting visits every Service.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a speaker stops before it was told to. Other speakers take over what it announced.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The interfaces cannot be told.
+    #[error(transparent)]
+    Interfaces(#[from] InterfacesError),
+    /// No raw sockets.
+    #[error(transparent)]
+    RawSockets(#[from] RawSocketsRefused),
+    /// Addresses cannot be put on the host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Heartbeats cannot be exchanged.
+    #[error(transparent)]
+    Heartbeat(#[from] HeartbeatError),
+    /// The kernel closed the netlink connection.
+    #[error("the netlink connection ended")]
+    NetlinkEnded,
+}
+
+/// Runs a speaker until `shutdown`, and then until its addresses are handed over.
+///
+/// `ready` turns true with the first snapshot and false with the shutdown. When the source of snapshots ends, the
+/// last one stays in force.
+///
+/// # Errors
+/// What no part of a speaker can do without; see [`RunError`]. Trouble with one interface or address is logged, and
+/// the rest goes on.
+pub async fn run(
+    config: Config,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    writes: mpsc::Sender<Write>,
+    metrics: Metrics,
+    ready: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let span = info_span!("speaker", node = %config.node);
+    follow(config, snapshots, writes, metrics, ready, shutdown).instrument(span).await
+}
+
+async fn follow(
+    config: Config,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    writes: mpsc::Sender<Write>,
+    metrics: Metrics,
+    ready: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let mut tasks = JoinSet::new();
+    let (mut interfaces, netlink) = interfaces::follow(&mut tasks).await?;
+    let first_interfaces = interfaces.borrow_and_update().clone();
+    let mut proxy = proxy_readiness(&config, &mut tasks);
+    let (events, mut received) = mpsc::channel(EVENTS);
+    let flags = &config.flags;
+    let mut hands = Hands {
+        layer2: Layer2::new(events.clone(), metrics.clone()),
+        heartbeats: Heartbeats::new(flags.heartbeat_port, flags.heartbeat_bind.clone(), events, metrics.clone()),
+        host: Host::open(netlink, &first_interfaces, flags.hand_over_grace).await,
+        host_is_quiet: false,
+        outbox: Outbox { writes, waiting: VecDeque::new() },
+        members: BTreeSet::new(),
+        metrics,
+        count_at: None,
+    };
+    let mut speaker = Speaker::new(config.machine());
+    let mut stopping = false;
+
+    let mut next = VecDeque::from([
+        Event::Interfaces(first_interfaces),
+        Event::ProxyReady(*proxy.borrow_and_update()),
+        Event::Snapshot(snapshots.borrow_and_update().clone()),
+    ]);
+    loop {
+        while let Some(event) = next.pop_front() {
+            log_event(&event);
+            hands.prepare(&event)?;
+            let now = Instant::now();
+            hands.note(now, &event);
+            for action in speaker.step(now, event) {
+                log_action(&action);
+                if action == Action::Finished {
+                    hands.host.clear().await;
+                    return Ok(());
+                }
+                hands.perform(action).await?;
+            }
+        }
+        if !stopping {
+            ready.send_replace(true);
+        }
+        hands.catch_up(&speaker).await;
+
+        let deadline = [speaker.deadline(), hands.deadline()].into_iter().flatten().min();
+        // Every arm is cancel-safe: channels, watches and a timer. An arm whose channel has closed is passed over.
+        let event = tokio::select! {
+            () = shutdown.cancelled(), if !stopping => {
+                stopping = true;
+                ready.send_replace(false);
+                Event::Shutdown
+            }
+            Ok(()) = snapshots.changed() => Event::Snapshot(snapshots.borrow_and_update().clone()),
+            Ok(()) = interfaces.changed() => Event::Interfaces(interfaces.borrow_and_update().clone()),
+            Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
+            Some(event) = received.recv() => event,
+            () = hands.outbox.moves() => continue,
+            Some(_) = tasks.join_next() => return Err(RunError::NetlinkEnded),
+            () = until(deadline) => Event::Tick,
+        };
+        next.push_back(event);
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+fn proxy_readiness(config: &Config, tasks: &mut JoinSet<()>) -> watch::Receiver<bool> {
+    match &config.proxy {
+        Some(ProxyReadiness::Watch(ready)) => ready.clone(),
+        Some(ProxyReadiness::Ask(proxy)) => {
+            let (sender, ready) = watch::channel(false);
+            tasks.spawn(proxy_probe::ask(*proxy, sender));
+            ready
+        }
+        None => watch::channel(false).1,
+    }
+}
+
+/// Everything the loop acts with.
+struct Hands {
+    layer2: Layer2,
+    heartbeats: Heartbeats,
+    host: Host,
+    /// Whether it is known that the kernel keeps quiet about addresses on the host.
+    host_is_quiet: bool,
+    outbox: Outbox,
+    members: BTreeSet<NodeName>,
+    metrics: Metrics,
+    /// When silences are counted next.
+    count_at: Option<Instant>,
+}
+
+impl Hands {
+    /// What must be true before the machine hears of an event.
+    fn prepare(&mut self, event: &Event) -> Result<(), RunError> {
+        if let Event::Interfaces(interfaces) = event {
+            self.layer2.interfaces(interfaces)?;
+            self.host.interfaces(interfaces);
+            self.host_is_quiet = false;
+        }
+        Ok(())
+    }
+
+    /// Remembers that silences may have changed.
+    fn note(&mut self, now: Instant, event: &Event) {
+        if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_)) {
+            self.count_at.get_or_insert(now + COUNT_INTERVAL);
+        }
+    }
+
+    async fn perform(&mut self, action: Action) -> Result<(), RunError> {
+        match action {
+            Action::Send { interface, frame } => self.layer2.send(&interface, &frame),
+            Action::SendHeartbeat { to, heartbeat } => self.heartbeats.send(&to, &heartbeat)?,
+            Action::Listen { interfaces } => {
+                self.layer2.listen(interfaces)?;
+                self.host_is_quiet = false;
+                if self.host.holds_ipv4() {
+                    self.check_host()?;
+                }
+            }
+            Action::Hold { address } => {
+                if address.is_ipv4() {
+                    self.check_host()?;
+                }
+                self.host.hold(address).await?;
+            }
+            Action::Release { address } => self.host.release(address).await,
+            Action::Join { interface, group } => self.layer2.join(interface, group),
+            Action::Leave { interface, group } => self.layer2.leave(&interface, group),
+            Action::Write(write) => self.outbox.push(write),
+            Action::Report(report) => self.report(report),
+            Action::Finished => {}
+        }
+        Ok(())
+    }
+
+    fn check_host(&mut self) -> Result<(), HostError> {
+        if !self.host_is_quiet {
+            host::kernel_keeps_quiet(self.layer2.listening())?;
+            self.host_is_quiet = true;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) {
+        self.count_at.get_or_insert(Instant::now() + COUNT_INTERVAL);
+        match report {
+            Report::MemberAlive { node } => {
+                info!(%node, "speaker heard");
+                self.members.insert(node);
+            }
+            Report::MemberLost { node } => {
+                warn!(%node, "speaker lost");
+                self.members.remove(&node);
+            }
+            Report::MemberLeaving { node } => {
+                info!(%node, "speaker is stopping");
+                self.members.remove(&node);
+            }
+            Report::HeartbeatRefused { from, node } => {
+                warn!(address = %from, node, "heartbeat refused, it comes from no address of its node");
+            }
+            Report::Owned { address, interfaces } => {
+                info!(%address, ?interfaces, "address taken over");
+                self.metrics.takeovers.inc();
+            }
+            Report::Lost { address, owner } => {
+                let to = owner.as_ref().map(NodeName::as_str);
+                info!(%address, to, "address given up");
+            }
+            Report::Conflict { address, interface, mac } => {
+                error!(%address, %interface, %mac, "another device claims an address of this node; find it and change it");
+                self.metrics.conflicts.inc();
+            }
+        }
+        self.metrics.members.set(self.members.len() as i64);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.host.deadline(), self.count_at].into_iter().flatten().min()
+    }
+
+    /// What is due apart from the machine.
+    async fn catch_up(&mut self, speaker: &Speaker) {
+        self.metrics.owned.set(speaker.owned().len() as i64);
+        let now = Instant::now();
+        if self.host.deadline().is_some_and(|due| due <= now) {
+            self.host.sweep().await;
+        }
+        if self.count_at.is_some_and(|due| due <= now) {
+            self.count_at = None;
+            let mut silences: BTreeMap<&'static str, i64> = BTreeMap::new();
+            for (_, outcome) in speaker.outcomes() {
+                if let Err(silence) = outcome {
+                    *silences.entry(silence.reason()).or_default() += 1;
+                }
+            }
+            self.metrics.silences(silences);
+        }
+    }
+}
+
+/// Writes on their way out. The loop never waits for them: a full disk or a slow API server must not cost a heartbeat.
+struct Outbox {
+    writes: mpsc::Sender<Write>,
+    /// What the channel did not take. A newer write for the same thing replaces an older one, so this stays as small
+    /// as the number of things; Kubernetes Events are capped.
+    waiting: VecDeque<Write>,
+}
+
+impl Outbox {
+    fn push(&mut self, write: Write) {
+        self.waiting.retain(|older| !replaces(&write, older));
+        if self.waiting.iter().filter(|waiting| matches!(waiting, Write::Event(_))).count() >= WAITING_EVENTS
+            && let Some(oldest) = self.waiting.iter().position(|waiting| matches!(waiting, Write::Event(_)))
+        {
+            self.waiting.remove(oldest);
+        }
+        self.waiting.push_back(write);
+        while let Some(write) = self.waiting.pop_front() {
+            match self.writes.try_send(write) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(write)) => {
+                    self.waiting.push_front(write);
+                    return;
+                }
+                // Nobody writes any more: the process is ending.
+                Err(mpsc::error::TrySendError::Closed(_)) => self.waiting.clear(),
+            }
+        }
+    }
+
+    /// Hands over one waiting write as soon as there is room.
+    async fn moves(&mut self) {
+        if self.waiting.is_empty() {
+            pending::<()>().await;
+        }
+        match self.writes.reserve().await {
+            Ok(permit) => {
+                if let Some(write) = self.waiting.pop_front() {
+                    permit.send(write);
+                }
+            }
+            Err(_) => self.waiting.clear(),
+        }
+    }
+}
+
+/// Whether a write makes an older one pointless.
+fn replaces(newer: &Write, older: &Write) -> bool {
+    match (newer, older) {
+        (Write::L2Status { service, node, .. }, Write::L2Status { service: older_service, node: older_node, .. }) => {
+            service == older_service && node == older_node
+        }
+        (Write::Membership { node, .. }, Write::Membership { node: older_node, .. }) => node == older_node,
+        (newer, older) => newer == older,
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Heard { .. } | Event::Tick => trace!(?event, "event"),
+        Event::Snapshot(snapshot) => debug!(services = snapshot.services.len(), "new snapshot"),
+        _ => debug!(?event, "event"),
+    }
+}
+
+fn log_action(action: &Action) {
+    match action {
+        Action::SendHeartbeat { .. } => trace!(?action, "action"),
+        _ => debug!(?action, "action"),
+    }
+}

@@ -1,0 +1,202 @@
+//! What a speaker is told before it starts: facts from `cli`, and flags.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU8,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use ferrogate_core::{
+    model::NodeName,
+    speaker::{
+        Announcements, DETECT_MULTIPLIER, DataPath, EXCLUDED_INTERFACES, HAND_OVER_GRACE, HEARTBEAT_INTERVAL,
+        SHUTDOWN_GRACE,
+    },
+};
+use tokio::sync::watch;
+
+/// UDP port of heartbeats. Not 7946, so that a MetalLB speaker can run beside this one during a migration.
+pub const HEARTBEAT_PORT: u16 = 17946;
+
+/// Everything a speaker must know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node it runs on.
+    pub node: NodeName,
+    /// How traffic for an announced address reaches its endpoints on this node.
+    pub data_path: DataPath,
+    /// How to learn whether this node's proxy is ready; without it the proxy counts as not ready.
+    pub proxy: Option<ProxyReadiness>,
+    /// What was said on the command line.
+    pub flags: Flags,
+}
+
+/// How to learn whether this node's proxy is ready.
+#[derive(Clone, Debug)]
+pub enum ProxyReadiness {
+    /// By asking `GET /readyz` at its admin address.
+    Ask(SocketAddr),
+    /// By what the same process says.
+    Watch(watch::Receiver<bool>),
+}
+
+/// Flags of the speaker.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Speaker")]
+pub struct Flags {
+    /// UDP port of heartbeats between speakers; the same on every node
+    #[arg(long, value_name = "PORT", default_value_t = HEARTBEAT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub heartbeat_port: u16,
+
+    /// Address of this node to exchange heartbeats on; may be repeated. All addresses unless given
+    #[arg(long, value_name = "ADDRESS")]
+    pub heartbeat_bind: Vec<IpAddr>,
+
+    /// Time between two heartbeats to each other speaker, 10ms to 10s
+    #[arg(long, value_name = "TIME", default_value = Time(HEARTBEAT_INTERVAL), value_parser = time::<10, 10_000>)]
+    pub heartbeat_interval: Duration,
+
+    /// Missed heartbeats after which a speaker counts as lost, 1 to 255
+    #[arg(long, value_name = "COUNT", default_value_t = DETECT_MULTIPLIER)]
+    pub detect_multiplier: NonZeroU8,
+
+    /// Announcements that follow quickly after the first when an address is taken over
+    #[arg(long, value_name = "COUNT", default_value_t = Announcements::default().quick, value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub announce_quick: u32,
+
+    /// Time between two quick announcements, 10ms to 10s
+    #[arg(long, value_name = "TIME", default_value = Time(Announcements::default().quick_interval), value_parser = time::<10, 10_000>)]
+    pub announce_quick_interval: Duration,
+
+    /// Announcements that follow slowly after the quick ones
+    #[arg(long, value_name = "COUNT", default_value_t = Announcements::default().slow, value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub announce_slow: u32,
+
+    /// Time between two slow announcements, 100ms to 1min
+    #[arg(long, value_name = "TIME", default_value = Time(Announcements::default().slow_interval), value_parser = time::<100, 60_000>)]
+    pub announce_slow_interval: Duration,
+
+    /// Frames a second that all announcements together may take
+    #[arg(long, value_name = "COUNT", default_value_t = Announcements::default().frames_per_second, value_parser = clap::value_parser!(u32).range(1..))]
+    pub announce_rate: u32,
+
+    /// How long an address stays on the host after another node has taken it over, 0s to 5min
+    #[arg(long, value_name = "TIME", default_value = Time(HAND_OVER_GRACE), value_parser = time::<0, 300_000>)]
+    pub hand_over_grace: Duration,
+
+    /// How long a stopping speaker stays until its successors have announced themselves, 0s to 1min
+    #[arg(long, value_name = "TIME", default_value = Time(SHUTDOWN_GRACE), value_parser = time::<0, 60_000>)]
+    pub shutdown_grace: Duration,
+
+    /// Interface never to announce on, `*` standing for any characters; may be repeated. Replaces the default list
+    #[arg(long, value_name = "PATTERN", default_values_t = EXCLUDED_INTERFACES.map(str::to_owned))]
+    pub exclude_interface: Vec<String>,
+
+    /// Announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too
+    #[arg(long)]
+    pub ignore_exclude_lb: bool,
+}
+
+impl Config {
+    /// What the machine in `core` needs to know.
+    pub(crate) fn machine(&self) -> ferrogate_core::speaker::Config {
+        let flags = &self.flags;
+        // Only compared with earlier lives of the same speaker, on the same machine.
+        let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        ferrogate_core::speaker::Config {
+            node: self.node.clone(),
+            data_path: self.data_path,
+            incarnation,
+            ignore_exclude_label: flags.ignore_exclude_lb,
+            excluded_interfaces: flags.exclude_interface.clone(),
+            heartbeat_interval: flags.heartbeat_interval,
+            detect_multiplier: flags.detect_multiplier,
+            announcements: Announcements {
+                quick: flags.announce_quick,
+                quick_interval: flags.announce_quick_interval,
+                slow: flags.announce_slow,
+                slow_interval: flags.announce_slow_interval,
+                frames_per_second: flags.announce_rate,
+            },
+            hand_over_grace: flags.hand_over_grace,
+            shutdown_grace: flags.shutdown_grace,
+        }
+    }
+}
+
+/// A duration as a flag shows it.
+struct Time(Duration);
+
+impl From<Time> for clap::builder::OsStr {
+    fn from(Time(time): Time) -> Self {
+        let millis = time.as_millis();
+        if millis % 1000 == 0 { format!("{}s", millis / 1000).into() } else { format!("{millis}ms").into() }
+    }
+}
+
+/// Reads a duration such as `50ms`, `5s` or `1min` within bounds given in milliseconds.
+fn time<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        _ => return Err("a whole number and its unit are wanted: 50ms, 5s, 1min".to_owned()),
+    };
+    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    match millis {
+        Some(millis) if (MIN..=MAX).contains(&millis) => Ok(Duration::from_millis(millis)),
+        _ => Err(format!("{MIN}ms to {MAX}ms are allowed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn flags(arguments: &[&str]) -> Result<Flags, clap::Error> {
+        Command::try_parse_from([&["speaker"], arguments].concat()).map(|command| command.flags)
+    }
+
+    #[test]
+    fn without_flags_the_machine_runs_with_its_own_defaults() {
+        let config =
+            Config { node: "node-a".into(), data_path: DataPath::Proxy, proxy: None, flags: flags(&[]).unwrap() };
+
+        let machine = config.machine();
+
+        let expected = ferrogate_core::speaker::Config::new("node-a".into(), DataPath::Proxy, machine.incarnation);
+        assert_eq!(format!("{machine:?}"), format!("{expected:?}"));
+    }
+
+    #[test]
+    fn a_time_has_a_unit_and_stays_within_its_bounds() {
+        assert_eq!(time::<10, 60_000>("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(time::<10, 60_000>("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(time::<10, 60_000>("1min"), Ok(Duration::from_secs(60)));
+        for wrong in ["", "50", "ms", "5 s", "-5s", "9ms", "61s", "99999999999999999999ms", "9999999999999999999min"] {
+            assert!(time::<10, 60_000>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn excluded_interfaces_given_replace_the_default_list() {
+        assert_eq!(flags(&["--exclude-interface", "lo"]).unwrap().exclude_interface, ["lo"]);
+    }
+
+    #[test]
+    fn a_flag_out_of_its_range_is_refused_by_name() {
+        let error = flags(&["--heartbeat-interval", "1ms"]).unwrap_err().to_string();
+
+        assert!(error.contains("--heartbeat-interval") && error.contains("1ms") && error.contains("10ms"), "{error}");
+    }
+}

@@ -1,0 +1,160 @@
+//! Whether this node's proxy is ready, asked over one kept connection so that its death is known at once.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::debug;
+
+/// Time between two questions. A proxy that dies is noticed by its connection; this bounds how late a proxy that only
+/// says "not ready" is believed.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 16 * 1024;
+
+/// Asks for ever; the channel changes only when the answer does.
+pub(crate) async fn ask(proxy: SocketAddr, ready: watch::Sender<bool>) {
+    loop {
+        let Err(error) = ask_over_one_connection(proxy, &ready).await;
+        // Refused, closed, slow or not HTTP: all mean that this proxy takes no traffic.
+        debug!(address = %proxy, %error, "proxy does not answer");
+        set(&ready, false);
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn ask_over_one_connection(
+    proxy: SocketAddr,
+    ready: &watch::Sender<bool>,
+) -> io::Result<std::convert::Infallible> {
+    let question = format!("GET /readyz HTTP/1.1\r\nHost: {proxy}\r\n\r\n");
+    let mut stream = timeout(PATIENCE, TcpStream::connect(proxy)).await??;
+    stream.set_nodelay(true)?;
+    loop {
+        let asked_at = Instant::now();
+        stream.write_all(question.as_bytes()).await?;
+        let answer = timeout(PATIENCE, read_answer(&mut stream)).await??;
+        set(ready, answer.is_ok);
+        if answer.is_last {
+            // Not a sign of trouble: an older server. The next question needs a connection of its own.
+            stream = timeout(PATIENCE, TcpStream::connect(proxy)).await??;
+        }
+        let mut byte = [0];
+        tokio::select! {
+            () = sleep_until(asked_at + INTERVAL) => {}
+            // Nothing was asked, so this is the end of the connection, or rubbish.
+            read = stream.read(&mut byte) => {
+                read?;
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+    }
+}
+
+fn set(ready: &watch::Sender<bool>, is_ready: bool) {
+    ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready);
+}
+
+struct Answer {
+    is_ok: bool,
+    is_last: bool,
+}
+
+/// Reads one answer with its body. Only as much HTTP as our own admin server speaks: a length, or the end of the
+/// connection, ends the body.
+async fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
+    let mut received = Vec::new();
+    loop {
+        if let Some(head_len) = received.windows(4).position(|end| end == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(received.get(..head_len).unwrap_or_default()).to_ascii_lowercase();
+            let is_ok = head.starts_with("http/1.1 200") || head.starts_with("http/1.0 200");
+            let header = |name: &str| {
+                let of_name = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
+                head.lines().skip(1).find_map(of_name)
+            };
+            let Some(length) = header("content-length").and_then(|length| length.parse::<usize>().ok()) else {
+                return Ok(Answer { is_ok, is_last: true });
+            };
+            if received.len() - (head_len + 4) >= length {
+                return Ok(Answer { is_ok, is_last: header("connection").as_deref() == Some("close") });
+            }
+        }
+        if received.len() > MAX_ANSWER || stream.read_buf(&mut received).await? == 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+
+    /// Reads one question and answers it.
+    async fn answer(stream: &mut TcpStream, answer: &str) {
+        let mut question = Vec::new();
+        while !question.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut question).await.unwrap(), 0);
+        }
+        assert!(question.starts_with(b"GET /readyz HTTP/1.1\r\n"));
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    async fn changes_to(ready: &mut watch::Receiver<bool>, expected: bool) {
+        timeout(Duration::from_secs(5), ready.wait_for(|ready| *ready == expected)).await.unwrap().unwrap();
+    }
+
+    const READY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+
+    #[tokio::test]
+    async fn the_answer_is_followed_over_one_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, mut ready) = watch::channel(false);
+        let _probe = AbortOnDropHandle::new(tokio::spawn(ask(listener.local_addr().unwrap(), sender)));
+        let (mut stream, _) = listener.accept().await.unwrap();
+
+        answer(&mut stream, READY).await;
+        changes_to(&mut ready, true).await;
+        answer(&mut stream, NOT_READY).await;
+        changes_to(&mut ready, false).await;
+        answer(&mut stream, READY).await;
+        changes_to(&mut ready, true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_connection_means_not_ready_before_the_next_question() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, mut ready) = watch::channel(false);
+        let _probe = AbortOnDropHandle::new(tokio::spawn(ask(listener.local_addr().unwrap(), sender)));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        answer(&mut stream, READY).await;
+        changes_to(&mut ready, true).await;
+
+        drop(stream);
+
+        changes_to(&mut ready, false).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_an_answer_means_not_ready() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, mut ready) = watch::channel(true);
+        let _probe = AbortOnDropHandle::new(tokio::spawn(ask(listener.local_addr().unwrap(), sender)));
+        let (mut stream, _) = listener.accept().await.unwrap();
+
+        answer(&mut stream, &"x".repeat(MAX_ANSWER + 1)).await;
+
+        changes_to(&mut ready, false).await;
+    }
+}
