@@ -35,6 +35,8 @@ pub mod announce;
 pub mod elect;
 mod layer2;
 mod membership;
+#[cfg(test)]
+mod tests;
 
 pub use layer2::DEFEND_INTERVAL;
 
