@@ -2,5 +2,6 @@
 
 pub mod lab;
 pub mod netns;
+pub mod readme;
 pub mod verify;
 pub mod workspace;

@@ -43,7 +43,7 @@ pub enum Counts {
 pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Step>> {
     let steps = match stage {
         Stage::Lint => lint(),
-        Stage::Fuzz => fuzz(length)?,
+        Stage::Fuzz => fuzz(length, members)?,
         Stage::Unit => {
             let mut steps = vec![
                 tests("unit", ["--workspace", "--lib", "--bins"]),
@@ -134,21 +134,29 @@ fn lint() -> Vec<Step> {
     steps
 }
 
-fn fuzz(length: Length) -> Result<Vec<Step>> {
+fn fuzz(length: Length, members: &Metadata) -> Result<Vec<Step>> {
     let list = Command::cargo(["fuzz", "list"]);
     let output = list.to_std().output().with_context(|| format!("running {list}"))?;
     ensure!(output.status.success(), "{list}: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).context("the names of the fuzz targets")?;
-    let step = |name: &str| Step {
-        name: name.to_owned(),
+    let step = |name: &str| {
+        // What is found goes to the first folder; the second holds the seeds that are kept in the repository.
+        let found = members.target_directory.join("verify/corpus").join(name).into_string();
+        let seeds = format!("fuzz/corpus/{name}");
         // Without a sanitizer the stable compiler is enough; the decoders have no unsafe code for one to watch.
-        build: vec![Command::cargo(["fuzz", "build", "--sanitizer", "none", name])],
-        command: Command::cargo(["fuzz", "run", "--sanitizer", "none", name, "--"]).args([
-            format!("-runs={}", length.inputs()),
-            "-max_len=4096".to_owned(),
-            "-timeout=5".to_owned(),
-        ]),
-        counts: Counts::ExitCode,
+        Step {
+            name: name.to_owned(),
+            build: vec![
+                Command::new("mkdir").args(["-p", &found]),
+                Command::cargo(["fuzz", "build", "--sanitizer", "none", name]),
+            ],
+            command: Command::cargo(["fuzz", "run", "--sanitizer", "none", name, &found, &seeds, "--"]).args([
+                format!("-runs={}", length.inputs()),
+                "-max_len=4096".to_owned(),
+                "-timeout=5".to_owned(),
+            ]),
+            counts: Counts::ExitCode,
+        }
     };
     Ok(names.lines().map(str::trim).filter(|name| !name.is_empty()).map(step).collect())
 }
