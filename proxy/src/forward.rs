@@ -1,0 +1,767 @@
+//! The life of one client connection and of each request on it, top to bottom.
+//!
+//! ```text
+//! wait (no buffer) ─► head ─► route ─► endpoint ─► send ─► answer's head ─► body ─┬─► wait
+//!                       │        │         │                   │                  └─► close, lingering if need be
+//!                       └────────┴─────────┴───────────────────┴─► an answer of our own (respond.rs)
+//! ```
+//! A request that is complete in one read, which is nearly every one, is sent on in one write together with its head,
+//! and can be sent once more if a kept connection turns out to be dead. A longer one is streamed while the answer is
+//! already listened for ([`stream_request`]).
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    io::{self, IoSlice, Write as _},
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use ferrogate_core::proxy::{BackendId, ListenerKey, RequestView};
+use ferrogate_wire::http1::{
+    Answer, ChunkScanner, Fault, Head, HeadScanner, Keep, Method, RequestBody, RequestHead, ResponseBody, ResponseHead,
+    Slots, Version, path,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+};
+
+use crate::{
+    buffer::{BUFFER_BYTES, Buffer, Output},
+    respond::Refusal,
+    thread::{Table, Thread},
+    upstream::{self, Upstream, Wanted},
+    watches::{Ended, Watch},
+};
+
+/// How much is read and thrown away after a last answer, so that the client sees the answer and not a reset.
+const LINGER_BYTES: usize = 1024 * 1024;
+/// How long that may take.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// Body bytes that are copied behind a head to be sent in one call; more are sent by a gathering write.
+const COPIED: usize = 8 * 1024;
+
+/// One client connection.
+struct Client<'a> {
+    thread: &'a Rc<Thread>,
+    watch: &'a Watch,
+    address: IpAddr,
+    /// The lines about the client that every request gets.
+    about: &'a [u8],
+    read: ReadHalf<'a>,
+    write: WriteHalf<'a>,
+}
+
+/// What becomes of the client connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Another request may come.
+    Keep,
+    /// It ends.
+    Close,
+    /// It ends, but the client may still be sending.
+    Linger,
+}
+
+/// What was decided about a request from its head.
+struct Plan {
+    table: Rc<Table>,
+    backend: BackendId,
+    version: Version,
+    to_head: bool,
+    websocket: bool,
+    keep_alive: bool,
+    idempotent: bool,
+    body: RequestBody,
+}
+
+/// How far a request got before it failed.
+struct Failed {
+    refusal: Refusal,
+    /// Nothing of an answer has been received.
+    unanswered: bool,
+    /// Nothing of an answer has been sent on.
+    unsent: bool,
+}
+
+/// An answer that was sent on completely.
+struct Answered {
+    upstream_reusable: bool,
+    client_reusable: bool,
+    switched: bool,
+}
+
+/// Serves a connection until its end.
+pub(crate) async fn serve(thread: Rc<Thread>, mut stream: TcpStream, client: SocketAddr, listener: ListenerKey) {
+    let watch = thread.watch(listener);
+    thread.counters.connections.add(1);
+    let about = lines_about(client.ip(), listener.socket.port());
+    let (read, write) = stream.split();
+    let client = Client { thread: &thread, watch: &watch, address: client.ip(), about: &about, read, write };
+    client.run().await;
+    thread.counters.connections.remove(1);
+}
+
+/// What is said about the client to endpoints. Everything the client said of the kind itself is dropped: whoever talks
+/// to the gateway directly could claim anything.
+fn lines_about(client: IpAddr, port: u16) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(160);
+    let client = client.to_canonical();
+    // Writing to memory cannot fail.
+    let _ = write!(
+        lines,
+        "X-Forwarded-For: {client}\r\nX-Real-IP: {client}\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Port: {port}\r\n"
+    );
+    lines
+}
+
+impl Client<'_> {
+    async fn run(mut self) {
+        let mut pipelined: Option<Buffer> = None;
+        loop {
+            let (input, last) = match pipelined.take() {
+                Some(input) => (input, false),
+                None => match self.wait().await {
+                    Some(found) => found,
+                    None => return,
+                },
+            };
+            let (next, rest) = self.request(input, last).await;
+            match next {
+                Next::Keep => pipelined = rest,
+                Next::Close => return,
+                Next::Linger => {
+                    drop(rest);
+                    return self.linger().await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a next request, holding nothing. A request that came just before the connection was to be closed is
+    /// still taken, as the last one.
+    async fn wait(&mut self) -> Option<(Buffer, bool)> {
+        self.watch.arm_idle(self.thread.config.idle_timeout);
+        if self.thread.draining.get() {
+            return self.take_last();
+        }
+        match self.watch.guard(self.read.readable()).await {
+            Ok(Ok(())) => Some((Buffer::take(), false)),
+            Ok(Err(_)) | Err(Ended::Timeout) => None,
+            Err(Ended::Closing) => self.take_last(),
+        }
+    }
+
+    fn take_last(&mut self) -> Option<(Buffer, bool)> {
+        let mut input = Buffer::take();
+        match self.read.try_read(input.spare()) {
+            Ok(length @ 1..) => {
+                input.received(length);
+                Some((input, true))
+            }
+            _ => None,
+        }
+    }
+
+    /// One request: reads it, sends it on, sends the answer back. Returns what was read beyond it.
+    async fn request(&mut self, mut input: Buffer, last: bool) -> (Next, Option<Buffer>) {
+        let head = match self.read_head(&mut input).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return (Next::Close, None),
+            Err(refusal) => return (self.refuse(refusal, false, Next::Linger).await, None),
+        };
+        let mut out = Output::take();
+        let (plan, expects_continue) = match self.plan(&input, head, &mut out) {
+            Ok(planned) => planned,
+            Err((refusal, to_head, keep)) if keep && !last => {
+                input.consume(head.end);
+                let next = self.refuse(refusal, to_head, Next::Keep).await;
+                return (next, Some(input).filter(|input| !input.filled().is_empty()));
+            }
+            Err((refusal, to_head, _)) => return (self.refuse(refusal, to_head, Next::Linger).await, None),
+        };
+        let plan = Plan { keep_alive: plan.keep_alive && !last, ..plan };
+        input.consume(head.end);
+
+        let mut body = Body::new(plan.body);
+        if let Err(fault) = body.take(&mut input, &mut out) {
+            let refusal = Refusal::Malformed(fault);
+            return (self.refuse(refusal, plan.to_head, Next::Linger).await, None);
+        }
+        let next = if body.is_done() && !expects_continue {
+            self.exchange(&plan, out, &mut input).await
+        } else {
+            // Rare, and larger than all the rest of this future: kept off the memory of idle connections.
+            Box::pin(self.exchange_streaming(&plan, body, out, &mut input)).await
+        };
+        (next, Some(input).filter(|input| !input.filled().is_empty()))
+    }
+
+    /// `None` when the client went away before it asked for anything.
+    async fn read_head(&mut self, input: &mut Buffer) -> Result<Option<Head>, Refusal> {
+        let limits = self.thread.config.limits();
+        let mut scanner = HeadScanner::request();
+        self.watch.arm(self.thread.config.header_timeout);
+        loop {
+            if let Some(head) = scanner.scan(input.filled(), &limits).map_err(Refusal::Malformed)? {
+                return Ok(Some(head));
+            }
+            input.compact();
+            match self.watch.guard(self.read.read(input.spare())).await {
+                Ok(Ok(0)) | Ok(Err(_)) => return Ok(None),
+                Ok(Ok(length)) => input.received(length),
+                Err(_) if input.filled().is_empty() => return Ok(None),
+                Err(_) => return Err(Refusal::HeaderTimeout),
+            }
+        }
+    }
+
+    /// Reads and routes a head, and writes what the endpoint gets to `out`. A refusal comes with whether it answers
+    /// HEAD, and whether the connection can go on.
+    fn plan(&self, input: &Buffer, head: Head, out: &mut Output) -> Result<(Plan, bool), (Refusal, bool, bool)> {
+        let mut slots = Slots::default();
+        let bytes = input.filled().get(head.start..head.end).unwrap_or_default();
+        let head = RequestHead::parse(bytes, &mut slots, &self.thread.config.limits())
+            .map_err(|fault| (Refusal::Malformed(fault), false, false))?;
+        let to_head = head.method == Method::Head;
+        let mut scratch = Output::take();
+        let path =
+            path::normalise(head.path, &mut scratch).map_err(|fault| (Refusal::Malformed(fault), to_head, false))?;
+        let table = self.thread.table();
+        let host = if head.authority.is_empty() { None } else { Some(head.authority) };
+        let keep_alive = head.keep_alive && !self.thread.draining.get();
+        let routed = table.route(&RequestView { host, path }).map(|route| route.id);
+        let backend = routed.map_err(|none| {
+            let unread = head.body != RequestBody::None;
+            (Refusal::from(&none), to_head, keep_alive && !unread)
+        })?;
+        head.write(path, self.about, out);
+        let expects_continue = head.expects_continue;
+        let plan = Plan {
+            backend,
+            version: head.version,
+            to_head,
+            websocket: head.websocket,
+            keep_alive,
+            idempotent: head.method.is_idempotent(),
+            body: head.body,
+            table,
+        };
+        Ok((plan, expects_continue))
+    }
+
+    /// Sends a request that is complete in `out`, as often as that is allowed and needed.
+    async fn exchange(&mut self, plan: &Plan, mut out: Output, input: &mut Buffer) -> Next {
+        let mut tried = Vec::new();
+        let mut fresh = false;
+        loop {
+            let wanted = Wanted { table: &plan.table, backend: plan.backend, client: self.address, fresh };
+            let mut upstream = match upstream::obtain(self.thread, self.watch, wanted, &mut tried).await {
+                Ok(upstream) => upstream,
+                Err(refusal) => return self.refuse_planned(plan, refusal, true).await,
+            };
+            let uploaded = Cell::new(true);
+            let result = {
+                let (mut read, mut write) = upstream.stream.split();
+                self.watch.arm(self.thread.config.body_timeout);
+                match self.watch.guard(write.write_all(&out)).await {
+                    Ok(Ok(())) => {
+                        let mut answer = Download {
+                            thread: self.thread,
+                            watch: self.watch,
+                            plan,
+                            uploaded: &uploaded,
+                            read: &mut read,
+                            client: &mut self.write,
+                        };
+                        answer.run().await
+                    }
+                    Ok(Err(_)) => Err(Failed { refusal: Refusal::UpstreamClosed, unanswered: true, unsent: true }),
+                    Err(_) => Err(Failed { refusal: Refusal::ResponseTimeout, unanswered: false, unsent: true }),
+                }
+            };
+            match result {
+                Ok(answered) => return self.finish(plan, upstream, answered, input).await,
+                Err(failed) => {
+                    // RFC 9112 §9.3.1: only what can be done twice, and only while no answer has begun.
+                    let again = failed.unanswered && failed.unsent && plan.idempotent;
+                    if again && (upstream.reused || tried.len() + 1 < self.thread.config.tries) {
+                        self.thread.counters.retries.add(1);
+                        if !upstream.reused {
+                            tried.push(upstream.endpoint());
+                        }
+                        fresh = true;
+                        continue;
+                    }
+                    out.clear();
+                    return self.fail(plan, &failed, true).await;
+                }
+            }
+        }
+    }
+
+    /// Sends a request whose body is still coming, while already listening for the answer: an endpoint may refuse
+    /// early, ask for the body (`100 Continue`), or answer as it reads.
+    async fn exchange_streaming(&mut self, plan: &Plan, mut body: Body, out: Output, input: &mut Buffer) -> Next {
+        let mut tried = Vec::new();
+        let wanted = Wanted { table: &plan.table, backend: plan.backend, client: self.address, fresh: false };
+        let mut upstream = match upstream::obtain(self.thread, self.watch, wanted, &mut tried).await {
+            Ok(upstream) => upstream,
+            Err(refusal) => return self.refuse_planned(plan, refusal, false).await,
+        };
+        let uploaded = Cell::new(false);
+        let waiting_for_client = Cell::new(false);
+        let result = {
+            let (mut read, mut write) = upstream.stream.split();
+            let upload = Upload {
+                thread: self.thread,
+                watch: self.watch,
+                waiting_for_client: &waiting_for_client,
+                client: &mut self.read,
+                upstream: &mut write,
+            };
+            let mut download = Download {
+                thread: self.thread,
+                watch: self.watch,
+                plan,
+                uploaded: &uploaded,
+                read: &mut read,
+                client: &mut self.write,
+            };
+            stream_request(upload.run(&mut body, out, input), download.run(), &uploaded).await
+        };
+        match result {
+            Ok(answered) if uploaded.get() => self.finish(plan, upstream, answered, input).await,
+            // The rest of the request is unread on one side and unsent on the other.
+            Ok(_) => Next::Linger,
+            Err(Broken::Download(failed)) if failed.refusal == Refusal::ResponseTimeout && waiting_for_client.get() => {
+                let failed = Failed { refusal: Refusal::BodyTimeout, ..failed };
+                self.fail(plan, &failed, false).await
+            }
+            Err(Broken::Download(failed)) => self.fail(plan, &failed, uploaded.get()).await,
+            Err(Broken::Client) => Next::Close,
+            Err(Broken::Request(fault)) => self.refuse(Refusal::Malformed(fault), plan.to_head, Next::Linger).await,
+        }
+    }
+
+    /// After a complete answer.
+    async fn finish(&mut self, plan: &Plan, upstream: Upstream, answered: Answered, input: &mut Buffer) -> Next {
+        if answered.switched {
+            return Box::pin(self.tunnel(upstream, input)).await;
+        }
+        if answered.upstream_reusable {
+            upstream.release();
+        }
+        match answered.client_reusable && plan.keep_alive {
+            true => Next::Keep,
+            false if input.filled().is_empty() => Next::Close,
+            false => Next::Linger,
+        }
+    }
+
+    /// Answers that a request failed, or breaks off where an answer has begun already.
+    async fn fail(&mut self, plan: &Plan, failed: &Failed, request_read: bool) -> Next {
+        match failed.unsent {
+            true => self.refuse_planned(plan, failed.refusal, request_read).await,
+            false => {
+                tracing::debug!(reason = ?failed.refusal, "an answer was broken off");
+                Next::Close
+            }
+        }
+    }
+
+    async fn refuse_planned(&mut self, plan: &Plan, refusal: Refusal, request_read: bool) -> Next {
+        let keep = plan.keep_alive && request_read && !self.thread.draining.get();
+        self.refuse(refusal, plan.to_head, if keep { Next::Keep } else { Next::Linger }).await
+    }
+
+    /// Sends an answer of our own.
+    async fn refuse(&mut self, refusal: Refusal, to_head: bool, next: Next) -> Next {
+        self.thread.counters.refused(refusal);
+        tracing::debug!(client = %self.address, reason = ?refusal, "request refused");
+        let mut out = Output::take();
+        self.thread.with_date(|date| refusal.write(to_head, next != Next::Keep, date, &mut out));
+        self.watch.arm(self.thread.config.body_timeout);
+        match self.watch.guard(self.write.write_all(&out)).await {
+            Ok(Ok(())) => next,
+            _ => Next::Close,
+        }
+    }
+
+    /// Ends the connection so that the client gets the last answer: closing while bytes of it are unread would send a
+    /// reset, which overtakes the answer (RFC 9112 §9.6).
+    async fn linger(&mut self) {
+        self.watch.arm(LINGER_TIME);
+        let drained = async {
+            self.write.shutdown().await?;
+            let mut left = LINGER_BYTES;
+            while left > 0 {
+                self.read.readable().await?;
+                let mut input = Buffer::take();
+                match self.read.try_read(input.spare()) {
+                    Ok(0) => break,
+                    Ok(length) => left = left.saturating_sub(length),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        if let Ok(Err(error)) = self.watch.guard(drained).await {
+            tracing::trace!(%error, "a closing connection broke");
+        }
+    }
+
+    /// After `101`: bytes go both ways until both sides are done, or silent for too long.
+    async fn tunnel(&mut self, mut upstream: Upstream, input: &mut Buffer) -> Next {
+        let (mut endpoint_read, mut endpoint_write) = upstream.stream.split();
+        let limit = self.thread.config.tunnel_timeout;
+        let first = input.filled().to_vec();
+        input.consume(first.len());
+        let watch = self.watch;
+        let both = async {
+            endpoint_write.write_all(&first).await?;
+            drop(first);
+            let out = copy(&mut self.read, &mut endpoint_write, watch, limit);
+            let back = copy(&mut endpoint_read, &mut self.write, watch, limit);
+            tokio::try_join!(out, back)
+        };
+        watch.arm(limit);
+        if let Ok(Err(error)) = watch.guard(both).await {
+            tracing::trace!(%error, "an upgraded connection broke");
+        }
+        Next::Close
+    }
+}
+
+/// Copies until the end, holding a buffer only while there is something in it.
+async fn copy(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, watch: &Watch, limit: Duration) -> io::Result<()> {
+    loop {
+        from.readable().await?;
+        let mut buffer = Buffer::take();
+        match from.try_read(buffer.spare()) {
+            Ok(0) => return to.shutdown().await,
+            Ok(length) => {
+                buffer.received(length);
+                watch.arm(limit);
+                to.write_all(buffer.filled()).await?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How much of a request body is still to come.
+enum Body {
+    Length(u64),
+    Chunks(ChunkScanner),
+}
+
+impl Body {
+    fn new(body: RequestBody) -> Self {
+        match body {
+            RequestBody::None => Self::Length(0),
+            RequestBody::Length(length) => Self::Length(length),
+            RequestBody::Chunked => Self::Chunks(ChunkScanner::new(Keep::Framing)),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunks(scanner) => scanner.is_done(),
+        }
+    }
+
+    /// Moves what belongs to the body from `input` to `out`.
+    fn take(&mut self, input: &mut Buffer, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let bytes = input.filled_mut();
+        let (kept, consumed) = match self {
+            Self::Length(left) => {
+                let length = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= length as u64;
+                (length, length)
+            }
+            Self::Chunks(scanner) => {
+                let scanned = scanner.scan(bytes)?;
+                (scanned.kept, scanned.consumed)
+            }
+        };
+        out.extend_from_slice(bytes.get(..kept).unwrap_or_default());
+        input.consume(consumed);
+        Ok(())
+    }
+}
+
+/// What broke while a request was streamed.
+enum Broken {
+    Client,
+    Request(Fault),
+    Download(Failed),
+}
+
+/// Runs both directions of a streamed request until the answer is complete. An endpoint that stops reading may still
+/// have an answer, so a failure to send to it only ends the upload.
+async fn stream_request(
+    upload: impl Future<Output = Result<(), Stopped>>,
+    download: impl Future<Output = Result<Answered, Failed>>,
+    uploaded: &Cell<bool>,
+) -> Result<Answered, Broken> {
+    let mut upload = pin!(upload);
+    let mut download = pin!(download);
+    let mut uploading = true;
+    poll_fn(|context| {
+        if uploading && let Poll::Ready(result) = upload.as_mut().poll(context) {
+            uploading = false;
+            match result {
+                Ok(()) => uploaded.set(true),
+                Err(Stopped::Upstream) => {}
+                Err(Stopped::Client) => return Poll::Ready(Err(Broken::Client)),
+                Err(Stopped::Malformed(fault)) => return Poll::Ready(Err(Broken::Request(fault))),
+            }
+        }
+        download.as_mut().poll(context).map_err(Broken::Download)
+    })
+    .await
+}
+
+/// Why a request body could not be sent to its end.
+enum Stopped {
+    Client,
+    Upstream,
+    Malformed(Fault),
+}
+
+/// The way of a request body. Its time limits are guarded by the [`Download`] that runs beside it.
+struct Upload<'a, 'c, 'u> {
+    thread: &'a Rc<Thread>,
+    watch: &'a Watch,
+    waiting_for_client: &'a Cell<bool>,
+    client: &'a mut ReadHalf<'c>,
+    upstream: &'a mut WriteHalf<'u>,
+}
+
+impl Upload<'_, '_, '_> {
+    async fn run(self, body: &mut Body, mut out: Output, input: &mut Buffer) -> Result<(), Stopped> {
+        let limit = self.thread.config.body_timeout;
+        loop {
+            self.watch.arm(limit);
+            self.upstream.write_all(&out).await.map_err(|_| Stopped::Upstream)?;
+            out.clear();
+            if body.is_done() {
+                self.watch.arm(self.thread.config.response_timeout);
+                return Ok(());
+            }
+            self.waiting_for_client.set(true);
+            self.watch.arm(limit);
+            match self.client.read(input.spare()).await {
+                Ok(0) | Err(_) => return Err(Stopped::Client),
+                Ok(length) => input.received(length),
+            }
+            self.waiting_for_client.set(false);
+            body.take(input, &mut out).map_err(Stopped::Malformed)?;
+        }
+    }
+}
+
+/// The way of an answer: heads, then the body, from the endpoint to the client.
+struct Download<'a, 'u, 'c> {
+    thread: &'a Rc<Thread>,
+    watch: &'a Watch,
+    plan: &'a Plan,
+    /// Whether the whole request has been sent.
+    uploaded: &'a Cell<bool>,
+    read: &'a mut ReadHalf<'u>,
+    client: &'a mut WriteHalf<'c>,
+}
+
+/// What an answer's head says.
+struct Begun {
+    status: u16,
+    interim: bool,
+    body: ResponseBody,
+    upstream_keeps: bool,
+    client_keeps: bool,
+}
+
+impl Download<'_, '_, '_> {
+    async fn run(&mut self) -> Result<Answered, Failed> {
+        let mut input = Buffer::take();
+        let mut out = Output::take();
+        let mut unsent = true;
+        loop {
+            let head = self.read_head(&mut input, unsent).await?;
+            let begun = self.begin(&input, head, &mut out).map_err(|fault| Failed {
+                refusal: Refusal::UpstreamMalformed(fault),
+                unanswered: false,
+                unsent,
+            })?;
+            input.consume(head.end);
+            if begun.interim {
+                // RFC 9110 §15.2: nothing of the kind to a client that cannot know it.
+                if self.plan.version == Version::Http11 {
+                    self.send(&out, &[]).await?;
+                    unsent = false;
+                }
+                out.clear();
+                continue;
+            }
+            self.thread.counters.answered(begun.status);
+            return self.body(&begun, input, out).await;
+        }
+    }
+
+    async fn read_head(&mut self, input: &mut Buffer, unsent: bool) -> Result<Head, Failed> {
+        let limits = self.thread.config.limits();
+        let mut scanner = HeadScanner::response();
+        if self.uploaded.get() {
+            self.watch.arm(self.thread.config.response_timeout);
+        }
+        loop {
+            let failed = |refusal, unanswered| Failed { refusal, unanswered, unsent };
+            let malformed = |fault| failed(Refusal::UpstreamMalformed(fault), false);
+            if let Some(head) = scanner.scan(input.filled(), &limits).map_err(malformed)? {
+                return Ok(head);
+            }
+            input.compact();
+            match self.watch.guard(self.read.read(input.spare())).await {
+                Ok(Ok(0)) | Ok(Err(_)) => return Err(failed(Refusal::UpstreamClosed, input.filled().is_empty())),
+                Ok(Ok(length)) => input.received(length),
+                Err(_) => return Err(failed(Refusal::ResponseTimeout, false)),
+            }
+        }
+    }
+
+    /// Reads a head and writes what the client gets to `out`.
+    fn begin(&self, input: &Buffer, head: Head, out: &mut Output) -> Result<Begun, Fault> {
+        let mut slots = Slots::default();
+        let bytes = input.filled().get(head.start..head.end).unwrap_or_default();
+        let limits = self.thread.config.limits();
+        let head = ResponseHead::parse(bytes, self.plan.to_head, self.plan.websocket, &mut slots, &limits)?;
+        let (version, body) = (self.plan.version, head.body);
+        let framed = match body {
+            ResponseBody::UntilClose => false,
+            ResponseBody::Chunked => version == Version::Http11,
+            ResponseBody::None | ResponseBody::Length(_) => true,
+        };
+        let client_keeps = self.plan.keep_alive && framed && self.uploaded.get() && !self.thread.draining.get();
+        self.thread.with_date(|date| head.write(&Answer { version, close: !client_keeps, date }, out));
+        Ok(Begun {
+            status: head.status,
+            interim: head.is_interim(),
+            body,
+            upstream_keeps: head.keep_alive,
+            client_keeps,
+        })
+    }
+
+    /// Sends the head in `out` and the body behind it.
+    async fn body(&mut self, begun: &Begun, mut input: Buffer, out: Output) -> Result<Answered, Failed> {
+        if begun.status == 101 {
+            // The first words of the new protocol may have come along.
+            self.send(&out, input.filled()).await?;
+            return Ok(Answered { upstream_reusable: false, client_reusable: false, switched: true });
+        }
+        let keep = match self.plan.version {
+            Version::Http11 => Keep::Framing,
+            Version::Http10 => Keep::Payload,
+        };
+        let mut chunks = ChunkScanner::new(keep);
+        let mut left = match begun.body {
+            ResponseBody::None => 0,
+            ResponseBody::Length(length) => length,
+            ResponseBody::Chunked | ResponseBody::UntilClose => u64::MAX,
+        };
+        let mut head: &[u8] = &out;
+        loop {
+            let bytes = input.filled_mut();
+            let (kept, consumed) = match begun.body {
+                ResponseBody::Chunked => match chunks.scan(bytes) {
+                    Ok(scanned) => {
+                        if scanned.done {
+                            left = 0;
+                        }
+                        (scanned.kept, scanned.consumed)
+                    }
+                    Err(fault) => {
+                        let unsent = !head.is_empty();
+                        return Err(Failed { refusal: Refusal::UpstreamMalformed(fault), unanswered: false, unsent });
+                    }
+                },
+                _ => {
+                    let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    if begun.body != ResponseBody::UntilClose {
+                        left -= length as u64;
+                    }
+                    (length, length)
+                }
+            };
+            let body = input.filled().get(..kept).unwrap_or_default();
+            if !head.is_empty() || !body.is_empty() {
+                self.send(head, body).await?;
+                head = &[];
+            }
+            input.consume(consumed);
+            if left == 0 {
+                break;
+            }
+            match self.watch.guard(self.read.read(input.spare())).await {
+                Ok(Ok(0)) if begun.body == ResponseBody::UntilClose => break,
+                Ok(Ok(0)) | Ok(Err(_)) => return Err(broken_off(Refusal::UpstreamClosed)),
+                Ok(Ok(length)) => input.received(length),
+                Err(_) => return Err(broken_off(Refusal::ResponseTimeout)),
+            }
+        }
+        // A byte beyond the answer is an answer to something nobody asked.
+        let clean = input.filled().is_empty() && begun.body != ResponseBody::UntilClose;
+        Ok(Answered {
+            upstream_reusable: clean && begun.upstream_keeps && self.uploaded.get(),
+            client_reusable: begun.client_keeps,
+            switched: false,
+        })
+    }
+
+    /// Sends to the client, in one call if it takes everything.
+    async fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), Failed> {
+        self.watch.arm(self.thread.config.body_timeout);
+        let sent = match (head, body) {
+            (head, []) => self.watch.guard(self.client.write_all(head)).await,
+            ([], body) => self.watch.guard(self.client.write_all(body)).await,
+            (head, body) if body.len() <= COPIED => {
+                let mut both = Output::take();
+                both.extend_from_slice(head);
+                both.extend_from_slice(body);
+                self.watch.guard(self.client.write_all(&both)).await
+            }
+            (head, body) => self.watch.guard(write_both(self.client, head, body)).await,
+        };
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(broken_off(Refusal::UpstreamClosed)),
+            Err(_) => Err(broken_off(Refusal::BodyTimeout)),
+        }
+    }
+}
+
+/// A failure after which no answer can be sent any more.
+fn broken_off(refusal: Refusal) -> Failed {
+    Failed { refusal, unanswered: false, unsent: false }
+}
+
+async fn write_both(to: &mut WriteHalf<'_>, head: &[u8], body: &[u8]) -> io::Result<()> {
+    let sent = to.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]).await?;
+    if sent < head.len() {
+        to.write_all(head.get(sent..).unwrap_or_default()).await?;
+    }
+    to.write_all(body.get(sent.saturating_sub(head.len())..).unwrap_or_default()).await
+}
+
+const _: () = assert!(COPIED < BUFFER_BYTES);
