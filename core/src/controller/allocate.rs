@@ -1,0 +1,591 @@
+//! Which address a Service gets, whether it may keep the one it has, and why not.
+//!
+//! Pure functions of a Service and the [`Ledger`]. The order of preference: the addresses it asks for; the pool it
+//! asks for; pools that serve only some Services, lowest positive priority first and 0 last; then the other pools by
+//! name. Inside a pool, ranges in the order written and addresses upward.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use imbl::OrdMap;
+
+use super::{
+    ledger::{Book, Conflict, Ledger, Tenant},
+    waiting::Wait,
+};
+use crate::model::{
+    Family, Labels, PoolName, ServiceKey,
+    pool::{Pool, ServiceAllocation},
+    selector::any_matches,
+    service::{FamilyPolicy, LoadBalancer, Request, RequestFault, Service},
+};
+
+/// The addresses a Service has, all of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The pool.
+    pub pool: PoolName,
+    /// One address of each family at most. The first one decides the layer 2 owner.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Why a Service has no address. The text says what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no pool at all.
+    #[error("there is no IPAddressPool; create one")]
+    NoPools,
+    /// Nobody can tell which families it wants.
+    #[error("the Service has no cluster IP and no IP family; set spec.ipFamilies, or wait for its cluster IP")]
+    NoFamily,
+    /// `RequireDualStack` with one family.
+    #[error(
+        "RequireDualStack needs cluster IPs of both families, and the Service has only {present}; \
+             use SingleStack or PreferDualStack, or make the cluster dual-stack"
+    )]
+    NotDualStack {
+        /// The family it has.
+        present: Family,
+    },
+    /// Its wish cannot be read.
+    #[error("{fault}")]
+    UnreadableRequest {
+        /// What is wrong with it.
+        fault: RequestFault,
+    },
+    /// It asks for addresses of families that it does not have.
+    #[error(
+        "asks for {}, but its IP families are {}; ask for one address of each family",
+        list(requested),
+        list(families)
+    )]
+    WrongFamilies {
+        /// What it asks for.
+        requested: Vec<IpAddr>,
+        /// The families it has.
+        families: Vec<Family>,
+    },
+    /// It asks for an address that no pool has.
+    #[error("asks for {address}, which is in no IPAddressPool; add it to a pool or ask for another")]
+    OutsidePools {
+        /// The address.
+        address: IpAddr,
+    },
+    /// It asks for an address that its pool never hands out.
+    #[error("asks for {address}, which avoidBuggyIPs of pool {pool} leaves out; ask for another")]
+    AddressAvoided {
+        /// The address.
+        address: IpAddr,
+        /// The pool around it.
+        pool: PoolName,
+    },
+    /// It asks for addresses of two pools.
+    #[error("asks for {first} of pool {first_pool} and {second} of pool {second_pool}; both must be of one pool")]
+    DifferentPools {
+        /// One address.
+        first: IpAddr,
+        /// Its pool.
+        first_pool: PoolName,
+        /// The other address.
+        second: IpAddr,
+        /// Its pool.
+        second_pool: PoolName,
+    },
+    /// It asks for an address and for another pool than the one that has it.
+    #[error(
+        "asks for {address} and for pool {requested}, but {address} is in pool {holder}; drop one of the two wishes"
+    )]
+    PoolMismatch {
+        /// The address.
+        address: IpAddr,
+        /// The pool that has it.
+        holder: PoolName,
+        /// The pool it asks for.
+        requested: PoolName,
+    },
+    /// It asks for a pool that does not exist.
+    #[error("asks for pool {pool}, which does not exist or was refused; create it or correct the name")]
+    UnknownPool {
+        /// The name it asks for.
+        pool: PoolName,
+    },
+    /// It asks for a pool, or an address of one, that does not serve it.
+    #[error("pool {pool} does not serve it: {mismatch}")]
+    PoolNotForService {
+        /// The pool.
+        pool: PoolName,
+        /// What does not match.
+        mismatch: Mismatch,
+    },
+    /// It asks for a pool that has no range of a family it needs.
+    #[error("asks for pool {pool}, which has no {family} range; add one or ask for another pool")]
+    PoolLacksFamily {
+        /// The pool.
+        pool: PoolName,
+        /// What it lacks.
+        family: Family,
+    },
+    /// It asks for an address that another Service has.
+    #[error("asks for {address}, which {holder} has: {conflict}")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: ServiceKey,
+        /// Why they cannot share it.
+        conflict: Conflict,
+    },
+    /// The pool it asks for is full.
+    #[error("no free {} address in pool {pool}; enlarge it or release an address", families_together(families))]
+    PoolExhausted {
+        /// The pool.
+        pool: PoolName,
+        /// What it needs.
+        families: Vec<Family>,
+    },
+    /// No pool serves this Service unasked.
+    #[error("no IPAddressPool with autoAssign serves it; ask for a pool by annotation, or let a pool match it")]
+    NoPoolServesIt,
+    /// Pools would serve it, but none has the families it needs.
+    #[error("none of the pools that serve it ({}) has {} ranges; add one", list(pools), families_together(families))]
+    NoPoolWithFamilies {
+        /// The pools that serve it.
+        pools: Vec<PoolName>,
+        /// What it needs.
+        families: Vec<Family>,
+    },
+    /// Every pool that serves it is full.
+    #[error(
+        "no free {} address in any pool that serves it ({}); enlarge one or release an address",
+        families_together(families),
+        list(pools)
+    )]
+    Exhausted {
+        /// The pools that serve it.
+        pools: Vec<PoolName>,
+        /// What it needs.
+        families: Vec<Family>,
+    },
+}
+
+impl Refusal {
+    /// Reason for conditions and metrics: the variant's own name.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoPools => "NoPools",
+            Self::NoFamily => "NoFamily",
+            Self::NotDualStack { .. } => "NotDualStack",
+            Self::UnreadableRequest { .. } => "UnreadableRequest",
+            Self::WrongFamilies { .. } => "WrongFamilies",
+            Self::OutsidePools { .. } => "OutsidePools",
+            Self::AddressAvoided { .. } => "AddressAvoided",
+            Self::DifferentPools { .. } => "DifferentPools",
+            Self::PoolMismatch { .. } => "PoolMismatch",
+            Self::UnknownPool { .. } => "UnknownPool",
+            Self::PoolNotForService { .. } => "PoolNotForService",
+            Self::PoolLacksFamily { .. } => "PoolLacksFamily",
+            Self::AddressTaken { .. } => "AddressTaken",
+            Self::PoolExhausted { .. } => "PoolExhausted",
+            Self::NoPoolServesIt => "NoPoolServesIt",
+            Self::NoPoolWithFamilies { .. } => "NoPoolWithFamilies",
+            Self::Exhausted { .. } => "Exhausted",
+        }
+    }
+}
+
+/// Why a pool does not serve a Service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// Its Namespace is not among those of the pool.
+    #[error("its Namespace {namespace} is not among the namespaces of the pool")]
+    Namespace {
+        /// The Namespace.
+        namespace: String,
+    },
+    /// No `serviceSelectors` entry matches its labels.
+    #[error("its labels match no serviceSelectors entry of the pool")]
+    ServiceLabels,
+}
+
+/// Why a Service may not keep addresses it has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// They would be refused if it asked for them.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It asks for others.
+    #[error("it asks for {}", list(.requested))]
+    OtherAddresses {
+        /// What it asks for.
+        requested: Vec<IpAddr>,
+    },
+    /// It asks for another pool.
+    #[error("it asks for pool {requested}")]
+    OtherPool {
+        /// What it asks for.
+        requested: PoolName,
+    },
+}
+
+/// A refusal, and what would help.
+#[derive(Debug)]
+pub(super) struct Denied {
+    /// Boxed, because a refusal is larger than what is returned when all is well.
+    pub refusal: Box<Refusal>,
+    pub waits: Vec<Wait>,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal: Box::new(refusal), waits: Vec::new() }
+    }
+}
+
+/// What the pure rules look at.
+pub(super) struct Facts<'a> {
+    pub ledger: &'a Ledger,
+    pub namespaces: &'a OrdMap<String, Arc<Labels>>,
+    /// Pools with `autoAssign`, best first ([`preference`]).
+    pub automatic: &'a [PoolName],
+}
+
+/// How many addresses of which families a Service is to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    One(Family),
+    Both,
+    /// Both where possible, else this one, else the other.
+    Prefer(Family),
+}
+
+impl Need {
+    fn families(self) -> Vec<Family> {
+        match self {
+            Self::One(family) => vec![family],
+            Self::Both | Self::Prefer(_) => vec![Family::V4, Family::V6],
+        }
+    }
+}
+
+/// Pools that are used unasked, best first: those that serve only some Services, lower priority first and 0 last,
+/// then the rest; equal ones by name.
+pub(super) fn preference<'a>(pools: impl Iterator<Item = &'a Arc<Pool>>) -> Vec<PoolName> {
+    let mut ranked: Vec<_> = pools
+        .filter(|pool| pool.auto_assign)
+        .map(|pool| {
+            let priority = pool.allocation.as_ref().map(|allocation| allocation.priority);
+            (priority.is_none(), priority == Some(0), priority, &pool.name)
+        })
+        .collect();
+    ranked.sort();
+    ranked.into_iter().map(|(.., name)| name.clone()).collect()
+}
+
+/// Finds addresses for a Service that has none.
+pub(super) fn allocate(
+    facts: &Facts<'_>,
+    service: &Service,
+    wish: &LoadBalancer,
+    tenant: &Tenant,
+) -> Result<Assignment, Denied> {
+    if facts.ledger.has_no_pools() {
+        return Err(Refusal::NoPools.into());
+    }
+    let need = need(wish)?;
+    let request = match &wish.request {
+        Ok(request) => request,
+        Err(fault) => return Err(Refusal::UnreadableRequest { fault: fault.clone() }.into()),
+    };
+    if !request.addresses.is_empty() {
+        return requested(facts, service, wish, request, tenant);
+    }
+    match &request.pool {
+        Some(name) => from_requested_pool(facts, service, name, need, tenant),
+        None => automatic(facts, service, need, tenant),
+    }
+}
+
+/// Whether a Service may keep these addresses, and in which pool they are now.
+pub(super) fn keep(
+    facts: &Facts<'_>,
+    service: &Service,
+    wish: &LoadBalancer,
+    addresses: &[IpAddr],
+    tenant: &Tenant,
+) -> Result<Assignment, Loss> {
+    let need = need(wish).map_err(Loss::Refused)?;
+    let wanted = need.families();
+    let mut families: Vec<_> = addresses.iter().copied().map(Family::of).collect();
+    families.sort();
+    let may_be_single = matches!(need, Need::Prefer(_)) && families.len() == 1;
+    if families != wanted && !may_be_single {
+        let families = wanted;
+        return Err(Loss::Refused(Refusal::WrongFamilies { requested: addresses.to_vec(), families }));
+    }
+    let pool = place(facts, service, addresses).map_err(Loss::Refused)?;
+    if let Some(refusal) = taken(facts, service, addresses, tenant) {
+        return Err(Loss::Refused(refusal));
+    }
+    // A wish that cannot be read takes nothing away.
+    if let Ok(request) = &wish.request {
+        let asked: BTreeSet<_> = request.addresses.iter().collect();
+        if !asked.is_empty() && asked != addresses.iter().collect() {
+            return Err(Loss::OtherAddresses { requested: request.addresses.clone() });
+        }
+        if let Some(requested) = request.pool.as_ref().filter(|requested| **requested != pool) {
+            return Err(Loss::OtherPool { requested: requested.clone() });
+        }
+    }
+    Ok(Assignment { pool, addresses: addresses.to_vec() })
+}
+
+/// The family that a Service with one address would like to have as well.
+pub(super) fn second_family(wish: &LoadBalancer, assignment: &Assignment) -> Option<Family> {
+    let asks_for_addresses = wish.request.as_ref().map_or(true, |request| !request.addresses.is_empty());
+    let wants_both = matches!(need(wish), Ok(Need::Prefer(_))) && !asks_for_addresses;
+    match assignment.addresses[..] {
+        [address] if wants_both => Some(Family::of(address).other()),
+        _ => None,
+    }
+}
+
+/// An address of a second family, of the pool the Service is in.
+pub(super) fn second(
+    facts: &Facts<'_>,
+    service: &ServiceKey,
+    assignment: &Assignment,
+    family: Family,
+    tenant: &Tenant,
+) -> Result<IpAddr, Vec<Wait>> {
+    let book = facts.ledger.book(&assignment.pool);
+    let found = book.and_then(|book| facts.ledger.first_usable(book, family, service, tenant));
+    found.ok_or_else(|| {
+        let mut waits = waits_for_group(tenant);
+        waits.push(Wait::Room(assignment.pool.clone(), family));
+        waits
+    })
+}
+
+fn need(wish: &LoadBalancer) -> Result<Need, Refusal> {
+    let &primary = wish.families.first().ok_or(Refusal::NoFamily)?;
+    let is_dual = wish.families.contains(&primary.other());
+    match wish.family_policy {
+        FamilyPolicy::SingleStack => Ok(Need::One(primary)),
+        FamilyPolicy::PreferDualStack if is_dual => Ok(Need::Prefer(primary)),
+        FamilyPolicy::PreferDualStack => Ok(Need::One(primary)),
+        FamilyPolicy::RequireDualStack if is_dual => Ok(Need::Both),
+        FamilyPolicy::RequireDualStack => Err(Refusal::NotDualStack { present: primary }),
+    }
+}
+
+/// Addresses by number.
+fn requested(
+    facts: &Facts<'_>,
+    service: &Service,
+    wish: &LoadBalancer,
+    request: &Request,
+    tenant: &Tenant,
+) -> Result<Assignment, Denied> {
+    let mut addresses = request.addresses.clone();
+    addresses.sort();
+    let families: Vec<_> = addresses.iter().copied().map(Family::of).collect();
+    let fits = match need(wish)? {
+        Need::One(family) => families == [family],
+        Need::Both => families == [Family::V4, Family::V6],
+        Need::Prefer(_) => families == [Family::V4, Family::V6] || families.len() == 1,
+    };
+    if !fits {
+        return Err(Refusal::WrongFamilies { requested: addresses, families: wish.families.clone() }.into());
+    }
+    let pool = place(facts, service, &addresses)?;
+    if let Some(requested) = request.pool.as_ref().filter(|requested| **requested != pool) {
+        let (address, requested) = (addresses[0], requested.clone());
+        return Err(Refusal::PoolMismatch { address, holder: pool, requested }.into());
+    }
+    if let Some(refusal) = taken(facts, service, &addresses, tenant) {
+        let waits = addresses.into_iter().map(Wait::Address).collect();
+        return Err(Denied { refusal: Box::new(refusal), waits });
+    }
+    Ok(Assignment { pool, addresses })
+}
+
+/// The one pool that has all these addresses, if it serves this Service.
+fn place(facts: &Facts<'_>, service: &Service, addresses: &[IpAddr]) -> Result<PoolName, Refusal> {
+    let mut found: Option<(IpAddr, &Pool)> = None;
+    for &address in addresses {
+        let pool = &facts.ledger.pool_around(address).ok_or(Refusal::OutsidePools { address })?.pool;
+        if !pool.contains(address) {
+            return Err(Refusal::AddressAvoided { address, pool: pool.name.clone() });
+        }
+        match found {
+            Some((first, first_pool)) if first_pool.name != pool.name => {
+                let (first_pool, second_pool) = (first_pool.name.clone(), pool.name.clone());
+                return Err(Refusal::DifferentPools { first, first_pool, second: address, second_pool });
+            }
+            Some(_) => {}
+            None => found = Some((address, pool)),
+        }
+    }
+    let (_, pool) = found.ok_or(Refusal::NoFamily)?;
+    match mismatch(facts, pool, service) {
+        Some(mismatch) => Err(Refusal::PoolNotForService { pool: pool.name.clone(), mismatch }),
+        None => Ok(pool.name.clone()),
+    }
+}
+
+/// Whether somebody has one of these addresses and does not share it with this Service.
+fn taken(facts: &Facts<'_>, service: &Service, addresses: &[IpAddr], tenant: &Tenant) -> Option<Refusal> {
+    addresses.iter().find_map(|&address| {
+        let (holder, conflict) = facts.ledger.conflict(address, &service.key, tenant)?;
+        Some(Refusal::AddressTaken { address, holder, conflict })
+    })
+}
+
+fn from_requested_pool(
+    facts: &Facts<'_>,
+    service: &Service,
+    name: &PoolName,
+    need: Need,
+    tenant: &Tenant,
+) -> Result<Assignment, Denied> {
+    let book = facts.ledger.book(name).ok_or_else(|| Refusal::UnknownPool { pool: name.clone() })?;
+    if let Some(mismatch) = mismatch(facts, &book.pool, service) {
+        return Err(Refusal::PoolNotForService { pool: name.clone(), mismatch }.into());
+    }
+    let offer = offer(facts, book, service, tenant);
+    let choice = match need {
+        Need::One(family) => offer.one(family),
+        Need::Both => offer.both(),
+        Need::Prefer(primary) => offer.both().or_else(|| offer.one(primary)).or_else(|| offer.one(primary.other())),
+    };
+    choice.ok_or_else(|| {
+        let families = need.families();
+        let refusal = match families.iter().find(|&&family| !book.pool.has_family(family)) {
+            // One family is enough for who merely prefers both, and every pool has one.
+            Some(&family) if !matches!(need, Need::Prefer(_)) => {
+                Refusal::PoolLacksFamily { pool: name.clone(), family }
+            }
+            _ => Refusal::PoolExhausted { pool: name.clone(), families },
+        };
+        let mut waits = waits_for_group(tenant);
+        waits.extend(rooms(&offer, need));
+        Denied { refusal: Box::new(refusal), waits }
+    })
+}
+
+fn automatic(facts: &Facts<'_>, service: &Service, need: Need, tenant: &Tenant) -> Result<Assignment, Denied> {
+    let books = facts.automatic.iter().filter_map(|name| facts.ledger.book(name));
+    let books: Vec<_> = books.filter(|book| mismatch(facts, &book.pool, service).is_none()).collect();
+    let offers = || books.iter().map(|book| offer(facts, book, service, tenant));
+    let choice = match need {
+        Need::One(family) => {
+            // The one case that is common enough to stop at the first pool.
+            books.iter().find_map(|book| {
+                let address = facts.ledger.first_usable(book, family, &service.key, tenant)?;
+                Some(Assignment { pool: book.pool.name.clone(), addresses: vec![address] })
+            })
+        }
+        Need::Both => offers().find_map(|offer| offer.both()),
+        Need::Prefer(primary) => offers()
+            .find_map(|offer| offer.both())
+            .or_else(|| offers().find_map(|offer| offer.one(primary)))
+            .or_else(|| offers().find_map(|offer| offer.one(primary.other()))),
+    };
+    choice.ok_or_else(|| {
+        let mut waits = waits_for_group(tenant);
+        waits.extend(offers().flat_map(|offer| rooms(&offer, need)));
+        Denied { refusal: Box::new(why_no_pool(&books, need)), waits }
+    })
+}
+
+fn why_no_pool(books: &[&Book], need: Need) -> Refusal {
+    if books.is_empty() {
+        return Refusal::NoPoolServesIt;
+    }
+    let pools = books.iter().map(|book| book.pool.name.clone()).collect();
+    let families = need.families();
+    let has_all = |book: &&Book| families.iter().all(|&family| book.pool.has_family(family));
+    if matches!(need, Need::Prefer(_)) || books.iter().any(has_all) {
+        Refusal::Exhausted { pools, families }
+    } else {
+        Refusal::NoPoolWithFamilies { pools, families }
+    }
+}
+
+/// What one pool could give.
+struct Offer<'a> {
+    pool: &'a Pool,
+    v4: Option<IpAddr>,
+    v6: Option<IpAddr>,
+}
+
+fn offer<'a>(facts: &Facts<'_>, book: &'a Book, service: &Service, tenant: &Tenant) -> Offer<'a> {
+    let usable = |family| facts.ledger.first_usable(book, family, &service.key, tenant);
+    Offer { pool: &book.pool, v4: usable(Family::V4), v6: usable(Family::V6) }
+}
+
+impl Offer<'_> {
+    fn of(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    fn one(&self, family: Family) -> Option<Assignment> {
+        let address = self.of(family)?;
+        Some(Assignment { pool: self.pool.name.clone(), addresses: vec![address] })
+    }
+
+    fn both(&self) -> Option<Assignment> {
+        Some(Assignment { pool: self.pool.name.clone(), addresses: vec![self.v4?, self.v6?] })
+    }
+}
+
+/// The room that this pool would have to get before it can help. Where both families are lacking, waiting for one is
+/// enough: whoever comes before its turn waits for the other then.
+fn rooms(offer: &Offer<'_>, need: Need) -> Vec<Wait> {
+    let families: &[Family] = match need {
+        Need::One(Family::V4) => &[Family::V4],
+        Need::One(Family::V6) => &[Family::V6],
+        Need::Both if offer.v4.is_none() => &[Family::V4],
+        Need::Both => &[Family::V6],
+        Need::Prefer(_) => &[Family::V4, Family::V6],
+    };
+    let possible = families.iter().filter(|family| offer.pool.has_family(**family));
+    possible.map(|&family| Wait::Room(offer.pool.name.clone(), family)).collect()
+}
+
+fn waits_for_group(tenant: &Tenant) -> Vec<Wait> {
+    tenant.sharing_key.iter().map(|key| Wait::Group(key.clone())).collect()
+}
+
+/// Why a pool does not serve a Service, asked or unasked. A pool whose `namespaceSelectors` match nothing serves
+/// nobody: what a selector says is a restriction even where it selects nothing.
+fn mismatch(facts: &Facts<'_>, pool: &Pool, service: &Service) -> Option<Mismatch> {
+    let allocation = pool.allocation.as_ref()?;
+    if !serves_namespace(facts, allocation, &service.key.namespace) {
+        return Some(Mismatch::Namespace { namespace: service.key.namespace.to_string() });
+    }
+    (!any_matches(&allocation.service_selectors, &service.labels)).then_some(Mismatch::ServiceLabels)
+}
+
+fn serves_namespace(facts: &Facts<'_>, allocation: &ServiceAllocation, namespace: &str) -> bool {
+    if allocation.namespaces.is_empty() && allocation.namespace_selectors.is_empty() {
+        return true;
+    }
+    let none = Labels::new();
+    let labels = facts.namespaces.get(namespace).map_or(&none, |labels| labels);
+    allocation.namespaces.contains(namespace)
+        || allocation.namespace_selectors.iter().any(|selector| selector.matches(labels))
+}
+
+/// Values as a person lists them.
+pub(super) fn list<T: std::fmt::Display>(values: &[T]) -> String {
+    let values: Vec<_> = values.iter().map(T::to_string).collect();
+    values.join(", ")
+}
+
+fn families_together(families: &[Family]) -> String {
+    let families: Vec<_> = families.iter().map(Family::to_string).collect();
+    families.join(" and ")
+}

@@ -1,0 +1,148 @@
+//! What the status of every object should say, and the Events beside it: the one place where decisions of the
+//! controller become text for people.
+
+use std::net::IpAddr;
+
+use super::{
+    allocate::{Assignment, Loss, Refusal, list},
+    ledger::Book,
+};
+use crate::{
+    model::{
+        Family, ObjectRef, ServiceKey,
+        pool::PoolStatus,
+        service::{ADDRESS_ASSIGNED, Service, ServiceStatus},
+    },
+    snapshot::Problem,
+    write::{ACCEPTED, Condition, Event, Severity},
+};
+
+/// Reason of [`ADDRESS_ASSIGNED`] while all is well.
+const ASSIGNED: &str = "Assigned";
+/// Reason of [`ADDRESS_ASSIGNED`] when no advertisement covers pool and Service.
+const NOT_ADVERTISED: &str = "NotAdvertised";
+/// Reason of [`ADDRESS_ASSIGNED`] between giving back an address that another Service gets, and taking the next.
+const MOVING: &str = "Moving";
+/// Reason of [`ACCEPTED`] while the object is in force.
+const IN_FORCE: &str = "Accepted";
+
+/// Status of a Service that has addresses. `refusal` is set when its request cannot be read and is therefore ignored.
+pub(super) fn assigned(
+    service: &Service,
+    assignment: &Assignment,
+    refusal: Option<&Refusal>,
+    is_advertised: bool,
+) -> ServiceStatus {
+    let Assignment { pool, addresses } = assignment;
+    let has = format!("has {} of pool {pool}", list(addresses));
+    let (reason, message) = match refusal {
+        Some(refusal) => (refusal.reason(), format!("{has} and keeps it, but its request is ignored: {refusal}")),
+        // A loopback address is reached without being announced.
+        None if is_advertised || addresses.iter().all(IpAddr::is_loopback) => (ASSIGNED, has),
+        None => (
+            NOT_ADVERTISED,
+            format!(
+                "{has}, but it is announced by nobody: no L2Advertisement covers this pool and Service; create one"
+            ),
+        ),
+    };
+    let condition = address_condition(service, true, reason, message);
+    ServiceStatus { addresses: addresses.clone(), pool: Some(pool.clone()), condition: Some(condition) }
+}
+
+/// Status of a Service that has no address.
+pub(super) fn refused(service: &Service, refusal: &Refusal) -> ServiceStatus {
+    let condition = address_condition(service, false, refusal.reason(), refusal.to_string());
+    ServiceStatus { condition: Some(condition), ..ServiceStatus::default() }
+}
+
+/// Status of a Service whose old address goes to another one, until that status shows.
+pub(super) fn moving(service: &Service, next: &Assignment) -> ServiceStatus {
+    let message = format!("gives its address back and gets {} then", list(&next.addresses));
+    let condition = address_condition(service, false, MOVING, message);
+    ServiceStatus { condition: Some(condition), ..ServiceStatus::default() }
+}
+
+fn address_condition(service: &Service, holds: bool, reason: &str, message: String) -> Condition {
+    Condition {
+        kind: ADDRESS_ASSIGNED.to_owned(),
+        holds,
+        reason: reason.to_owned(),
+        message,
+        observed_generation: service.generation,
+    }
+}
+
+/// Counters and condition of a pool.
+pub(super) fn pool(book: &Book, problems: &[Problem]) -> PoolStatus {
+    let assigned = |family| i64::try_from(book.used(family)).unwrap_or(i64::MAX);
+    let available = |family| {
+        let left = book.capacity(family).saturating_sub(u128::from(book.used(family)));
+        i64::try_from(left).unwrap_or(i64::MAX)
+    };
+    PoolStatus {
+        assigned_ipv4: assigned(Family::V4),
+        assigned_ipv6: assigned(Family::V6),
+        available_ipv4: available(Family::V4),
+        available_ipv6: available(Family::V6),
+        conditions: vec![accepted(book.pool.generation, problems)],
+    }
+}
+
+/// [`ACCEPTED`] of an object with these problems. Warnings alone leave it true.
+pub(super) fn accepted(generation: i64, problems: &[Problem]) -> Condition {
+    let worst = problems.iter().find(|problem| !problem.fault.is_warning()).or(problems.first());
+    let texts: Vec<_> = problems.iter().map(text).collect();
+    Condition {
+        kind: ACCEPTED.to_owned(),
+        holds: worst.is_none_or(|problem| problem.fault.is_warning()),
+        reason: worst.map_or(IN_FORCE, |problem| problem.fault.reason()).to_owned(),
+        message: if texts.is_empty() { "in force".to_owned() } else { texts.join("; ") },
+        observed_generation: problems.iter().map(|problem| problem.generation).max().unwrap_or(0).max(generation),
+    }
+}
+
+/// A problem as its own object shows it: without the object's name.
+fn text(problem: &Problem) -> String {
+    match problem.field.as_str() {
+        "" => problem.fault.to_string(),
+        field => format!("{field}: {}", problem.fault),
+    }
+}
+
+/// An object, or a part of it, was left out.
+pub(super) fn left_out(object: &ObjectRef, problem: &Problem) -> Event {
+    Event {
+        object: object.clone(),
+        severity: Severity::Warning,
+        reason: problem.fault.reason().to_owned(),
+        message: text(problem),
+    }
+}
+
+/// A Service got addresses.
+pub(super) fn allocated(service: &ServiceKey, assignment: &Assignment) -> Event {
+    let message = format!("assigned {} of pool {}", list(&assignment.addresses), assignment.pool);
+    service_event(service, Severity::Normal, "IPAllocated", message)
+}
+
+/// A Service got an address of its second family.
+pub(super) fn allocated_second(service: &ServiceKey, assignment: &Assignment, address: IpAddr) -> Event {
+    let message = format!("assigned {address} of pool {} in addition", assignment.pool);
+    service_event(service, Severity::Normal, "IPAllocated", message)
+}
+
+/// A Service got none.
+pub(super) fn failed(service: &ServiceKey, refusal: &Refusal) -> Event {
+    service_event(service, Severity::Warning, "AllocationFailed", refusal.to_string())
+}
+
+/// A Service may not keep what it had, or what its status claimed.
+pub(super) fn cleared(service: &ServiceKey, addresses: &[IpAddr], loss: &Loss) -> Event {
+    let message = format!("may not keep {}: {loss}", list(addresses));
+    service_event(service, Severity::Normal, "ClearAssignment", message)
+}
+
+fn service_event(service: &ServiceKey, severity: Severity, reason: &str, message: String) -> Event {
+    Event { object: ObjectRef::service(service), severity, reason: reason.to_owned(), message }
+}
