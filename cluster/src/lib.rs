@@ -1,1 +1,179 @@
 //! Where facts come from and where writes go: an API server or a directory.
+//!
+//! A [`Cluster`] is a stream of snapshots and a sink of writes. Both ways to open one end in the same objects and the
+//! same translation, so that no room can tell them apart.
+//!
+//! ```text
+//! files ──► document ──► translate/read ──► objects ──► translate ──► Snapshot
+//! state ──► state ───────────────────────────────────────┘
+//! Write ──► write ──► state
+//! ```
+
+use std::{path::PathBuf, sync::Arc};
+
+use ferrogate_core::{
+    model::{NodeName, service::ClassPolicy},
+    snapshot::Snapshot,
+    write::Write,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+mod dir;
+pub mod document;
+pub mod objects;
+pub mod state;
+pub mod translate;
+mod write;
+
+pub use dir::DirectoryError;
+
+/// How many writes may wait for the writer. It only keeps the latest for each object, so that it is quick to take
+/// them; a room that finds the channel full waits.
+const WRITES: usize = 1024;
+
+/// How many bundles of forgotten objects may wait for the writer.
+const GONE: usize = 16;
+
+/// Facts in, writes out.
+pub struct Cluster {
+    /// The facts, the latest at any time. The first is complete.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Where writes go.
+    pub writes: mpsc::Sender<Write>,
+    /// Whether this process is the one that decides for all; only ever true for a controller.
+    pub leads: watch::Receiver<bool>,
+    tasks: JoinSet<()>,
+    finish: CancellationToken,
+    _finish_on_drop: DropGuard,
+    _leads: watch::Sender<bool>,
+}
+
+/// What the process is, which says what it may write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Writes addresses, conditions and Events.
+    Controller,
+    /// Writes what its node announces and whom it sees.
+    Speaker(NodeName),
+    /// Writes nothing; reads whom the speaker of this node sees, if it is a node's.
+    Reader(Option<NodeName>),
+    /// Controller and speaker of the one node there is.
+    Standalone(NodeName),
+}
+
+impl Role {
+    fn node(&self) -> Option<&NodeName> {
+        match self {
+            Self::Speaker(node) | Self::Standalone(node) => Some(node),
+            Self::Reader(node) => node.as_ref(),
+            Self::Controller => None,
+        }
+    }
+
+    fn decides(&self) -> bool {
+        matches!(self, Self::Controller | Self::Standalone(_))
+    }
+
+    /// The names under which this process writes: one lock each, the first for its Events.
+    fn writers(&self) -> Vec<String> {
+        match self {
+            Self::Controller => vec!["controller".to_owned()],
+            Self::Speaker(node) => vec![format!("speaker-{node}")],
+            Self::Reader(_) => Vec::new(),
+            Self::Standalone(node) => vec!["controller".to_owned(), format!("speaker-{node}")],
+        }
+    }
+}
+
+/// Which folders, and who asks.
+#[derive(Clone, Debug)]
+pub struct DirectoryConfig {
+    /// The folder of manifests.
+    pub manifests: PathBuf,
+    /// The folder in which statuses are kept; made where it is missing.
+    pub state: PathBuf,
+    /// What the process is.
+    pub role: Role,
+    /// Which load balancer classes are served.
+    pub class: ClassPolicy,
+}
+
+impl Cluster {
+    /// Opens a folder of manifests and the state beside it. All of both has been read when this returns.
+    ///
+    /// # Errors
+    /// When the manifest folder cannot be read, the state folder cannot be made, another process writes there, or the
+    /// kernel refuses to watch. Whatever is wrong with a file is a problem in the snapshot instead.
+    pub async fn directory(config: DirectoryConfig, shutdown: CancellationToken) -> Result<Self, DirectoryError> {
+        let DirectoryConfig { manifests, state, role, class } = config;
+        let names = role.writers();
+        let locks = locks(&state, &names)?;
+        let lone_node = match &role {
+            Role::Standalone(node) => Some(node.clone()),
+            _ => None,
+        };
+        let rules = translate::Rules { class, source: translate::Source::Directory };
+        let translator = translate::Translator::new(rules, lone_node);
+        let finish = CancellationToken::new();
+        let guard = finish.clone().drop_guard();
+        let mut tasks = JoinSet::new();
+        let (writes, writes_out) = mpsc::channel(WRITES);
+        let (trouble, trouble_out) = watch::channel(None);
+        let mut forget = None;
+        if let Some(name) = names.first() {
+            let (gone, gone_out) = mpsc::channel(GONE);
+            let writer = write::Writer::new(state.clone(), name.clone(), locks, trouble);
+            let run = writer.run(writes_out, gone_out, finish.clone());
+            spawn_thread(&mut tasks, run)?;
+            forget = role.decides().then_some(gone);
+        }
+        let (snapshots_in, snapshots) = watch::channel(Arc::default());
+        let (ready, opened) = oneshot::channel();
+        let node = role.node().cloned();
+        let directory = dir::Directory::new(manifests, state, translator, node, snapshots_in, forget, trouble_out);
+        spawn_thread(&mut tasks, directory.run(ready, finish.clone()))?;
+        tokio::select! {
+            opened = opened => opened.unwrap_or(Err(DirectoryError::Stopped))?,
+            () = shutdown.cancelled() => return Err(DirectoryError::Stopped),
+        }
+        // The lock in the state folder is what makes this process the only one.
+        let (leads_in, leads) = watch::channel(role.decides());
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, _leads: leads_in })
+    }
+
+    /// Waits until everything that was sent is written and every task has ended. To be called when the rooms have
+    /// ended: what they send later is lost.
+    pub async fn closed(&mut self) {
+        self.finish.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn locks(state: &std::path::Path, names: &[String]) -> Result<Vec<std::fs::File>, DirectoryError> {
+    let failed = |source| DirectoryError::State { path: state.to_owned(), source };
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    std::fs::create_dir_all(state).map_err(failed)?;
+    let mut locks = Vec::new();
+    for name in names {
+        let lock = write::lock(state, name).map_err(failed)?;
+        let in_use = || DirectoryError::InUse { path: state.to_owned(), writer: name.clone() };
+        locks.push(lock.ok_or_else(in_use)?);
+    }
+    Ok(locks)
+}
+
+/// Runs a future on a thread and a runtime of its own: these wait for disks, which the rooms must not feel.
+fn spawn_thread(
+    tasks: &mut JoinSet<()>,
+    future: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), DirectoryError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DirectoryError::Thread)?;
+    tasks.spawn_blocking(move || runtime.block_on(future));
+    Ok(())
+}

@@ -143,6 +143,12 @@ pub enum Fault {
         /// The name that is missing.
         name: String,
     },
+    /// A part that nobody reads. The rest of the object stays in force.
+    #[error("is ignored: {detail}")]
+    Ignored {
+        /// Why, and what to do.
+        detail: String,
+    },
     /// A feature that this release does not have.
     #[error("{feature} is not supported: {instead}")]
     Unsupported {
@@ -165,13 +171,14 @@ impl Fault {
             Self::Duplicate { .. } => "DuplicateObject",
             Self::Overlap { .. } => "OverlappingPools",
             Self::DanglingReference { .. } => "DanglingReference",
+            Self::Ignored { .. } => "Ignored",
             Self::Unsupported { .. } => "Unsupported",
         }
     }
 
     /// Whether the object stays in force all the same.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::DanglingReference { .. })
+        matches!(self, Self::DanglingReference { .. } | Self::Ignored { .. })
     }
 }
 

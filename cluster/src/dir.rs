@@ -1,0 +1,440 @@
+//! The directory source: manifest files and the state folder, to snapshots.
+//!
+//! One thread of its own watches both folders, reads what changed and publishes the next snapshot, so that reading
+//! ten thousand files never delays a heartbeat. What cannot be read is reported and stays in force as it was last
+//! known: a file that is being edited through a broken state, a folder that is unmounted, a state file that was
+//! damaged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ferrogate_core::{
+    model::{NodeName, ObjectKey, ObjectRef},
+    snapshot::{Fault, Origin, Problem, Snapshot},
+};
+use futures::StreamExt;
+use inotify::Inotify;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    document::{MAX_DOCUMENTS, documents},
+    objects::{Id, Kind, Reading},
+    state::{self, Place},
+    translate::{self, Entry, Remembered, Translator},
+    write::Trouble,
+};
+
+mod tree;
+
+use tree::{GRACE, Tree};
+
+/// The largest manifest or state file that is read.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// How often both folders are looked at as a whole, for what inotify cannot tell.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often a folder that is away, or that cannot be watched, is looked for.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Why the directory source cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// The manifest folder is not there, or not to be read.
+    #[error("cannot read the manifest folder {}; create it or correct --manifests", path.display())]
+    Manifests {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The state folder cannot be made.
+    #[error("cannot use the state folder {}; give a folder that can be written with --state", path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process writes the same state.
+    #[error("{writer} of the state folder {} is running already; stop it or give another folder with --state", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Which writer: `controller`, or `speaker-` and its node.
+        writer: String,
+    },
+    /// The kernel refuses to watch.
+    #[error("cannot watch folders; raise the sysctl fs.inotify.max_user_instances")]
+    Watch(#[source] io::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The folders were not read to their end before the process was told to stop.
+    #[error("stopped before the folders were read")]
+    Stopped,
+}
+
+/// Reads both folders and follows them until `shutdown`.
+pub struct Directory {
+    manifests: Tree,
+    state: Tree,
+    translator: Translator,
+    /// The node whose membership file says which nodes are unreachable.
+    node: Option<NodeName>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    /// Objects nobody defines any more, for the writer to forget; none where nothing is written.
+    gone: Option<mpsc::Sender<Vec<Id>>>,
+    /// What stands in the way of the writer.
+    trouble: watch::Receiver<Trouble>,
+    pending_gone: BTreeSet<Id>,
+    /// Files a part of which nobody can name: while there are any, no state is forgotten.
+    broken: BTreeSet<String>,
+    reported: BTreeMap<Origin, Vec<Problem>>,
+}
+
+impl Directory {
+    /// The two folders, not yet read.
+    pub fn new(
+        manifests: PathBuf,
+        state: PathBuf,
+        translator: Translator,
+        node: Option<NodeName>,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        gone: Option<mpsc::Sender<Vec<Id>>>,
+        trouble: watch::Receiver<Trouble>,
+    ) -> Self {
+        Self {
+            manifests: Tree::new(manifests, GRACE),
+            state: Tree::new(state, Duration::ZERO),
+            translator,
+            node,
+            snapshots,
+            gone,
+            trouble,
+            pending_gone: BTreeSet::new(),
+            broken: BTreeSet::new(),
+            reported: BTreeMap::new(),
+        }
+    }
+
+    /// Reads both folders once, says so on `ready`, and follows them until `shutdown`.
+    pub async fn run(mut self, ready: oneshot::Sender<Result<(), DirectoryError>>, shutdown: CancellationToken) {
+        let opened = Inotify::init().and_then(|inotify| inotify.into_event_stream([0u8; 64 << 10]));
+        let mut events = match opened {
+            Ok(events) => events,
+            Err(error) => {
+                let _ = ready.send(Err(DirectoryError::Watch(error)));
+                return;
+            }
+        };
+        let mut watches = events.watches();
+        let now = Instant::now();
+        // State first: no snapshot may show a Service without the address it has.
+        self.look_at_state(now, &mut watches);
+        if let Err(source) = self.manifests.due(now, &mut watches).map(|files| self.read_manifests(files)) {
+            let _ = ready.send(Err(DirectoryError::Manifests { path: self.manifests.root().to_owned(), source }));
+            return;
+        }
+        self.publish().await;
+        if self.translator.objects().ids().next().is_none() {
+            tracing::info!(path = %self.manifests.root().display(), "the manifest folder holds no objects yet");
+        }
+        if ready.send(Ok(())).is_err() {
+            return;
+        }
+        let mut next_look = Instant::now() + LOOK_INTERVAL;
+        loop {
+            let deadlines = [self.manifests.deadline(), self.state.deadline(), Some(next_look)];
+            let deadline = deadlines.into_iter().flatten().min().unwrap_or(next_look);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.next() => {
+                    let now = Instant::now();
+                    match event {
+                        Some(Ok(event)) => {
+                            self.manifests.take_event(&event, now);
+                            self.state.take_event(&event, now);
+                        }
+                        _ => self.look_again(now + RETRY_INTERVAL),
+                    }
+                }
+                Ok(()) = self.trouble.changed() => {
+                    let trouble = self.trouble.borrow_and_update().clone();
+                    let (path, detail) = trouble.unzip();
+                    self.say_folder("state:writing", path.unwrap_or_default(), detail);
+                    self.publish().await;
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    let now = Instant::now();
+                    if next_look <= now {
+                        next_look = now + LOOK_INTERVAL;
+                        self.look_again(now);
+                    }
+                    self.look_at_state(now, &mut watches);
+                    self.look_at_manifests(now, &mut watches);
+                    self.publish().await;
+                }
+            }
+        }
+    }
+
+    fn look_again(&mut self, at: Instant) {
+        self.manifests.rescan_by(at);
+        self.state.rescan_by(at);
+    }
+
+    fn look_at_manifests(&mut self, now: Instant, watches: &mut inotify::Watches) {
+        match self.manifests.due(now, watches) {
+            Ok(files) => {
+                self.say_folder("", self.manifests.root().to_owned(), self.manifests.trouble.clone());
+                self.read_manifests(files);
+            }
+            Err(error) => {
+                let root = self.manifests.root().to_owned();
+                self.say_folder("", root, Some(format!("{error}; make the folder readable again")));
+                self.manifests.rescan_by(now + RETRY_INTERVAL);
+            }
+        }
+    }
+
+    fn look_at_state(&mut self, now: Instant, watches: &mut inotify::Watches) {
+        const SOURCE: &str = "state:";
+        match self.state.due(now, watches) {
+            Ok(files) => {
+                self.say_folder(SOURCE, self.state.root().to_owned(), self.state.trouble.clone());
+                for file in files {
+                    self.read_state(&file);
+                }
+            }
+            Err(error) => {
+                // A reader may be started before anybody has written.
+                let missing = error.kind() == io::ErrorKind::NotFound && self.gone.is_none();
+                let detail = (!missing).then(|| format!("{error}; make the state folder readable again"));
+                self.say_folder(SOURCE, self.state.root().to_owned(), detail);
+                self.state.rescan_by(now + RETRY_INTERVAL);
+            }
+        }
+    }
+
+    fn say_folder(&mut self, source: &str, root: PathBuf, trouble: Option<String>) {
+        let origin = Origin::File { path: root.display().to_string(), document: 0 };
+        let problem = |detail| {
+            let fault = Fault::Unreadable { detail };
+            (origin, Problem { object: None, generation: 0, field: String::new(), fault })
+        };
+        self.translator.set_source_problems(source, trouble.map(problem).into_iter().collect());
+    }
+
+    fn read_manifests(&mut self, files: BTreeSet<String>) {
+        for file in files {
+            match read_text(&self.manifests.path(&file)) {
+                Ok(Some(text)) => self.read_manifest(&file, &text),
+                Ok(None) => {
+                    self.broken.remove(&file);
+                    self.translator.replace(&file, Vec::new(), |_| false);
+                    self.translator.set_source_problems(&file, Vec::new());
+                }
+                Err(fault) => {
+                    self.broken.insert(file.clone());
+                    let origin = Origin::File { path: file.clone(), document: 0 };
+                    let problem = Problem { object: None, generation: 0, field: String::new(), fault };
+                    self.translator.set_source_problems(&file, vec![(origin, problem)]);
+                }
+            }
+        }
+    }
+
+    fn read_manifest(&mut self, file: &str, text: &str) {
+        let mut readings: Vec<(Origin, Reading)> = Vec::new();
+        let mut problems = Vec::new();
+        // What may stand in a part nobody could read: everything, or objects of these names.
+        let mut nameless = false;
+        let mut misnamed: BTreeSet<ObjectKey> = BTreeSet::new();
+        for document in documents(text) {
+            let origin = Origin::File { path: file.to_owned(), document: document.number };
+            let nobody = |fault| Problem { object: None, generation: 0, field: String::new(), fault };
+            let value = match document.value {
+                _ if document.number > MAX_DOCUMENTS => {
+                    let detail = format!("more than {MAX_DOCUMENTS} documents in one file; split it");
+                    problems.push((origin, nobody(Fault::Unreadable { detail })));
+                    nameless = true;
+                    break;
+                }
+                Ok(value) => value,
+                Err(detail) => {
+                    problems.push((origin, nobody(Fault::Syntax { detail })));
+                    nameless = true;
+                    continue;
+                }
+            };
+            for entry in translate::read(value, self.translator.rules()) {
+                match entry {
+                    Entry::Object(reading) => readings.push((origin.clone(), reading)),
+                    Entry::Unknown(problem) => {
+                        match &problem.object {
+                            Some(ObjectRef { namespace, name, .. }) => {
+                                let namespace = namespace.as_deref().unwrap_or("default");
+                                misnamed.insert(ObjectKey::new(namespace, name.as_str()));
+                                misnamed.insert(ObjectKey::new("", name.as_str()));
+                            }
+                            None => nameless = true,
+                        }
+                        problems.push((origin.clone(), problem));
+                    }
+                    Entry::Foreign => {}
+                }
+            }
+        }
+        match nameless {
+            true => self.broken.insert(file.to_owned()),
+            false => self.broken.remove(file),
+        };
+        self.translator.replace(file, readings, |id| nameless || misnamed.contains(&id.key));
+        self.translator.set_source_problems(file, problems);
+    }
+
+    fn read_state(&mut self, file: &str) {
+        let Some(place) = Place::at(file) else { return };
+        let text = read_text(&self.state.path(file));
+        let problem = match place {
+            Place::Service(key) => {
+                let (said, problem) = remembered(text, state::read_service);
+                self.translator.remember_service(key.clone(), said);
+                problem.map(|fault| (Some(ObjectRef::service(&key)), fault))
+            }
+            Place::Pool(key) => {
+                let (said, problem) = remembered(text, state::read_pool);
+                self.translator.remember_pool(key.clone(), said);
+                problem.map(|fault| (Some(Id { kind: Kind::IpAddressPool, key }.object()), fault))
+            }
+            Place::Ingress(key) => {
+                let (said, problem) = remembered(text, state::read_ingress);
+                self.translator.remember_ingress(key.clone(), said);
+                problem.map(|fault| (Some(ObjectRef::ingress(&key)), fault))
+            }
+            Place::L2Status { .. } => {
+                let (said, problem) = remembered(text, state::read_l2_status);
+                match said {
+                    Some(Remembered::Known(said)) => self.translator.remember_announcer(file, Some(said)),
+                    Some(Remembered::Unreadable) => {}
+                    None => self.translator.remember_announcer(file, None),
+                }
+                problem.map(|fault| (None, fault))
+            }
+            Place::Membership { node } if Some(&node) == self.node.as_ref() => {
+                let (said, problem) = remembered(text, state::read_membership);
+                match said {
+                    Some(Remembered::Known(nodes)) => self.translator.set_unreachable(nodes),
+                    Some(Remembered::Unreadable) => {}
+                    None => self.translator.set_unreachable(BTreeSet::new()),
+                }
+                problem.map(|fault| (None, fault))
+            }
+            Place::Membership { .. } | Place::Conditions { .. } | Place::Events { .. } => None,
+        };
+        let path = self.state.path(file).display().to_string();
+        let origin = Origin::File { path, document: 0 };
+        let said = problem.map(|(object, fault)| {
+            let fault = match fault {
+                Fault::Unreadable { .. } => fault,
+                other => Fault::Unreadable {
+                    detail: format!(
+                        "{other}; restore the file from a copy, or remove it to give up what it remembers (a Service \
+                         that nothing else is known of gets no address until then, so that none moves)"
+                    ),
+                },
+            };
+            (origin, Problem { object, generation: 0, field: String::new(), fault })
+        });
+        self.translator.set_source_problems(&format!("state:{file}"), said.into_iter().collect());
+    }
+
+    async fn publish(&mut self) {
+        let snapshot = self.translator.snapshot();
+        self.forget_gone().await;
+        self.report(&snapshot.problems);
+        self.snapshots.send_if_modified(|current| {
+            let news = !Arc::ptr_eq(current, &snapshot);
+            *current = snapshot;
+            news
+        });
+    }
+
+    async fn forget_gone(&mut self) {
+        self.pending_gone.append(&mut self.translator.take_gone());
+        let Some(gone) = &self.gone else {
+            self.pending_gone.clear();
+            return;
+        };
+        let objects = self.translator.objects();
+        self.pending_gone.retain(|id| !objects.knows(id));
+        // Who knows what stands in the part nobody can read, or in the folder that is away.
+        if self.broken.is_empty() && self.manifests.deadline().is_none() && !self.pending_gone.is_empty() {
+            let ids = std::mem::take(&mut self.pending_gone).into_iter().collect();
+            // A writer that is gone has nothing to forget.
+            let _ = gone.send(ids).await;
+        }
+    }
+
+    /// Logs each problem once when it comes, and that it is gone when it goes.
+    fn report(&mut self, problems: &Arc<BTreeMap<Origin, Vec<Problem>>>) {
+        if **problems == self.reported {
+            return;
+        }
+        for (origin, now) in &**problems {
+            let before = self.reported.get(origin).map(Vec::as_slice).unwrap_or_default();
+            for problem in now.iter().filter(|problem| !before.contains(problem)) {
+                tracing::warn!(%origin, reason = problem.fault.reason(), error = %problem, "manifest problem");
+            }
+        }
+        for origin in self.reported.keys().filter(|origin| !problems.contains_key(origin)) {
+            tracing::info!(%origin, "manifest problem is gone");
+        }
+        self.reported = (**problems).clone();
+    }
+}
+
+/// What a state file says, and what is wrong with it.
+fn remembered<T>(
+    text: Result<Option<String>, Fault>,
+    read: impl Fn(&str) -> Result<T, Fault>,
+) -> (Option<Remembered<T>>, Option<Fault>) {
+    match text {
+        Ok(None) => (None, None),
+        Ok(Some(text)) => match read(&text) {
+            Ok(status) => (Some(Remembered::Known(status)), None),
+            Err(fault) => (Some(Remembered::Unreadable), Some(fault)),
+        },
+        Err(fault) => (Some(Remembered::Unreadable), Some(fault)),
+    }
+}
+
+/// The text of a file; `None` when there is none.
+fn read_text(path: &Path) -> Result<Option<String>, Fault> {
+    let unreadable = |detail: String| Fault::Unreadable { detail };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(format!("{error}; make it readable for this process"))),
+    };
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| unreadable(error.to_string()))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(format!("larger than {} MiB; split it", MAX_FILE_BYTES >> 20)));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|error| unreadable(format!("{error}; save it as UTF-8")))
+}

@@ -1,0 +1,146 @@
+//! The text of a file to the documents in it.
+//!
+//! Documents are cut apart before they are parsed, so that one that is not YAML takes no other with it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// How many documents one file may hold.
+pub const MAX_DOCUMENTS: usize = 100_000;
+
+/// One document of a file.
+#[derive(Debug)]
+pub struct Document {
+    /// Which document of the file, from 1; empty ones are not counted.
+    pub number: usize,
+    /// Its value, or what the parser said, with the line in the file.
+    pub value: Result<Value, String>,
+}
+
+/// The documents of a YAML or JSON text, in order; those that hold nothing are left out.
+pub fn documents(text: &str) -> Vec<Document> {
+    let mut found = Vec::new();
+    for (first_line, part) in parts(text) {
+        let value = parse(part, first_line);
+        if matches!(value, Ok(Value::Null)) {
+            continue;
+        }
+        found.push(Document { number: found.len() + 1, value });
+    }
+    found
+}
+
+/// Cuts at every line that begins with `---`. Nothing but a document marker can stand there in YAML: text inside a
+/// document may not begin a line with it.
+fn parts(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut at) = (0, 0, 0);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker =
+            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if marker && at > start {
+            parts.push((start_line, &text[start..at]));
+            (start, start_line) = (at, number);
+        }
+        at += line.len();
+    }
+    parts.push((start_line, &text[start..]));
+    parts.retain(|(_, part)| !holds_nothing(part));
+    parts
+}
+
+fn holds_nothing(part: &str) -> bool {
+    part.lines().all(|line| {
+        let line = line.trim();
+        line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "---" || line == "..."
+    })
+}
+
+fn parse(part: &str, lines_before: usize) -> Result<Value, String> {
+    let options = serde_saphyr::options! {
+        // A manifest is data, not a program: aliases are for brevity, not for making much out of little.
+        budget: serde_saphyr::budget! {
+            max_events: 8_000_000,
+            max_nodes: 4_000_000,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 100_000,
+            max_replay_stack_depth: 16,
+        },
+        strict_booleans: true,
+        with_snippet: false,
+    };
+    let value = serde_saphyr::with_deserializer_from_str_with_options(part, options, |de| Value::deserialize(de));
+    value.map_err(|error| {
+        let text = error.without_snippet().to_string();
+        let Some(at) = error.location() else { return text };
+        let (line, column) = (at.line(), at.column());
+        let here = format!("line {line} column {column}");
+        let there = format!("line {} column {column}", line + lines_before as u64);
+        if text.contains(&here) { text.replace(&here, &there) } else { format!("{there}: {text}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_cut_at_markers_and_empty_ones_are_not_counted() {
+        let found = documents("# licence\n---\na: 1\n---\n---\n# nothing\n--- # second\nb: |\n  --- no marker\n...\n");
+
+        let values: Vec<_> = found.iter().map(|document| (document.number, document.value.clone().unwrap())).collect();
+        assert_eq!(values, [(1, serde_json::json!({"a": 1})), (2, serde_json::json!({"b": "--- no marker\n"}))]);
+    }
+
+    #[test]
+    fn a_document_that_is_not_yaml_is_told_with_its_line_in_the_file_and_takes_no_other_with_it() {
+        let found = documents("a: 1\n---\nb: [1\nc: 2\n---\nd: 4\n");
+
+        assert_eq!(found.len(), 3);
+        assert!(found[0].value.is_ok() && found[2].value.is_ok());
+        let error = found[1].value.clone().unwrap_err();
+        assert!(error.contains("line 4") || error.contains("line 3"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn aliases_cannot_make_much_out_of_little() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let below = format!("*a{}, ", level - 1).repeat(9);
+            bomb.push_str(&format!("a{level}: &a{level} [{below}*a{}]\n", level - 1));
+        }
+
+        let found = documents(&bomb);
+
+        assert!(found[0].value.is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_exhausting_the_stack() {
+        let found = documents(&format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000)));
+
+        assert!(found[0].value.is_err());
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_an_error() {
+        assert!(documents("a: 1\na: 2\n")[0].value.is_err());
+    }
+
+    #[test]
+    fn json_is_yaml() {
+        assert_eq!(documents("{\"a\": [1, null, \"x\"]}")[0].value, Ok(serde_json::json!({"a": [1, null, "x"]})));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in "\\PC{0,200}|[-a:\\[\\]{}&*!|>%@\\n \"']{0,120}") {
+            let _ = documents(&text);
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Every object we have been told of, by kind and name, with the file or watch it came from.
+//!
+//! The store replaces, it never merges: a source hands over all it holds of a file (or of a kind), and what it does
+//! not name is gone. Two rules keep running things running. An object that can no longer be read keeps its last good
+//! form, and a file with an unreadable part keeps the objects it used to define. Of two sources that define the same
+//! object the first one counts, files in the order of their paths.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ferrogate_core::{
+    model::{
+        Labels, ObjectKey, ObjectRef, ServiceKey,
+        advertisement::L2Advertisement,
+        node::Node,
+        pool::Pool,
+        route::Ingress,
+        service::{Endpoint, Service},
+    },
+    snapshot::{Origin, Problem},
+};
+
+/// The kinds that are read, and what they are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1 Namespace`.
+    Namespace,
+    /// `v1 Node`.
+    Node,
+    /// `v1 Secret`.
+    Secret,
+    /// `v1 Service`.
+    Service,
+    /// `discovery.k8s.io/v1 EndpointSlice`.
+    EndpointSlice,
+    /// `networking.k8s.io/v1 IngressClass`.
+    IngressClass,
+    /// `networking.k8s.io/v1 Ingress`.
+    Ingress,
+    /// Our `IPAddressPool`.
+    IpAddressPool,
+    /// Our `L2Advertisement`.
+    L2Advertisement,
+    /// Our `BGPAdvertisement`.
+    BgpAdvertisement,
+    /// Our `BGPPeer`.
+    BgpPeer,
+    /// Our `BFDProfile`.
+    BfdProfile,
+    /// Our `Community`.
+    Community,
+    /// A Gateway API kind.
+    Gateway(&'static str),
+}
+
+/// The API group and version of our own kinds.
+pub const OUR_API: &str = "ferrogate.io/v1beta1";
+
+/// The API group of the Gateway API.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+impl Kind {
+    /// `apiVersion`.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::Secret | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::IngressClass | Self::Ingress => "networking.k8s.io/v1",
+            Self::Gateway(_) => "gateway.networking.k8s.io/v1",
+            Self::IpAddressPool
+            | Self::L2Advertisement
+            | Self::BgpAdvertisement
+            | Self::BgpPeer
+            | Self::BfdProfile
+            | Self::Community => OUR_API,
+        }
+    }
+
+    /// `kind`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Secret => "Secret",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::IngressClass => "IngressClass",
+            Self::Ingress => "Ingress",
+            Self::IpAddressPool => "IPAddressPool",
+            Self::L2Advertisement => "L2Advertisement",
+            Self::BgpAdvertisement => "BGPAdvertisement",
+            Self::BgpPeer => "BGPPeer",
+            Self::BfdProfile => "BFDProfile",
+            Self::Community => "Community",
+            Self::Gateway(kind) => kind,
+        }
+    }
+
+    /// Whether objects of this kind live outside namespaces.
+    pub fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::Namespace | Self::Node | Self::IngressClass | Self::Gateway("GatewayClass"))
+    }
+}
+
+/// Which object: its kind, namespace (empty for cluster-scoped kinds) and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    /// The kind.
+    pub kind: Kind,
+    /// Namespace and name.
+    pub key: ObjectKey,
+}
+
+impl Id {
+    /// The name of an object of this kind.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, key: ObjectKey::new(if kind.is_cluster_scoped() { "" } else { namespace }, name) }
+    }
+
+    /// The same as problems and Events name it.
+    pub fn object(&self) -> ObjectRef {
+        ObjectRef {
+            api_version: self.kind.api_version().to_owned(),
+            kind: self.kind.name().to_owned(),
+            namespace: (!self.kind.is_cluster_scoped()).then(|| self.key.namespace.to_string()),
+            name: self.key.name.to_string(),
+        }
+    }
+}
+
+/// What one object says, checked as far as it can be without looking at any other object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// Labels of a Namespace.
+    Namespace(Arc<Labels>),
+    /// A Node.
+    Node(Arc<Node>),
+    /// A Service, without the endpoints of its slices.
+    Service(Box<ServiceFact>),
+    /// An EndpointSlice.
+    EndpointSlice(SliceFact),
+    /// An IngressClass.
+    IngressClass(IngressClassFact),
+    /// An Ingress of any class.
+    Ingress(IngressFact),
+    /// A pool, not yet compared to the others.
+    Pool(PoolFact),
+    /// An L2Advertisement.
+    L2Advertisement(Arc<L2Advertisement>),
+    /// An object that is valid but decides nothing yet.
+    Accepted,
+}
+
+/// A Service, and what only `translate` needs of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFact {
+    /// The Service, without endpoints.
+    pub service: Service,
+    /// Type `ExternalName`: it has no endpoints, whatever slices say.
+    pub external_name: bool,
+}
+
+/// A pool, and what decides between two that overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolFact {
+    /// The pool.
+    pub pool: Arc<Pool>,
+    /// Seconds since 1970; 0 where unknown. The older of two pools stays in force.
+    pub created: i64,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceFact {
+    /// The Service it belongs to.
+    pub service: ServiceKey,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An IngressClass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressClassFact {
+    /// Whether `spec.controller` names us.
+    pub ours: bool,
+    /// Whether it is marked as the default class.
+    pub default: bool,
+    /// Seconds since 1970; 0 where unknown.
+    pub created: i64,
+}
+
+/// An Ingress of any class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressFact {
+    /// The Ingress.
+    pub ingress: Arc<Ingress>,
+    /// `spec.ingressClassName`, or the older annotation.
+    pub class: Option<String>,
+    /// Every backend with the field that names it.
+    pub backends: Vec<(String, ferrogate_core::model::route::Backend)>,
+}
+
+/// One object as a source read it: what it says, or nothing when it is refused, and what is wrong with it.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Which object.
+    pub id: Id,
+    /// `metadata.generation`; 0 where the source has none.
+    pub generation: i64,
+    /// What it says; `None` when it is refused.
+    pub fact: Option<Fact>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// What one source says of one object.
+#[derive(Clone, Debug, PartialEq)]
+struct Claim {
+    /// The last good form; `None` when there never was one.
+    fact: Option<Arc<Fact>>,
+    generation: i64,
+    problems: Vec<Problem>,
+}
+
+/// The form of an object that counts, and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct InForce<'a> {
+    /// What it says.
+    pub fact: &'a Arc<Fact>,
+    /// Where it stands.
+    pub origin: &'a Origin,
+    /// `metadata.generation`.
+    pub generation: i64,
+}
+
+/// Every object we have been told of.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    claims: BTreeMap<Id, BTreeMap<Origin, Claim>>,
+    sources: BTreeMap<String, BTreeSet<(Id, Origin)>>,
+    changed: BTreeMap<Id, Option<Arc<Fact>>>,
+}
+
+impl Objects {
+    /// Takes in all that a source (a file by its path, or a kind of the API server) holds now. What it held before
+    /// and does not name any more is gone, but for what `keep` says may stand in a part that could not be read.
+    pub fn replace(&mut self, source: &str, readings: Vec<(Origin, Reading)>, keep: impl Fn(&Id) -> bool) {
+        let mut before = self.sources.remove(source).unwrap_or_default();
+        let mut now = BTreeSet::new();
+        let mut last_good: BTreeMap<Id, Arc<Fact>> = BTreeMap::new();
+        for (id, origin) in &before {
+            if let Some(fact) = self.claims.get(id).and_then(|claims| claims.get(origin)).and_then(|c| c.fact.clone()) {
+                last_good.insert(id.clone(), fact);
+            }
+        }
+        for (origin, reading) in readings {
+            let Reading { id, generation, fact, problems } = reading;
+            let fact = match fact {
+                Some(fact) => Some(Arc::new(fact)),
+                None => last_good.get(&id).cloned(),
+            };
+            let place = (id, origin);
+            before.remove(&place);
+            self.put(&place, Some(Claim { fact, generation, problems }));
+            now.insert(place);
+        }
+        let named: BTreeSet<Id> = now.iter().map(|(id, _)| id.clone()).collect();
+        for place in before {
+            if !named.contains(&place.0) && keep(&place.0) {
+                now.insert(place);
+            } else {
+                self.put(&place, None);
+            }
+        }
+        if !now.is_empty() {
+            self.sources.insert(source.to_owned(), now);
+        }
+    }
+
+    /// Takes in one object of a source that has one place for each object (the API server).
+    pub fn apply(&mut self, source: &str, origin: Origin, reading: Reading) {
+        let Reading { id, generation, fact, problems } = reading;
+        let fact = match fact {
+            Some(fact) => Some(Arc::new(fact)),
+            None => self.claims.get(&id).and_then(|claims| claims.get(&origin)).and_then(|claim| claim.fact.clone()),
+        };
+        let place = (id, origin);
+        self.put(&place, Some(Claim { fact, generation, problems }));
+        self.sources.entry(source.to_owned()).or_default().insert(place);
+    }
+
+    /// Forgets one object of such a source.
+    pub fn delete(&mut self, source: &str, origin: Origin, id: Id) {
+        let place = (id, origin);
+        self.put(&place, None);
+        if let Some(places) = self.sources.get_mut(source) {
+            places.remove(&place);
+        }
+    }
+
+    fn put(&mut self, (id, origin): &(Id, Origin), claim: Option<Claim>) {
+        let before = self.in_force(id).map(|found| found.fact.clone());
+        let claims = self.claims.entry(id.clone()).or_default();
+        let same = claims.get(origin) == claim.as_ref();
+        match claim {
+            Some(claim) => claims.insert(origin.clone(), claim),
+            None => claims.remove(origin),
+        };
+        if claims.is_empty() {
+            self.claims.remove(id);
+        }
+        if !same {
+            self.changed.entry(id.clone()).or_insert(before);
+        }
+    }
+
+    /// The form of an object that counts: the first that was ever readable.
+    pub fn in_force(&self, id: &Id) -> Option<InForce<'_>> {
+        self.claims.get(id)?.iter().find_map(|(origin, claim)| {
+            claim.fact.as_ref().map(|fact| InForce { fact, origin, generation: claim.generation })
+        })
+    }
+
+    /// Whether any source names this object, readable or not.
+    pub fn knows(&self, id: &Id) -> bool {
+        self.claims.contains_key(id)
+    }
+
+    /// Every object of a kind that counts, by name.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Id, InForce<'_>)> {
+        let first = Id { kind, key: ObjectKey::new("", "") };
+        self.claims
+            .range(first..)
+            .take_while(move |(id, _)| id.kind == kind)
+            .filter_map(|(id, _)| self.in_force(id).map(|found| (id, found)))
+    }
+
+    /// Every object any source names.
+    pub fn ids(&self) -> impl Iterator<Item = &Id> {
+        self.claims.keys()
+    }
+
+    /// What changed since this was last asked, with the form that counted then.
+    pub fn take_changed(&mut self) -> BTreeMap<Id, Option<Arc<Fact>>> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What is wrong with an object in itself, everywhere it is defined, double definitions included.
+    pub fn problems(&self, id: &Id) -> Vec<(Origin, Problem)> {
+        let Some(claims) = self.claims.get(id) else { return Vec::new() };
+        let first = self.in_force(id).map(|found| found.origin.clone());
+        let mut problems = Vec::new();
+        for (origin, claim) in claims {
+            problems.extend(claim.problems.iter().map(|problem| (origin.clone(), problem.clone())));
+            if let Some(first) = &first
+                && first != origin
+                && claim.fact.is_some()
+            {
+                let fault = ferrogate_core::snapshot::Fault::Duplicate { first: first.to_string() };
+                let problem =
+                    Problem { object: Some(id.object()), generation: claim.generation, field: String::new(), fault };
+                problems.push((origin.clone(), problem));
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,198 @@
+//! The state folder: where each file lies, who writes it, and what it says when it is read back.
+//!
+//! Every file has exactly one writer and is replaced as a whole. It is read as carefully as a manifest: a file that
+//! says nothing anyone can rely on is told apart from one that is not there.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ferrogate_core::{
+    model::{NodeName, ObjectKey, ServiceKey, pool::PoolStatus, service::ServiceStatus},
+    snapshot::Fault,
+};
+use ferrogate_crds::{IPAddressPool, ServiceL2Status};
+use k8s_openapi::api::{core::v1::Service, networking::v1::Ingress};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    document::documents,
+    objects::OUR_API,
+    translate::{ingress, pool, read::address, read::is_dns_name, service},
+};
+
+/// Which file of the state folder, in the order in which they are written: the urgent first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Whom a node cannot see, written by its speaker.
+    Membership {
+        /// The node.
+        node: NodeName,
+    },
+    /// That a node announces a Service by layer 2, written by its speaker.
+    L2Status {
+        /// The node.
+        node: NodeName,
+        /// The Service.
+        service: ServiceKey,
+    },
+    /// Status of a Service, written by the controller.
+    Service(ServiceKey),
+    /// Status of a pool, written by the controller.
+    Pool(ObjectKey),
+    /// Status of an Ingress, written by the controller.
+    Ingress(ObjectKey),
+    /// Conditions of an object that has no status above, written by the controller.
+    Conditions {
+        /// Kind of the object.
+        kind: String,
+        /// Namespace (empty for cluster-scoped kinds) and name.
+        key: ObjectKey,
+    },
+    /// Events of one writer.
+    Events {
+        /// `controller` or `speaker-NODE`.
+        writer: String,
+    },
+}
+
+/// Stands for the namespace of an object that has none.
+const NO_NAMESPACE: &str = "_cluster";
+
+impl Place {
+    /// The path below the state folder.
+    pub fn path(&self) -> String {
+        let key_path = |key: &ObjectKey| {
+            let namespace = if key.namespace.is_empty() { NO_NAMESPACE } else { &key.namespace };
+            format!("{namespace}/{}.yaml", key.name)
+        };
+        match self {
+            Self::Service(key) => format!("services/{}", key_path(key)),
+            Self::Pool(key) => format!("pools/{}", key_path(key)),
+            Self::Ingress(key) => format!("ingresses/{}", key_path(key)),
+            Self::Conditions { kind, key } => format!("conditions/{kind}/{}", key_path(key)),
+            Self::Events { writer } => format!("events/{writer}.yaml"),
+            Self::L2Status { node, service } => {
+                format!("speakers/{node}/l2status/{}_{}.yaml", service.namespace, service.name)
+            }
+            Self::Membership { node } => format!("speakers/{node}/membership.yaml"),
+        }
+    }
+
+    /// The file at a path below the state folder; `None` where no file of ours belongs.
+    pub fn at(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_suffix(".yaml")?.split('/').collect();
+        let name = |text: &str| is_dns_name(text).then(|| text.to_owned());
+        let key = |namespace: &str, object: &str| -> Option<ObjectKey> {
+            let namespace = if namespace == NO_NAMESPACE { String::new() } else { name(namespace)? };
+            Some(ObjectKey::new(namespace, name(object)?))
+        };
+        match parts[..] {
+            ["services", namespace, object] => Some(Self::Service(key(namespace, object)?)),
+            ["pools", namespace, object] => Some(Self::Pool(key(namespace, object)?)),
+            ["ingresses", namespace, object] => Some(Self::Ingress(key(namespace, object)?)),
+            ["conditions", kind, namespace, object] => {
+                let kind = kind.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| kind.to_owned())?;
+                Some(Self::Conditions { kind, key: key(namespace, object)? })
+            }
+            ["events", writer] => Some(Self::Events { writer: name(writer)? }),
+            ["speakers", node, "l2status", file] => {
+                let (namespace, object) = file.split_once('_')?;
+                Some(Self::L2Status { node: name(node)?.into(), service: key(namespace, object)? })
+            }
+            ["speakers", node, "membership"] => Some(Self::Membership { node: name(node)?.into() }),
+            _ => None,
+        }
+    }
+}
+
+/// Whom the speaker of a node has lost sight of, as it stands in a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Membership {
+    /// Always [`OUR_API`].
+    pub api_version: String,
+    /// Always `Membership`.
+    pub kind: String,
+    /// The node whose speaker says so.
+    pub node: String,
+    /// Nodes it has lost sight of.
+    pub unreachable: BTreeSet<String>,
+}
+
+impl Membership {
+    /// What a speaker says.
+    pub fn new(node: &NodeName, unreachable: &BTreeSet<NodeName>) -> Self {
+        Self {
+            api_version: OUR_API.to_owned(),
+            kind: "Membership".to_owned(),
+            node: node.to_string(),
+            unreachable: unreachable.iter().map(NodeName::to_string).collect(),
+        }
+    }
+}
+
+/// The status of a Service as its file says it.
+pub fn read_service(text: &str) -> Result<ServiceStatus, Fault> {
+    let object: Service = only(text)?;
+    let Some(status) = &object.status else { return Err(says_nothing("status")) };
+    let ingress = status.load_balancer.as_ref().and_then(|balancer| balancer.ingress.as_ref());
+    // An address nobody can read must not be taken for none: the Service would be given another.
+    let ips = ingress.into_iter().flatten().map(|one| one.ip.as_deref());
+    check_addresses(ips, "status.loadBalancer.ingress")?;
+    Ok(service::observed(&object))
+}
+
+/// The status of a pool as its file says it.
+pub fn read_pool(text: &str) -> Result<PoolStatus, Fault> {
+    let object: serde_json::Value = only(text)?;
+    let status = object.get("status").cloned().ok_or_else(|| says_nothing("status"))?;
+    let status: <IPAddressPool as kube::core::object::HasStatus>::Status =
+        serde_json::from_value(status).map_err(|error| Fault::Schema { detail: format!("status: {error}") })?;
+    Ok(pool::observed(status))
+}
+
+/// The addresses of an Ingress as its file says them.
+pub fn read_ingress(text: &str) -> Result<Vec<IpAddr>, Fault> {
+    let object: Ingress = only(text)?;
+    let Some(status) = &object.status else { return Err(says_nothing("status")) };
+    let ingress = status.load_balancer.as_ref().and_then(|balancer| balancer.ingress.as_ref());
+    let ips = ingress.into_iter().flatten().map(|one| one.ip.as_deref());
+    check_addresses(ips, "status.loadBalancer.ingress")?;
+    Ok(ingress::observed(&object))
+}
+
+/// Which Service a ServiceL2Status is about, and which node announces it.
+pub fn read_l2_status(text: &str) -> Result<(ServiceKey, NodeName), Fault> {
+    let object: ServiceL2Status = only(text)?;
+    let status = object.status.ok_or_else(|| says_nothing("status"))?;
+    Ok((ServiceKey::new(status.service_namespace, status.service_name), NodeName::from(status.node)))
+}
+
+/// Whom a speaker has lost sight of.
+pub fn read_membership(text: &str) -> Result<BTreeSet<NodeName>, Fault> {
+    let membership: Membership = only(text)?;
+    Ok(membership.unreachable.into_iter().map(NodeName::from).collect())
+}
+
+/// The one object of a file.
+pub fn only<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+    let mut documents = documents(text);
+    let Some(document) = documents.pop().filter(|_| documents.is_empty()) else {
+        return Err(Fault::Syntax { detail: "exactly one object is expected here".to_owned() });
+    };
+    let value = document.value.map_err(|detail| Fault::Syntax { detail })?;
+    serde_json::from_value(value).map_err(|error| Fault::Schema { detail: error.to_string() })
+}
+
+fn says_nothing(field: &str) -> Fault {
+    Fault::Schema { detail: format!("{field} is missing") }
+}
+
+fn check_addresses<'a>(ips: impl Iterator<Item = Option<&'a str>>, field: &str) -> Result<(), Fault> {
+    for ip in ips {
+        if ip.and_then(address).is_none() {
+            let value = ip.unwrap_or_default().to_owned();
+            return Err(Fault::Invalid { value, expected: format!("an IP address in {field}") });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,664 @@
+//! Objects to a [`Snapshot`]: pure and total. Whatever is wrong becomes a problem in the snapshot, never an error.
+//!
+//! `translate/read.rs` and the file of each kind check one object by itself; here the objects meet: slices join their
+//! Services, pools are compared, references are followed, the class of an Ingress is decided. The snapshot before is
+//! the cache: only what hangs on a changed object is made again, the rest is shared. A property test holds the result
+//! equal to a translation from nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ferrogate_core::{
+    model::{
+        Family, Labels, NodeName, ObjectKey, PoolName, ServiceKey,
+        node::Node,
+        pool::{Pool, PoolStatus},
+        route::{Backend, BackendPort, Ingress},
+        service::{Endpoint, Service, ServiceStatus},
+    },
+    snapshot::{Fault, Origin, Problem, Snapshot},
+};
+use imbl::OrdMap;
+
+use crate::objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading};
+
+mod advertisement;
+mod endpoints;
+pub mod ingress;
+pub mod ingress_class;
+mod node;
+pub mod pool;
+pub mod read;
+pub mod service;
+
+pub use read::{Entry, Rules, Source, read};
+
+/// What a state file says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remembered<T> {
+    /// The status that was written last.
+    Known(T),
+    /// There is a file, and nobody can read it.
+    Unreadable,
+}
+
+/// Makes snapshots, each from the one before.
+#[derive(Debug)]
+pub struct Translator {
+    rules: Rules,
+    /// The node that stands in where no Node object is known.
+    lone_node: Option<NodeName>,
+    objects: Objects,
+    snapshot: Arc<Snapshot>,
+
+    services: BTreeMap<ObjectKey, Remembered<ServiceStatus>>,
+    pools: BTreeMap<ObjectKey, Remembered<PoolStatus>>,
+    ingresses: BTreeMap<ObjectKey, Remembered<Vec<IpAddr>>>,
+    unreachable: BTreeSet<NodeName>,
+    /// Who says of which Service that it announces it, by the file that says so.
+    announcers: BTreeMap<String, (ServiceKey, NodeName)>,
+    announcers_of: BTreeMap<ServiceKey, BTreeMap<NodeName, u32>>,
+
+    slices_of: BTreeMap<ServiceKey, BTreeSet<Id>>,
+    ingresses_of: BTreeMap<ServiceKey, BTreeSet<Id>>,
+    node_count: usize,
+    /// Problems of files and of what nobody could name, by source.
+    source_problems: BTreeMap<String, Vec<(Origin, Problem)>>,
+    /// Problems an object has because of others.
+    joint_problems: BTreeMap<Id, Vec<Problem>>,
+    object_problems: BTreeMap<Id, Vec<(Origin, Problem)>>,
+
+    stale: Stale,
+    gone: BTreeSet<Id>,
+}
+
+/// What has to be made again.
+#[derive(Debug, Default)]
+struct Stale {
+    services: BTreeSet<ObjectKey>,
+    slices: BTreeSet<Id>,
+    ingresses: BTreeSet<Id>,
+    advertisements: BTreeSet<Id>,
+    pool_status: BTreeSet<ObjectKey>,
+    pools: bool,
+    classes: bool,
+    announcers: BTreeSet<ServiceKey>,
+    problems: BTreeSet<Id>,
+    all_problems: bool,
+}
+
+impl Translator {
+    /// A translator that knows nothing yet. `lone_node` stands in for the Nodes where there are none.
+    pub fn new(rules: Rules, lone_node: Option<NodeName>) -> Self {
+        Self {
+            rules,
+            lone_node,
+            objects: Objects::default(),
+            snapshot: Arc::default(),
+            services: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            ingresses: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            announcers: BTreeMap::new(),
+            announcers_of: BTreeMap::new(),
+            slices_of: BTreeMap::new(),
+            ingresses_of: BTreeMap::new(),
+            node_count: 0,
+            source_problems: BTreeMap::new(),
+            joint_problems: BTreeMap::new(),
+            object_problems: BTreeMap::new(),
+            stale: Stale { pools: true, ..Stale::default() },
+            gone: BTreeSet::new(),
+        }
+    }
+
+    /// How objects are read here.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Objects whose state nobody needs any more, since this was last asked: no source names them.
+    pub fn take_gone(&mut self) -> BTreeSet<Id> {
+        std::mem::take(&mut self.gone).into_iter().filter(|id| !self.objects.knows(id)).collect()
+    }
+
+    /// Every object known.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Takes in all that a source holds now; see [`Objects::replace`].
+    pub fn replace(&mut self, source: &str, readings: Vec<(Origin, Reading)>, keep: impl Fn(&Id) -> bool) {
+        self.objects.replace(source, readings, keep);
+    }
+
+    /// Takes in one object; see [`Objects::apply`].
+    pub fn apply(&mut self, source: &str, origin: Origin, reading: Reading) {
+        self.objects.apply(source, origin, reading);
+    }
+
+    /// Forgets one object.
+    pub fn delete(&mut self, source: &str, origin: Origin, id: Id) {
+        self.objects.delete(source, origin, id);
+    }
+
+    /// Says what is wrong with a source as a whole, in place of what was said before.
+    pub fn set_source_problems(&mut self, source: &str, problems: Vec<(Origin, Problem)>) {
+        let before = self.source_problems.get(source).map(Vec::as_slice).unwrap_or_default();
+        if before == problems {
+            return;
+        }
+        match problems.is_empty() {
+            true => self.source_problems.remove(source),
+            false => self.source_problems.insert(source.to_owned(), problems),
+        };
+        self.stale.all_problems = true;
+    }
+
+    /// Takes in what the state says of a Service, or that it says nothing. What was known stays where it cannot be
+    /// read any more.
+    pub fn remember_service(&mut self, key: ObjectKey, status: Option<Remembered<ServiceStatus>>) {
+        self.note_orphan(Kind::Service, &key, status.is_some());
+        if remember(&mut self.services, &key, status) {
+            self.stale.services.insert(key);
+        }
+    }
+
+    /// Takes in what the state says of a pool.
+    pub fn remember_pool(&mut self, key: ObjectKey, status: Option<Remembered<PoolStatus>>) {
+        self.note_orphan(Kind::IpAddressPool, &key, status.is_some());
+        if remember(&mut self.pools, &key, status) {
+            self.stale.pool_status.insert(key);
+        }
+    }
+
+    /// Takes in what the state says of an Ingress.
+    pub fn remember_ingress(&mut self, key: ObjectKey, addresses: Option<Remembered<Vec<IpAddr>>>) {
+        self.note_orphan(Kind::Ingress, &key, addresses.is_some());
+        if remember(&mut self.ingresses, &key, addresses) {
+            self.stale.ingresses.insert(Id { kind: Kind::Ingress, key });
+        }
+    }
+
+    fn note_orphan(&mut self, kind: Kind, key: &ObjectKey, said: bool) {
+        let id = Id { kind, key: key.clone() };
+        if said && !self.objects.knows(&id) {
+            self.gone.insert(id);
+        }
+    }
+
+    /// Takes in that a speaker announces a Service by layer 2, or, of the same file, that it does no more.
+    pub fn remember_announcer(&mut self, file: &str, said: Option<(ServiceKey, NodeName)>) {
+        let before = match &said {
+            Some(said) => self.announcers.insert(file.to_owned(), said.clone()),
+            None => self.announcers.remove(file),
+        };
+        if before == said {
+            return;
+        }
+        if let Some((service, node)) = before {
+            let nodes = self.announcers_of.entry(service.clone()).or_default();
+            match nodes.get_mut(&node) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => {
+                    nodes.remove(&node);
+                }
+            }
+            if nodes.is_empty() {
+                self.announcers_of.remove(&service);
+            }
+            self.stale.announcers.insert(service);
+        }
+        if let Some((service, node)) = said {
+            *self.announcers_of.entry(service.clone()).or_default().entry(node).or_default() += 1;
+            self.stale.announcers.insert(service);
+        }
+    }
+
+    /// Takes in which nodes the speaker of this node has lost sight of.
+    pub fn set_unreachable(&mut self, nodes: BTreeSet<NodeName>) {
+        self.unreachable = nodes;
+    }
+
+    /// The facts as they stand, sharing with the snapshot before whatever did not change. The same `Arc` when
+    /// nothing did.
+    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+        let mut next = (*self.snapshot).clone();
+        self.sort_changes(&mut next);
+        let stale = std::mem::take(&mut self.stale);
+        let mut problems = stale.problems;
+        let mut advertisements = stale.advertisements;
+        if stale.pools {
+            if self.settle_pools(&mut next, &mut problems) {
+                advertisements.extend(self.objects.of_kind(Kind::L2Advertisement).map(|(id, _)| id.clone()));
+            }
+        } else {
+            for key in stale.pool_status {
+                self.refresh_pool(&mut next, &key);
+            }
+        }
+        for id in advertisements {
+            self.join_advertisement(&mut next, &id);
+            problems.insert(id);
+        }
+        let mut slices = stale.slices;
+        let mut ingresses = stale.ingresses;
+        for key in stale.services {
+            self.join_service(&mut next, &key);
+            slices.extend(self.slices_of.get(&key).into_iter().flatten().cloned());
+            ingresses.extend(self.ingresses_of.get(&key).into_iter().flatten().cloned());
+        }
+        for id in slices {
+            self.follow_slice(&id);
+            problems.insert(id);
+        }
+        if stale.classes {
+            ingresses.extend(self.objects.of_kind(Kind::Ingress).map(|(id, _)| id.clone()));
+        }
+        if !ingresses.is_empty() {
+            let default_class = self.default_class();
+            for id in ingresses {
+                self.join_ingress(&mut next, &id, default_class);
+                problems.insert(id);
+            }
+        }
+        for service in stale.announcers {
+            let nodes = self.announcers_of.get(&service);
+            let nodes = nodes.map(|nodes| Arc::new(nodes.keys().cloned().collect::<BTreeSet<_>>()));
+            set(&mut next.announced_by, service, nodes);
+        }
+        if next.unreachable != self.unreachable {
+            next.unreachable = self.unreachable.clone();
+        }
+        self.supply_lone_node(&mut next);
+        self.collect_problems(&mut next, problems, stale.all_problems);
+        if next != *self.snapshot {
+            self.snapshot = Arc::new(next);
+        }
+        self.snapshot.clone()
+    }
+
+    /// Sorts what changed by what hangs on it, keeps the indexes, and takes over what hangs on nothing.
+    fn sort_changes(&mut self, next: &mut Snapshot) {
+        for (id, before) in self.objects.take_changed() {
+            let now = self.objects.in_force(&id).map(|found| found.fact.clone());
+            self.stale.problems.insert(id.clone());
+            if !self.objects.knows(&id) {
+                self.gone.insert(id.clone());
+            }
+            match id.kind {
+                Kind::Service => {
+                    self.stale.services.insert(id.key.clone());
+                }
+                Kind::EndpointSlice => {
+                    for (fact, is_now) in [(&before, false), (&now, true)] {
+                        let Some(Fact::EndpointSlice(slice)) = fact.as_deref() else { continue };
+                        index(&mut self.slices_of, &slice.service, &id, is_now);
+                        self.stale.services.insert(slice.service.clone());
+                    }
+                    self.stale.slices.insert(id);
+                }
+                Kind::Ingress => {
+                    for (fact, is_now) in [(&before, false), (&now, true)] {
+                        let Some(Fact::Ingress(ingress)) = fact.as_deref() else { continue };
+                        for (_, backend) in &ingress.backends {
+                            index(&mut self.ingresses_of, &backend.service, &id, is_now);
+                        }
+                    }
+                    self.stale.ingresses.insert(id);
+                }
+                Kind::IngressClass => self.stale.classes = true,
+                Kind::IpAddressPool => self.stale.pools = true,
+                Kind::L2Advertisement => {
+                    self.stale.advertisements.insert(id);
+                }
+                Kind::Node => {
+                    self.node_count = self.node_count + usize::from(now.is_some()) - usize::from(before.is_some());
+                    let node = match now.as_deref() {
+                        Some(Fact::Node(node)) => Some(node.clone()),
+                        _ => None,
+                    };
+                    set(&mut next.nodes, NodeName::from(&*id.key.name), node);
+                }
+                Kind::Namespace => {
+                    let labels = match now.as_deref() {
+                        Some(Fact::Namespace(labels)) => Some(labels.clone()),
+                        _ => None,
+                    };
+                    set(&mut next.namespaces, id.key.name.to_string(), labels);
+                }
+                Kind::Secret
+                | Kind::BgpAdvertisement
+                | Kind::BgpPeer
+                | Kind::BfdProfile
+                | Kind::Community
+                | Kind::Gateway(_) => {}
+            }
+        }
+    }
+
+    /// Compares all pools and says which stand. Pools are few; a change of one compares them all again. Returns
+    /// whether any advertisement may see it.
+    fn settle_pools(&mut self, next: &mut Snapshot, problems: &mut BTreeSet<Id>) -> bool {
+        let mut candidates: Vec<(Id, PoolFact)> = Vec::new();
+        for (id, found) in self.objects.of_kind(Kind::IpAddressPool) {
+            if let Fact::Pool(fact) = &**found.fact {
+                candidates.push((id.clone(), fact.clone()));
+            }
+        }
+        candidates.sort_by(|(one, a), (other, b)| {
+            (a.created, &one.key.name, &one.key.namespace).cmp(&(b.created, &other.key.name, &other.key.namespace))
+        });
+        self.joint_problems.retain(|id, _| {
+            let is_pool = id.kind == Kind::IpAddressPool;
+            if is_pool {
+                problems.insert(id.clone());
+            }
+            !is_pool
+        });
+        let mut settled: BTreeMap<PoolName, Arc<Pool>> = BTreeMap::new();
+        let mut taken: BTreeMap<(Family, IpAddr), (IpAddr, PoolName)> = BTreeMap::new();
+        for (id, PoolFact { pool, .. }) in candidates {
+            if let Some(problem) = conflict(&pool, &settled, &taken, &id) {
+                self.joint_problems.insert(id.clone(), vec![problem]);
+                problems.insert(id);
+                continue;
+            }
+            for range in &pool.ranges {
+                taken.insert((range.family(), range.first()), (range.last(), pool.name.clone()));
+            }
+            settled.insert(pool.name.clone(), self.with_status(&pool));
+        }
+        let seen = |pool: &Pool| (pool.name.clone(), pool.labels.clone());
+        let before: BTreeSet<(PoolName, Labels)> = next.pools.values().map(|pool| seen(pool)).collect();
+        let gone: Vec<PoolName> = next.pools.keys().filter(|name| !settled.contains_key(*name)).cloned().collect();
+        for name in gone {
+            next.pools.remove(&name);
+        }
+        for (name, pool) in settled {
+            set(&mut next.pools, name, Some(pool));
+        }
+        before != next.pools.values().map(|pool| seen(pool)).collect()
+    }
+
+    fn refresh_pool(&mut self, next: &mut Snapshot, key: &ObjectKey) {
+        let id = Id { kind: Kind::IpAddressPool, key: key.clone() };
+        let Some(found) = self.objects.in_force(&id) else { return };
+        let Fact::Pool(PoolFact { pool, .. }) = &**found.fact else { return };
+        if next.pools.get(&pool.name).is_some_and(|standing| standing.key == pool.key) {
+            let pool = self.with_status(pool);
+            set(&mut next.pools, pool.name.clone(), Some(pool));
+        }
+    }
+
+    fn with_status(&self, pool: &Arc<Pool>) -> Arc<Pool> {
+        match self.pools.get(&pool.key) {
+            Some(Remembered::Known(status)) if *status != pool.observed => {
+                Arc::new(Pool { observed: status.clone(), ..(**pool).clone() })
+            }
+            _ => pool.clone(),
+        }
+    }
+
+    fn join_advertisement(&mut self, next: &mut Snapshot, id: &Id) {
+        let found = self.objects.in_force(id);
+        let advertisement = match found.map(|found| &**found.fact) {
+            Some(Fact::L2Advertisement(advertisement)) => Some(advertisement.clone()),
+            _ => None,
+        };
+        let mut problems = Vec::new();
+        if let Some(advertisement) = &advertisement {
+            for name in &advertisement.pools.names {
+                if !next.pools.contains_key(name) {
+                    problems.push(dangling(id, advertisement.generation, "spec.ipAddressPools", "IPAddressPool", name));
+                }
+            }
+        }
+        self.set_joint(id, problems);
+        set(&mut next.l2_advertisements, id.key.clone(), advertisement);
+    }
+
+    fn join_service(&mut self, next: &mut Snapshot, key: &ServiceKey) {
+        let id = Id { kind: Kind::Service, key: key.clone() };
+        let found = self.objects.in_force(&id);
+        let Some(Fact::Service(fact)) = found.map(|found| &**found.fact) else {
+            set(&mut next.services, key.clone(), None);
+            return;
+        };
+        let mut service = Service { endpoints: Vec::new(), ..fact.service.clone() };
+        if !fact.external_name {
+            service.endpoints = self.endpoints(key);
+        }
+        match self.services.get(key) {
+            Some(Remembered::Known(status)) => service.observed = status.clone(),
+            // Its address stands in a file that nobody can read. Giving it another would move it for good.
+            Some(Remembered::Unreadable) => service.load_balancer = None,
+            None => {}
+        }
+        set(&mut next.services, key.clone(), Some(Arc::new(service)));
+    }
+
+    fn endpoints(&self, service: &ServiceKey) -> Vec<Endpoint> {
+        let mut endpoints = Vec::new();
+        for id in self.slices_of.get(service).into_iter().flatten() {
+            if let Some(Fact::EndpointSlice(slice)) = self.objects.in_force(id).map(|found| &**found.fact) {
+                endpoints.extend(slice.endpoints.iter().cloned());
+            }
+        }
+        endpoints.sort();
+        endpoints.dedup();
+        endpoints
+    }
+
+    fn follow_slice(&mut self, id: &Id) {
+        let mut problems = Vec::new();
+        if let Some(found) = self.objects.in_force(id)
+            && let Fact::EndpointSlice(slice) = &**found.fact
+            && self.objects.in_force(&Id { kind: Kind::Service, key: slice.service.clone() }).is_none()
+        {
+            problems.push(dangling(id, found.generation, "metadata.labels", "Service", &slice.service));
+        }
+        self.set_joint(id, problems);
+    }
+
+    /// Whether the default IngressClass is ours; `None` where no class is the default. Of several the newest counts.
+    fn default_class(&self) -> Option<bool> {
+        let mut default: Option<(i64, &Id, bool)> = None;
+        for (id, found) in self.objects.of_kind(Kind::IngressClass) {
+            if let Fact::IngressClass(class) = &**found.fact
+                && class.default
+                && default.is_none_or(|(created, _, _)| class.created > created)
+            {
+                default = Some((class.created, id, class.ours));
+            }
+        }
+        default.map(|(_, _, ours)| ours)
+    }
+
+    fn join_ingress(&mut self, next: &mut Snapshot, id: &Id, default_class: Option<bool>) {
+        let mut problems = Vec::new();
+        let mut ours = None;
+        if let Some(found) = self.objects.in_force(id)
+            && let Fact::Ingress(fact) = &**found.fact
+            && self.is_ours(fact, default_class, &mut |class| {
+                problems.push(dangling(id, found.generation, "spec.ingressClassName", "IngressClass", class));
+            })
+        {
+            for (field, backend) in &fact.backends {
+                problems.extend(self.follow_backend(id, found.generation, field, backend));
+            }
+            ours = Some(match self.ingresses.get(&id.key) {
+                Some(Remembered::Known(addresses)) if *addresses != fact.ingress.observed_addresses => {
+                    Arc::new(Ingress { observed_addresses: addresses.clone(), ..(*fact.ingress).clone() })
+                }
+                _ => fact.ingress.clone(),
+            });
+        }
+        self.set_joint(id, problems);
+        set(&mut next.ingresses, id.key.clone(), ours);
+    }
+
+    /// Whether an Ingress is ours. In a folder we are the only controller there is: an Ingress without a class is
+    /// ours unless a default class says otherwise, and our class needs no object.
+    fn is_ours(&self, fact: &IngressFact, default_class: Option<bool>, dangling: &mut dyn FnMut(&String)) -> bool {
+        let in_folder = self.rules.source == Source::Directory;
+        let Some(class) = &fact.class else {
+            return default_class.unwrap_or(in_folder);
+        };
+        match self.objects.in_force(&Id::new(Kind::IngressClass, "", class)).map(|found| &**found.fact) {
+            Some(Fact::IngressClass(class)) => class.ours,
+            _ if in_folder && class != ingress_class::CLASS => {
+                dangling(class);
+                false
+            }
+            _ => in_folder,
+        }
+    }
+
+    fn follow_backend(&self, id: &Id, generation: i64, field: &str, backend: &Backend) -> Option<Problem> {
+        let service = Id { kind: Kind::Service, key: backend.service.clone() };
+        let Some(Fact::Service(fact)) = self.objects.in_force(&service).map(|found| &**found.fact) else {
+            return Some(dangling(id, generation, &format!("{field}.service.name"), "Service", &backend.service));
+        };
+        if fact.external_name {
+            let fault = Fault::Unsupported {
+                feature: format!("the ExternalName Service {}", backend.service),
+                instead: "name a Service with endpoints; requests are answered 503 until then".to_owned(),
+            };
+            let field = format!("{field}.service.name");
+            return Some(Problem { object: Some(id.object()), generation, field, fault });
+        }
+        let ports = &fact.service.ports;
+        let (known, shown) = match &backend.port {
+            BackendPort::Name(name) => (ports.iter().any(|port| port.name == *name), name.clone()),
+            BackendPort::Number(number) => (ports.iter().any(|port| port.port == *number), number.to_string()),
+        };
+        let kind = format!("port of Service {}", backend.service);
+        (!known).then(|| dangling(id, generation, &format!("{field}.service.port"), &kind, &shown))
+    }
+
+    fn supply_lone_node(&self, next: &mut Snapshot) {
+        let Some(name) = &self.lone_node else { return };
+        if self.node_count == 0 {
+            let labels = Labels::from([("kubernetes.io/hostname".to_owned(), name.to_string())]);
+            let node = Node { name: name.clone(), labels, internal_addresses: Vec::new(), network_unavailable: false };
+            set(&mut next.nodes, name.clone(), Some(Arc::new(node)));
+        } else if self.objects.in_force(&Id::new(Kind::Node, "", name.as_str())).is_none() {
+            set(&mut next.nodes, name.clone(), None);
+        }
+    }
+
+    fn set_joint(&mut self, id: &Id, problems: Vec<Problem>) {
+        match problems.is_empty() {
+            true => self.joint_problems.remove(id),
+            false => self.joint_problems.insert(id.clone(), problems),
+        };
+    }
+
+    fn collect_problems(&mut self, next: &mut Snapshot, stale: BTreeSet<Id>, mut changed: bool) {
+        for id in stale {
+            let mut problems = self.objects.problems(&id);
+            if let Some(found) = self.objects.in_force(&id) {
+                let joint = self.joint_problems.get(&id).into_iter().flatten();
+                problems.extend(joint.map(|problem| (found.origin.clone(), problem.clone())));
+            }
+            let before = match problems.is_empty() {
+                true => self.object_problems.remove(&id),
+                false => self.object_problems.insert(id.clone(), problems.clone()),
+            };
+            changed |= before.unwrap_or_default() != problems;
+        }
+        if !changed {
+            return;
+        }
+        let mut all: BTreeMap<Origin, Vec<Problem>> = BTreeMap::new();
+        for (origin, problem) in self.source_problems.values().chain(self.object_problems.values()).flatten() {
+            all.entry(origin.clone()).or_default().push(problem.clone());
+        }
+        next.problems = Arc::new(all);
+    }
+}
+
+/// Keeps what a state file says; a file that can no longer be read changes nothing. Returns whether it was news.
+fn remember<T: PartialEq>(
+    known: &mut BTreeMap<ObjectKey, Remembered<T>>,
+    key: &ObjectKey,
+    said: Option<Remembered<T>>,
+) -> bool {
+    match said {
+        None => known.remove(key).is_some(),
+        Some(Remembered::Unreadable) if matches!(known.get(key), Some(Remembered::Known(_))) => false,
+        Some(said) if known.get(key) == Some(&said) => false,
+        Some(said) => {
+            known.insert(key.clone(), said);
+            true
+        }
+    }
+}
+
+fn index(of: &mut BTreeMap<ServiceKey, BTreeSet<Id>>, service: &ServiceKey, id: &Id, is_now: bool) {
+    if is_now {
+        of.entry(service.clone()).or_default().insert(id.clone());
+    } else if let Some(ids) = of.get_mut(service) {
+        ids.remove(id);
+        if ids.is_empty() {
+            of.remove(service);
+        }
+    }
+}
+
+/// Sets or removes an entry, and leaves the map's sharing alone where nothing changes.
+fn set<K: Ord + Clone, T: PartialEq>(map: &mut OrdMap<K, Arc<T>>, key: K, value: Option<Arc<T>>) {
+    let standing = map.get(&key);
+    match value {
+        Some(value) if standing.is_none_or(|standing| **standing != *value) => {
+            map.insert(key, value);
+        }
+        None if standing.is_some() => {
+            map.remove(&key);
+        }
+        _ => {}
+    }
+}
+
+fn dangling(id: &Id, generation: i64, field: &str, kind: &str, name: impl std::fmt::Display) -> Problem {
+    let fault = Fault::DanglingReference { kind: kind.to_owned(), name: name.to_string() };
+    Problem { object: Some(id.object()), generation, field: field.to_owned(), fault }
+}
+
+/// Why a pool cannot stand beside those that were settled before it.
+fn conflict(
+    pool: &Pool,
+    settled: &BTreeMap<PoolName, Arc<Pool>>,
+    taken: &BTreeMap<(Family, IpAddr), (IpAddr, PoolName)>,
+    id: &Id,
+) -> Option<Problem> {
+    let problem =
+        |field: String, fault| Problem { object: Some(id.object()), generation: pool.generation, field, fault };
+    if let Some(other) = settled.get(&pool.name) {
+        let first = format!("namespace {}", other.key.namespace);
+        return Some(problem("metadata.name".to_owned(), Fault::Duplicate { first }));
+    }
+    for (index, range) in pool.ranges.iter().enumerate() {
+        // Ranges that stand never overlap, so only the last one that begins at or below our end can reach us.
+        let below = taken.range(..=(range.family(), range.last())).next_back();
+        if let Some(((family, first), (last, other))) = below
+            && *family == range.family()
+            && *last >= range.first()
+        {
+            let fault = Fault::Overlap {
+                range: range.to_string(),
+                other_range: format!("{first}-{last}"),
+                other_pool: other.clone(),
+            };
+            return Some(problem(format!("spec.addresses[{index}]"), fault));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

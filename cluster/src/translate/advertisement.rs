@@ -1,0 +1,59 @@
+//! L2Advertisement: which pools, nodes and interfaces.
+
+use std::{collections::BTreeSet, num::NonZeroU8, sync::Arc};
+
+use ferrogate_core::model::{
+    InterfaceName, PoolName,
+    advertisement::{L2Advertisement, PoolChoice, PreferredNodes},
+};
+
+use crate::{
+    objects::Fact,
+    translate::read::{Check, selector, selectors},
+};
+
+/// The longest interface name the kernel takes (`IFNAMSIZ` less the ending zero).
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// Reads an L2Advertisement.
+pub fn read(object: ferrogate_crds::L2Advertisement, check: &mut Check) -> Option<Fact> {
+    let spec = object.spec;
+    let mut names = BTreeSet::new();
+    for (index, name) in spec.ip_address_pools.into_iter().enumerate() {
+        if !names.insert(PoolName::from(name.as_str())) {
+            check.invalid(&format!("spec.ipAddressPools[{index}]"), name, "each pool once");
+        }
+    }
+    let mut interfaces = BTreeSet::new();
+    for (index, name) in spec.interfaces.into_iter().enumerate() {
+        let field = format!("spec.interfaces[{index}]");
+        let fits = !name.is_empty()
+            && name.len() <= MAX_INTERFACE_NAME
+            && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
+        if !fits {
+            check.invalid(&field, &name, "the exact name of an interface, at most 15 characters");
+        } else if !interfaces.insert(InterfaceName::from(name.as_str())) {
+            check.invalid(&field, &name, "each interface once");
+        }
+    }
+    let mut preferred_nodes = Vec::new();
+    for (index, preferred) in spec.preferred_node_selectors.into_iter().enumerate() {
+        let field = format!("spec.preferredNodeSelectors[{index}]");
+        let weight = u8::try_from(preferred.weight).ok().filter(|weight| *weight <= 100).and_then(NonZeroU8::new);
+        let preference = selector(preferred.preference, &format!("{field}.preference"), check);
+        match weight {
+            Some(weight) => preferred_nodes.push(PreferredNodes { weight, preference }),
+            None => check.invalid(&format!("{field}.weight"), preferred.weight, "1 to 100"),
+        }
+    }
+    let pool_selectors = selectors(spec.ip_address_pool_selectors, "spec.ipAddressPoolSelectors", check);
+    Some(Fact::L2Advertisement(Arc::new(L2Advertisement {
+        key: check.key.clone(),
+        generation: check.generation,
+        pools: PoolChoice { names, selectors: pool_selectors },
+        node_selectors: selectors(spec.node_selectors, "spec.nodeSelectors", check),
+        interfaces,
+        service_selectors: selectors(spec.service_selectors, "spec.serviceSelectors", check),
+        preferred_nodes,
+    })))
+}

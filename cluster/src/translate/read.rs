@@ -1,0 +1,415 @@
+//! One object as a value to a [`Reading`]: which kind it is, whether it fits its schema, and what its kind's own file
+//! makes of it. Nothing here looks at a second object.
+
+use std::net::IpAddr;
+
+use ferrogate_core::{
+    model::{
+        ObjectKey, ObjectRef,
+        selector::{LabelSelector, Operator, Requirement},
+        service::ClassPolicy,
+    },
+    snapshot::{Fault, Problem},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    objects::{Fact, GATEWAY_GROUP, Id, Kind, OUR_API, Reading},
+    translate::{advertisement, endpoints, ingress, ingress_class, node, pool, service},
+};
+
+/// How objects are to be read.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Which load balancer classes are served.
+    pub class: ClassPolicy,
+    /// Where objects come from.
+    pub source: Source,
+}
+
+/// Where objects come from; decides what has been checked and filled in before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Manifest files: nobody has checked a schema or filled in a default.
+    Directory,
+    /// An API server: schemas hold, and fields that we do not know are newer than we are.
+    Kubernetes,
+}
+
+/// What became of one value.
+#[derive(Debug)]
+pub enum Entry {
+    /// An object of a kind that is read.
+    Object(Reading),
+    /// An object nobody could name, or of a kind nobody knows.
+    Unknown(Problem),
+    /// An object of a kind that is known and does not concern us.
+    Foreign,
+}
+
+/// Reads one value: an object, or a `List` of them.
+pub fn read(value: Value, rules: &Rules) -> Vec<Entry> {
+    let is_list = value.get("apiVersion").and_then(Value::as_str) == Some("v1")
+        && value.get("kind").and_then(Value::as_str) == Some("List");
+    match value {
+        Value::Object(mut list) if is_list => match list.remove("items") {
+            Some(Value::Array(items)) => items.into_iter().map(|item| read_one(item, rules)).collect(),
+            None | Some(Value::Null) => Vec::new(),
+            Some(_) => {
+                vec![Entry::Unknown(anonymous("items", Fault::Schema { detail: "must be a list of objects".into() }))]
+            }
+        },
+        value => vec![read_one(value, rules)],
+    }
+}
+
+fn anonymous(field: &str, fault: Fault) -> Problem {
+    Problem { object: None, generation: 0, field: field.to_owned(), fault }
+}
+
+fn read_one(value: Value, rules: &Rules) -> Entry {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let (Some(api_version), Some(kind_name)) = (text("/apiVersion"), text("/kind")) else {
+        let detail = "apiVersion and kind are missing".to_owned();
+        return Entry::Unknown(anonymous("", Fault::Syntax { detail }));
+    };
+    let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
+    let generation = value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+    let kind = match classify(api_version, kind_name) {
+        Class::Read(kind) => kind,
+        Class::Foreign => return Entry::Foreign,
+        class => {
+            let fault = match class {
+                Class::Retired { instead } => {
+                    Fault::Unsupported { feature: format!("{api_version} {kind_name}"), instead: instead.to_owned() }
+                }
+                _ => Fault::UnknownKind { api_version: api_version.to_owned(), kind: kind_name.to_owned() },
+            };
+            let object = name.map(|name| ObjectRef {
+                api_version: api_version.to_owned(),
+                kind: kind_name.to_owned(),
+                namespace: namespace.map(str::to_owned),
+                name: name.to_owned(),
+            });
+            return Entry::Unknown(Problem { object, generation, field: String::new(), fault });
+        }
+    };
+    let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+    let Some(name) = name else {
+        let fault = Fault::Schema { detail: format!("a {kind_name} needs a name") };
+        return Entry::Unknown(anonymous("metadata.name", fault));
+    };
+    // Names become paths of the state folder, so that one that is no name must not get any further.
+    for (field, value) in [("metadata.name", name), ("metadata.namespace", namespace)] {
+        if !is_dns_name(value) {
+            let expected = "lower case letters, digits, `-` and `.`, at most 253 characters".to_owned();
+            return Entry::Unknown(anonymous(field, Fault::Invalid { value: value.to_owned(), expected }));
+        }
+    }
+    let id = Id::new(kind, namespace, name);
+    let mut check =
+        Check { object: id.object(), key: id.key.clone(), generation, problems: Vec::new(), refused: false };
+    let fact = read_kind(kind, value, rules, &mut check);
+    let Check { problems, refused, .. } = check;
+    Entry::Object(Reading { id, generation, fact: fact.filter(|_| !refused), problems })
+}
+
+fn read_kind(kind: Kind, value: Value, rules: &Rules, check: &mut Check) -> Option<Fact> {
+    match kind {
+        Kind::Service => service::read(decode(value, rules, check)?, rules, check),
+        Kind::EndpointSlice => endpoints::read(decode(value, rules, check)?, check),
+        Kind::Node => node::read(decode(value, rules, check)?, check),
+        Kind::Namespace => Some(node::read_namespace(decode(value, rules, check)?)),
+        Kind::Ingress => ingress::read(decode(value, rules, check)?, check),
+        Kind::IngressClass => ingress_class::read(decode(value, rules, check)?),
+        Kind::IpAddressPool => pool::read(decode(value, rules, check)?, check),
+        Kind::L2Advertisement => advertisement::read(decode(value, rules, check)?, check),
+        Kind::Secret => {
+            decode::<k8s_openapi::api::core::v1::Secret>(value, rules, check)?;
+            Some(Fact::Accepted)
+        }
+        Kind::BgpAdvertisement => {
+            later::<ferrogate_crds::BGPAdvertisement>(value, rules, check, "announcing by BGP", BGP_INSTEAD)
+        }
+        Kind::BgpPeer => later::<ferrogate_crds::BGPPeer>(value, rules, check, "a BGP session", BGP_INSTEAD),
+        Kind::BfdProfile => later::<ferrogate_crds::BFDProfile>(value, rules, check, "BFD", BGP_INSTEAD),
+        Kind::Community => later::<ferrogate_crds::Community>(value, rules, check, "a BGP community", BGP_INSTEAD),
+        Kind::Gateway(_) => {
+            check.refuse(
+                "",
+                Fault::Unsupported {
+                    feature: "the Gateway API".to_owned(),
+                    instead: "this release serves Ingress only; the object is not in force".to_owned(),
+                },
+            );
+            None
+        }
+    }
+}
+
+const BGP_INSTEAD: &str = "this release announces by layer 2 only; add an L2Advertisement, or leave the object for a \
+                           later release";
+
+/// Reads an object whose feature is to come: its schema is checked, and it is said that nothing follows from it.
+fn later<T: DeserializeOwned>(
+    value: Value,
+    rules: &Rules,
+    check: &mut Check,
+    feature: &str,
+    instead: &str,
+) -> Option<Fact> {
+    decode::<T>(value, rules, check)?;
+    let fault = Fault::Unsupported { feature: feature.to_owned(), instead: instead.to_owned() };
+    check.refuse("", fault);
+    None
+}
+
+/// The value as its kind's type; a field that does not fit refuses the object, one that nobody knows is told.
+fn decode<T: DeserializeOwned>(value: Value, rules: &Rules, check: &mut Check) -> Option<T> {
+    let mut unknown = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let result = {
+        let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+        serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()))
+    };
+    match result {
+        Ok(object) => {
+            if rules.source == Source::Directory {
+                // The wrapping types of optional fields show up as `?` elements of the path.
+                // The derived types of our own kinds do not look at what has been looked at already.
+                let paths = unknown.iter().map(|path| path.replace(".?", ""));
+                for path in paths.filter(|path| !matches!(path.as_str(), "apiVersion" | "kind")) {
+                    check.ignore(&path, "there is no such field in this kind; check its spelling and its indentation");
+                }
+            }
+            Some(object)
+        }
+        Err(error) => {
+            let path = track.path().to_string();
+            let field = if path == "." { String::new() } else { path };
+            check.refuse(&field, Fault::Schema { detail: error.to_string() });
+            None
+        }
+    }
+}
+
+enum Class {
+    Read(Kind),
+    Foreign,
+    Retired { instead: &'static str },
+    Unknown,
+}
+
+fn classify(api_version: &str, kind: &str) -> Class {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    match (group, version, kind) {
+        ("", "v1", "Namespace") => Class::Read(Kind::Namespace),
+        ("", "v1", "Node") => Class::Read(Kind::Node),
+        ("", "v1", "Secret") => Class::Read(Kind::Secret),
+        ("", "v1", "Service") => Class::Read(Kind::Service),
+        ("discovery.k8s.io", "v1", "EndpointSlice") => Class::Read(Kind::EndpointSlice),
+        ("networking.k8s.io", "v1", "IngressClass") => Class::Read(Kind::IngressClass),
+        ("networking.k8s.io", "v1", "Ingress") => Class::Read(Kind::Ingress),
+        ("extensions" | "networking.k8s.io", "v1beta1", "Ingress" | "IngressClass") => {
+            Class::Retired { instead: "write it as networking.k8s.io/v1" }
+        }
+        ("", "v1", "Endpoints") => Class::Retired { instead: "write a discovery.k8s.io/v1 EndpointSlice" },
+        ("metallb.io", _, _) => Class::Retired { instead: "write the same with apiVersion ferrogate.io/v1beta1" },
+        ("", "v1", kind) if CORE_KINDS.contains(&kind) => Class::Foreign,
+        ("gateway.networking.k8s.io" | "gateway.networking.x-k8s.io", _, kind) => {
+            match GATEWAY_KINDS.iter().find(|known| **known == kind) {
+                Some(kind) => Class::Read(Kind::Gateway(kind)),
+                None => Class::Unknown,
+            }
+        }
+        _ if api_version == OUR_API => match kind {
+            "IPAddressPool" => Class::Read(Kind::IpAddressPool),
+            "L2Advertisement" => Class::Read(Kind::L2Advertisement),
+            "BGPAdvertisement" => Class::Read(Kind::BgpAdvertisement),
+            "BGPPeer" => Class::Read(Kind::BgpPeer),
+            "BFDProfile" => Class::Read(Kind::BfdProfile),
+            "Community" => Class::Read(Kind::Community),
+            // What we write ourselves and nobody needs to hand us.
+            "ServiceL2Status" | "ServiceBGPStatus" | "ConfigurationState" => Class::Foreign,
+            _ => Class::Unknown,
+        },
+        (group, version, kind) => {
+            let known = FOREIGN_KINDS.iter().find(|(known, _, _)| *known == group);
+            match known {
+                Some((_, versions, kinds)) if versions.contains(&version) && kinds.contains(&kind) => Class::Foreign,
+                _ => Class::Unknown,
+            }
+        }
+    }
+}
+
+/// Kinds of the core group that people keep beside their Services.
+const CORE_KINDS: &[&str] = &[
+    "Binding",
+    "ConfigMap",
+    "Event",
+    "LimitRange",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PodTemplate",
+    "ReplicationController",
+    "ResourceQuota",
+    "ServiceAccount",
+];
+
+const GATEWAY_KINDS: &[&str] = &[
+    "BackendTLSPolicy",
+    "GRPCRoute",
+    "Gateway",
+    "GatewayClass",
+    "HTTPRoute",
+    "ListenerSet",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "UDPRoute",
+    "XBackend",
+    "XBackendTrafficPolicy",
+    "XMesh",
+];
+
+/// Group, versions and kinds of Kubernetes itself that people keep beside their Services.
+const FOREIGN_KINDS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "admissionregistration.k8s.io",
+        &["v1"],
+        &[
+            "MutatingWebhookConfiguration",
+            "ValidatingWebhookConfiguration",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding",
+        ],
+    ),
+    ("apiextensions.k8s.io", &["v1"], &["CustomResourceDefinition"]),
+    ("apiregistration.k8s.io", &["v1"], &["APIService"]),
+    ("apps", &["v1"], &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"]),
+    ("autoscaling", &["v1", "v2"], &["HorizontalPodAutoscaler"]),
+    ("batch", &["v1"], &["CronJob", "Job"]),
+    ("certificates.k8s.io", &["v1"], &["CertificateSigningRequest"]),
+    ("coordination.k8s.io", &["v1"], &["Lease"]),
+    ("events.k8s.io", &["v1"], &["Event"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1"], &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("kustomize.config.k8s.io", &["v1beta1", "v1alpha1"], &["Kustomization", "Component"]),
+    ("networking.k8s.io", &["v1"], &["IPAddress", "NetworkPolicy", "ServiceCIDR"]),
+    ("node.k8s.io", &["v1"], &["RuntimeClass"]),
+    ("policy", &["v1"], &["PodDisruptionBudget"]),
+    ("rbac.authorization.k8s.io", &["v1"], &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
+    ("scheduling.k8s.io", &["v1"], &["PriorityClass"]),
+    ("storage.k8s.io", &["v1"], &["CSIDriver", "CSINode", "StorageClass", "VolumeAttachment"]),
+];
+
+/// Collects what is wrong with one object while its kind's file reads it.
+#[derive(Debug)]
+pub struct Check {
+    object: ObjectRef,
+    /// Namespace and name of the object.
+    pub key: ObjectKey,
+    /// `metadata.generation`.
+    pub generation: i64,
+    problems: Vec<Problem>,
+    refused: bool,
+}
+
+impl Check {
+    /// Says that the object cannot be in force.
+    pub fn refuse(&mut self, field: &str, fault: Fault) {
+        self.refused = true;
+        self.say(field, fault);
+    }
+
+    /// Refuses the object for a value that is not allowed.
+    pub fn invalid(&mut self, field: &str, value: impl ToString, expected: &str) {
+        self.refuse(field, Fault::Invalid { value: value.to_string(), expected: expected.to_owned() });
+    }
+
+    /// Refuses the object for a field that must be there.
+    pub fn missing(&mut self, field: &str, detail: &str) {
+        self.refuse(field, Fault::Schema { detail: detail.to_owned() });
+    }
+
+    /// Says that a part is left out while the rest stays in force.
+    pub fn ignore(&mut self, field: &str, detail: &str) {
+        self.say(field, Fault::Ignored { detail: detail.to_owned() });
+    }
+
+    /// Adds a problem without refusing the object.
+    pub fn say(&mut self, field: &str, fault: Fault) {
+        let object = Some(self.object.clone());
+        self.problems.push(Problem { object, generation: self.generation, field: field.to_owned(), fault });
+    }
+}
+
+/// Whether a text can be the name of an object: an RFC 1123 subdomain.
+pub fn is_dns_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// An IP address in its plainest form: an IPv4-mapped IPv6 address is the IPv4 address it stands for.
+pub fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// Seconds since 1970 of `metadata.creationTimestamp`; 0 where it is not set.
+pub fn created(meta: &meta::ObjectMeta) -> i64 {
+    meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+/// A label selector, checked.
+pub fn selector(from: meta::LabelSelector, field: &str, check: &mut Check) -> LabelSelector {
+    let mut match_expressions = Vec::new();
+    for (index, requirement) in from.match_expressions.unwrap_or_default().into_iter().enumerate() {
+        let field = format!("{field}.matchExpressions[{index}]");
+        let values = requirement.values.unwrap_or_default();
+        let distinct: std::collections::BTreeSet<_> = values.iter().collect();
+        if distinct.len() != values.len() {
+            check.invalid(&format!("{field}.values"), values.join(", "), "each value once");
+        }
+        let no_values = values.is_empty();
+        let operator = match requirement.operator.as_str() {
+            "In" if !no_values => Operator::In(values),
+            "NotIn" if !no_values => Operator::NotIn(values),
+            "Exists" if no_values => Operator::Exists,
+            "DoesNotExist" if no_values => Operator::DoesNotExist,
+            other => {
+                let expected = "In or NotIn with values, Exists or DoesNotExist without";
+                check.invalid(&format!("{field}.operator"), other, expected);
+                continue;
+            }
+        };
+        match_expressions.push(Requirement { key: requirement.key, operator });
+    }
+    LabelSelector { match_labels: from.match_labels.unwrap_or_default(), match_expressions }
+}
+
+/// A list of selectors, checked; the same selector twice is refused.
+pub fn selectors(from: Vec<meta::LabelSelector>, field: &str, check: &mut Check) -> Vec<LabelSelector> {
+    let mut selectors = Vec::new();
+    for (index, one) in from.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        let one = selector(one, &field, check);
+        if selectors.contains(&one) {
+            check.refuse(&field, Fault::Schema { detail: "the same selector stands here twice; remove one".into() });
+        }
+        selectors.push(one);
+    }
+    selectors
+}
+
+/// Whether a Gateway API group is meant; its kinds are known by name only.
+pub fn is_gateway_group(api_version: &str) -> bool {
+    api_version.split('/').next() == Some(GATEWAY_GROUP)
+}
