@@ -25,6 +25,10 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a WebSocket without a word in either direction.
 pub const DEFAULT_TUNNEL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// For a UDP flow: clients that keep one open (WireGuard, QUIC) speak every 30 s at the latest.
+pub const DEFAULT_UDP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// UDP flows of one listener on one thread: each holds a socket.
+pub const DEFAULT_UDP_FLOWS: usize = 4096;
 /// Kubernetes kills a pod 30 s after asking it to end; some of them are for leaving the endpoints.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Below the idle timeout of usual backends, so that we close first.
@@ -70,9 +74,15 @@ pub struct Config {
     /// Time an endpoint has to begin its response once it has the request.
     #[arg(long = "proxy-response-timeout", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub response_timeout: Duration,
-    /// Time an upgraded connection (WebSocket) may be silent.
+    /// Time an upgraded (WebSocket) or a plain TCP connection may be silent.
     #[arg(long = "proxy-tunnel-timeout", value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub tunnel_timeout: Duration,
+    /// Time the datagrams between a client and an endpoint may pause before the client counts as a new one.
+    #[arg(long = "proxy-udp-idle-timeout", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub udp_idle_timeout: Duration,
+    /// UDP clients that each thread serves at each listener at the same time; beyond it old ones make room.
+    #[arg(long = "proxy-udp-flows", value_name = "COUNT", default_value_t = DEFAULT_UDP_FLOWS)]
+    pub udp_flows: usize,
     /// Time that requests in flight have to finish after the proxy was asked to end.
     #[arg(long = "proxy-drain-timeout", value_name = "TIME", default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -109,6 +119,8 @@ impl Default for Config {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             response_timeout: DEFAULT_RESPONSE_TIMEOUT,
             tunnel_timeout: DEFAULT_TUNNEL_TIMEOUT,
+            udp_idle_timeout: DEFAULT_UDP_IDLE_TIMEOUT,
+            udp_flows: DEFAULT_UDP_FLOWS,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             upstream_idle_timeout: DEFAULT_UPSTREAM_IDLE_TIMEOUT,
             upstream_idle_connections: DEFAULT_UPSTREAM_IDLE_CONNECTIONS,
@@ -142,6 +154,7 @@ impl Config {
             ("proxy-max-target-bytes", self.max_target_bytes, 1, self.max_header_bytes),
             ("proxy-upstream-idle-connections", self.upstream_idle_connections, 0, 1 << 20),
             ("proxy-tries", self.tries, 1, 64),
+            ("proxy-udp-flows", self.udp_flows, 1, 1 << 20),
         ];
         for (flag, value, least, most) in ranges {
             if value < least || value > most {
@@ -156,6 +169,7 @@ impl Config {
             ("proxy-connect-timeout", self.connect_timeout),
             ("proxy-response-timeout", self.response_timeout),
             ("proxy-tunnel-timeout", self.tunnel_timeout),
+            ("proxy-udp-idle-timeout", self.udp_idle_timeout),
             ("proxy-upstream-idle-timeout", self.upstream_idle_timeout),
         ];
         let (least, most) = (Duration::from_millis(10), Duration::from_secs(7 * 24 * 3600));

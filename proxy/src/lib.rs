@@ -19,11 +19,16 @@ use crate::{
 
 mod buffer;
 mod config;
+mod datagrams;
+#[cfg(test)]
+mod fixtures;
 mod forward;
 mod listen;
 mod metrics;
 mod respond;
+mod tcp;
 mod thread;
+mod udp;
 mod upstream;
 mod watches;
 

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{forward, metrics::Metrics, thread::Thread};
+use crate::{forward, metrics::Metrics, tcp, thread::Thread, udp};
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -247,12 +247,17 @@ fn admit(thread: &Rc<Thread>, key: ListenerKey, stream: TcpStream, client: Socke
         Serves::Http => {
             tokio::task::spawn_local(forward::serve(Rc::clone(thread), stream, client, key));
         }
-        Serves::Tcp(_) | Serves::Udp(_) => {}
+        Serves::Tcp(_) => {
+            tokio::task::spawn_local(tcp::serve(Rc::clone(thread), stream, client, key));
+        }
+        // Connections do not come in over UDP.
+        Serves::Udp(_) => {}
     }
 }
 
 /// Begins to take datagrams.
 pub(crate) fn open_udp(thread: &Rc<Thread>, key: ListenerKey, socket: std::net::UdpSocket) -> io::Result<Open> {
-    let _ = (thread, key, tokio::net::UdpSocket::from_std(socket)?);
-    Err(io::ErrorKind::Unsupported.into())
+    let close = CancellationToken::new();
+    let task = tokio::task::spawn_local(udp::open(thread, key, socket, close.clone())?);
+    Ok(Open { close, task })
 }

@@ -126,6 +126,20 @@ pub(crate) struct Counters {
     pub(crate) dial_failures: Count,
     /// Requests sent once more because the first connection broke before any answer.
     pub(crate) retries: Count,
+    /// TCP connections of clients that were reset because no endpoint could be connected to.
+    pub(crate) unconnected: Count,
+    /// UDP flows that began.
+    pub(crate) flows: Count,
+    /// UDP flows that were given another endpoint.
+    pub(crate) flows_moved: Count,
+    /// UDP flows that were ended to make room.
+    pub(crate) flows_displaced: Count,
+    /// Datagrams passed on to endpoints.
+    pub(crate) datagrams_in: Count,
+    /// Datagrams passed on to clients.
+    pub(crate) datagrams_out: Count,
+    /// Datagrams that could not be passed on.
+    pub(crate) datagrams_lost: Count,
 }
 
 impl Counters {
@@ -179,7 +193,7 @@ impl Collector for Threads {
         let name = "ferrogate_proxy_refusals";
         by_label(&mut encoder, name, "Requests the proxy answered itself, by reason", "reason", &refusals)?;
 
-        let counters: [(&str, &str, u64); 7] = [
+        let counters: [(&str, &str, u64); 14] = [
             (
                 "ferrogate_proxy_connections_accepted",
                 "Client connections accepted",
@@ -214,6 +228,37 @@ impl Collector for Threads {
                 "ferrogate_proxy_upstream_retries",
                 "Requests sent once more because a connection broke before any answer",
                 self.sum(|thread| thread.retries.value()),
+            ),
+            (
+                "ferrogate_proxy_tcp_unconnected",
+                "TCP connections of clients reset because no endpoint could be connected to",
+                self.sum(|thread| thread.unconnected.value()),
+            ),
+            ("ferrogate_proxy_udp_flows", "UDP flows that began", self.sum(|thread| thread.flows.value())),
+            (
+                "ferrogate_proxy_udp_flows_moved",
+                "UDP flows that were given another endpoint",
+                self.sum(|thread| thread.flows_moved.value()),
+            ),
+            (
+                "ferrogate_proxy_udp_flows_displaced",
+                "UDP flows ended early to make room for others",
+                self.sum(|thread| thread.flows_displaced.value()),
+            ),
+            (
+                "ferrogate_proxy_udp_datagrams_in",
+                "Datagrams passed on from clients to endpoints",
+                self.sum(|thread| thread.datagrams_in.value()),
+            ),
+            (
+                "ferrogate_proxy_udp_datagrams_out",
+                "Datagrams passed on from endpoints to clients",
+                self.sum(|thread| thread.datagrams_out.value()),
+            ),
+            (
+                "ferrogate_proxy_udp_datagrams_lost",
+                "Datagrams that could not be passed on, for want of an endpoint or of room in a socket",
+                self.sum(|thread| thread.datagrams_lost.value()),
             ),
         ];
         for (name, help, value) in counters {

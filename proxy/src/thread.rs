@@ -17,7 +17,7 @@ use std::{
 
 use ferrogate_core::proxy::{ListenerKey, RouteTable, balance::Balancer};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::LocalSet,
     time::MissedTickBehavior,
 };
@@ -75,11 +75,13 @@ pub(crate) struct Thread {
     /// Set once no new request is to be begun.
     pub(crate) draining: Cell<bool>,
     table: RefCell<Rc<Table>>,
+    /// Told whenever another table is in force.
+    adopted: watch::Sender<()>,
     date: RefCell<Vec<u8>>,
 }
 
 impl Thread {
-    fn new(config: Arc<Config>, counters: Arc<Counters>, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>, seed: u64) -> Rc<Self> {
         let thread = Self {
             pool: RefCell::new(Pool::new(&config)),
             config,
@@ -88,6 +90,7 @@ impl Thread {
             watches: Watches::new(Instant::now()),
             draining: Cell::new(false),
             table: RefCell::default(),
+            adopted: watch::Sender::default(),
             date: RefCell::default(),
         };
         thread.set_date();
@@ -97,6 +100,11 @@ impl Thread {
     /// The table in force.
     pub(crate) fn table(&self) -> Rc<Table> {
         Rc::clone(&self.table.borrow())
+    }
+
+    /// Tells when another table is in force.
+    pub(crate) fn adopted(&self) -> watch::Receiver<()> {
+        self.adopted.subscribe()
     }
 
     /// The time, good to one tick.
@@ -124,10 +132,12 @@ impl Thread {
         *self.date.borrow_mut() = date.into_bytes();
     }
 
-    fn adopt(&self, table: Arc<RouteTable>) {
+    /// Puts another table in force.
+    pub(crate) fn adopt(&self, table: Arc<RouteTable>) {
         self.balancer.borrow_mut().adopt(self.now());
         self.pool.borrow_mut().adopt(&table);
         *self.table.borrow_mut() = Rc::new(Table(table));
+        self.adopted.send_replace(());
     }
 }
 
