@@ -14,7 +14,7 @@ use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice, Write as _},
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::Poll,
     time::Duration,
@@ -26,7 +26,7 @@ use ferrogate_wire::http1::{
     Slots, Version, path,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -150,22 +150,27 @@ impl Client<'_> {
     async fn wait(&mut self) -> Option<(Buffer, bool)> {
         self.watch.arm_idle(self.thread.config.idle_timeout);
         if self.thread.draining.get() {
-            return self.take_last();
+            return self.take_last().await;
         }
-        match self.watch.guard(self.read.readable()).await {
-            Ok(Ok(())) => Some((Buffer::take(), false)),
-            Ok(Err(_)) | Err(Ended::Timeout) => None,
-            Err(Ended::Closing) => self.take_last(),
+        loop {
+            match self.watch.guard(self.read.readable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(Ended::Timeout) => return None,
+                Err(Ended::Closing) => return self.take_last().await,
+            }
+            let mut input = Buffer::take();
+            match read_now(&mut self.read, &mut input).await {
+                Some(Ok(1..)) => return Some((input, false)),
+                Some(_) => return None,
+                None => {}
+            }
         }
     }
 
-    fn take_last(&mut self) -> Option<(Buffer, bool)> {
+    async fn take_last(&mut self) -> Option<(Buffer, bool)> {
         let mut input = Buffer::take();
-        match self.read.try_read(input.spare()) {
-            Ok(length @ 1..) => {
-                input.received(length);
-                Some((input, true))
-            }
+        match read_now(&mut self.read, &mut input).await {
+            Some(Ok(1..)) => Some((input, true)),
             _ => None,
         }
     }
@@ -405,14 +410,13 @@ impl Client<'_> {
             while left > 0 {
                 self.read.readable().await?;
                 let mut input = Buffer::take();
-                match self.read.try_read(input.spare()) {
-                    Ok(0) => break,
-                    Ok(length) => left = left.saturating_sub(length),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
+                match read_now(&mut self.read, &mut input).await.transpose()? {
+                    Some(0) => break,
+                    Some(length) => left = left.saturating_sub(length),
+                    None => {}
                 }
             }
-            Ok(())
+            io::Result::Ok(())
         };
         if let Ok(Err(error)) = self.watch.guard(drained).await {
             tracing::trace!(%error, "a closing connection broke");
@@ -441,20 +445,37 @@ impl Client<'_> {
     }
 }
 
+/// Reads what is there, without waiting: `None` when there is nothing after all, as after the readiness that tokio
+/// assumes of every new connection. Unlike `try_read`, a read that does not fill the buffer clears the readiness,
+/// which saves one call that would only find nothing.
+async fn read_now(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> Option<io::Result<usize>> {
+    let read = poll_fn(|context| {
+        let mut into = ReadBuf::new(buffer.spare());
+        Poll::Ready(match Pin::new(&mut *from).poll_read(context, &mut into) {
+            Poll::Ready(Ok(())) => Some(Ok(into.filled().len())),
+            Poll::Ready(Err(error)) => Some(Err(error)),
+            Poll::Pending => None,
+        })
+    })
+    .await;
+    if let Some(Ok(length)) = read {
+        buffer.received(length);
+    }
+    read
+}
+
 /// Copies until the end, holding a buffer only while there is something in it.
 async fn copy(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, watch: &Watch, limit: Duration) -> io::Result<()> {
     loop {
         from.readable().await?;
         let mut buffer = Buffer::take();
-        match from.try_read(buffer.spare()) {
-            Ok(0) => return to.shutdown().await,
-            Ok(length) => {
-                buffer.received(length);
+        match read_now(from, &mut buffer).await.transpose()? {
+            Some(0) => return to.shutdown().await,
+            Some(_) => {
                 watch.arm(limit);
                 to.write_all(buffer.filled()).await?;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            None => {}
         }
     }
 }
