@@ -98,6 +98,8 @@ pub const DETECT_MULTIPLIER: NonZeroU8 = NonZeroU8::new(3).expect("three is not 
 pub const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 /// How long a stopping speaker stays: long enough for the quick announcements of its successors.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// How long an address that was left is remembered: longer than any client trusts what it has not confirmed.
+const LEFT_MEMORY: Duration = Duration::from_secs(300);
 /// Interfaces of container networks and the like, and the loopback: no stranger asks there.
 pub const EXCLUDED_INTERFACES: [&str; 14] = [
     "docker*",
@@ -364,6 +366,8 @@ pub struct Speaker {
     /// Addresses on the host, with the time they are taken off it unless they are owned.
     held: BTreeMap<IpAddr, Option<Instant>>,
     releases: BTreeSet<(Instant, IpAddr)>,
+    /// Addresses this node once owned and has left, with the owner that was told so, until it is owned again.
+    left: BTreeMap<IpAddr, Left>,
     listening: BTreeSet<InterfaceName>,
     /// Whom the last `Write::Membership` named.
     missed: BTreeSet<NodeName>,
@@ -387,6 +391,14 @@ struct Outcome {
     result: Result<Announcement, Silence>,
     /// Nobody can announce it for want of an interface, and this node is the one to say so.
     complains: bool,
+}
+
+/// An address that was left. Clients may still send to this node, and only its owner can tell them otherwise.
+#[derive(Debug)]
+struct Left {
+    told: Option<NodeName>,
+    /// Later changes of owner are not told: every client has asked again by then.
+    until: Instant,
 }
 
 /// What a step has to look at again.
@@ -418,6 +430,7 @@ impl Speaker {
             owned: BTreeMap::new(),
             held: BTreeMap::new(),
             releases: BTreeSet::new(),
+            left: BTreeMap::new(),
             listening: BTreeSet::new(),
             missed: BTreeSet::new(),
             phase: Phase::Running,
@@ -591,7 +604,7 @@ impl Speaker {
                 }
                 doubt.ground |= changed;
                 if yielded {
-                    self.layer2.announce_all_again(now);
+                    self.layer2.remind(now);
                 }
             }
         }
@@ -709,26 +722,40 @@ impl Speaker {
             } else {
                 self.layer2.drop(address, actions);
             }
-            if let Some(owner) = &owner {
-                self.membership.yielded_to(owner);
-                self.membership.hurry(now);
-            }
+            self.left.insert(address, Left { told: None, until: now + LEFT_MEMORY });
             if let Some(release) = self.held.get_mut(&address) {
                 let due = now + self.config.hand_over_grace;
                 *release = Some(due);
                 self.releases.insert((due, address));
             }
-            actions.push(Action::Report(Report::Lost { address, owner }));
+            actions.push(Action::Report(Report::Lost { address, owner: owner.clone() }));
         } else if !serves_on {
             self.layer2.drop(address, actions);
         }
         if is_gone {
+            self.left.remove(&address);
             self.release(address, actions);
+        }
+        self.tell_owner(now, address, owner);
+    }
+
+    /// Tells the owner of an address that this node has left it, once for each owner.
+    fn tell_owner(&mut self, now: Instant, address: IpAddr, owner: Option<NodeName>) {
+        let Some(left) = self.left.get_mut(&address) else { return };
+        if left.until <= now {
+            self.left.remove(&address);
+        } else if let Some(owner) = owner
+            && left.told.as_ref() != Some(&owner)
+        {
+            self.membership.yielded_to(&owner);
+            self.membership.hurry(now);
+            left.told = Some(owner);
         }
     }
 
     fn take(&mut self, now: Instant, address: IpAddr, interfaces: BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
         let before = self.owned.insert(address, interfaces.clone());
+        self.left.remove(&address);
         if self.config.data_path == DataPath::Proxy {
             // The host must know the address before anybody sends to it.
             match self.held.insert(address, None) {

@@ -264,11 +264,17 @@ impl Layer2 {
         self.owned.is_empty() && self.yielding.is_empty()
     }
 
-    /// Announces everything owned from the start: somebody else may have been believed in between.
-    pub(super) fn announce_all_again(&mut self, now: Instant) {
-        let addresses: Vec<IpAddr> = self.owned.keys().copied().collect();
-        for address in addresses {
-            self.announce_again(now, address);
+    /// Announces everything owned once more, now and a little later: somebody else may have been believed in between.
+    pub(super) fn remind(&mut self, now: Instant) {
+        let Announcements { quick, slow, .. } = self.announcements;
+        let last = (quick + slow).saturating_sub(1);
+        let addresses: Vec<(IpAddr, Option<u32>)> =
+            self.owned.iter().map(|(address, owned)| (*address, owned.next.map(|(round, _)| round))).collect();
+        for (address, round) in addresses {
+            // In its quick rounds an address is announced soon enough.
+            if round.is_none_or(|round| round > quick) {
+                self.schedule_round(address, Some((round.unwrap_or(last).min(last), now)));
+            }
         }
     }
 
