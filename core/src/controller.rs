@@ -29,6 +29,7 @@ use self::{
     allocate::{Denied, Facts},
     flight::{Flights, Target},
     ledger::{Ledger, Tenant},
+    report::{Report, Reports},
     waiting::{Rank, Turn, Wait, Waiting},
 };
 use crate::{
@@ -38,13 +39,14 @@ use crate::{
         pool::Pool,
         service::{LoadBalancer, Service, ServiceStatus, TrafficPolicy},
     },
-    snapshot::{Fault, Problem, Snapshot},
+    snapshot::Snapshot,
     write::{ACCEPTED, WRITE_PATIENCE, Write},
 };
 
 mod allocate;
 mod flight;
 mod ledger;
+mod report;
 mod status;
 mod waiting;
 
@@ -59,11 +61,14 @@ const API_VERSION: &str = "ferrogate.io/v1beta1";
 pub struct Config {
     /// How long a write may take to show in a snapshot before it is asked for again.
     pub patience: Duration,
+    /// Whether the built-in proxy carries every LoadBalancer Service, not only the entry: its ports are reported where
+    /// the proxy cannot serve them.
+    pub proxy_carries_services: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { patience: WRITE_PATIENCE }
+        Self { patience: WRITE_PATIENCE, proxy_carries_services: false }
     }
 }
 
@@ -136,9 +141,8 @@ struct Books {
     advertisements: BTreeMap<PoolName, Vec<Arc<L2Advertisement>>>,
     /// Addresses of every entry Service that has some.
     entrances: BTreeMap<ServiceKey, Vec<IpAddr>>,
-    /// Problems by the object they name.
-    problems: BTreeMap<ObjectRef, Vec<Problem>>,
-    /// What was told of each object with problems.
+    reports: Reports,
+    /// What was told of each object that is reported on.
     told: BTreeMap<ObjectRef, String>,
     flights: Flights,
 }
@@ -189,7 +193,7 @@ struct Work {
 impl Controller {
     /// A controller that knows nothing yet and does not lead.
     pub fn new(config: Config) -> Self {
-        Self { config, leads: false, latest: None, books: Books::default() }
+        Self { config, leads: false, latest: None, books: Books::new(config) }
     }
 
     /// Takes in one event at `now` and returns the writes to be carried out, in this order.
@@ -203,7 +207,7 @@ impl Controller {
             Event::Leads(leads) => {
                 // What was decided before is in the statuses, or was never carried out.
                 self.leads = leads;
-                self.books = Books::default();
+                self.books = Books::new(self.config);
                 match &self.latest {
                     Some(snapshot) if leads => self.books.advance(Arc::clone(snapshot), now + self.config.patience),
                     _ => Vec::new(),
@@ -253,6 +257,10 @@ pub fn explain(snapshot: &Arc<Snapshot>, service: &ServiceKey) -> Verdict {
 }
 
 impl Books {
+    fn new(config: Config) -> Self {
+        Self { reports: Reports::new(config.proxy_carries_services), ..Self::default() }
+    }
+
     /// Moves on to newer facts and returns what has to be written.
     fn advance(&mut self, next: Arc<Snapshot>, repeat_at: Instant) -> Vec<Write> {
         let mut work = Work::default();
@@ -265,7 +273,11 @@ impl Books {
         let last = std::mem::replace(&mut self.facts, Arc::clone(&next));
         self.compare_pools(&last, &next, work);
         self.compare_advertisements(&last, &next, work);
-        self.compare_problems(&last, &next, work);
+        for object in self.reports.compare(&last, &next) {
+            let pool = next.pools.values().find(|pool| pool_ref(pool) == object);
+            work.pools.extend(pool.map(|pool| pool.name.clone()));
+            work.objects.insert(object);
+        }
         for change in last.namespaces.diff(&next.namespaces) {
             let (DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } | DiffItem::Remove(name, _)) = change;
             let start = ObjectKey::new(name.as_str(), "");
@@ -384,27 +396,6 @@ impl Books {
             }
         }
         self.advertisements.retain(|name, _| next.pools.contains_key(name));
-    }
-
-    fn compare_problems(&mut self, last: &Snapshot, next: &Snapshot, work: &mut Work) {
-        if Arc::ptr_eq(&last.problems, &next.problems) {
-            return;
-        }
-        let mut problems: BTreeMap<ObjectRef, Vec<Problem>> = BTreeMap::new();
-        for problem in next.problems.values().flatten() {
-            if let Some(object) = &problem.object {
-                problems.entry(object.clone()).or_default().push(problem.clone());
-            }
-        }
-        let before = std::mem::replace(&mut self.problems, problems);
-        for object in before.keys().chain(self.problems.keys()) {
-            if before.get(object) == self.problems.get(object) {
-                continue;
-            }
-            work.objects.insert(object.clone());
-            let pool = next.pools.values().find(|pool| pool_ref(pool) == *object);
-            work.pools.extend(pool.map(|pool| pool.name.clone()));
-        }
     }
 
     /// Whether somebody else changed the addresses in a Service's status.
@@ -733,8 +724,7 @@ impl Books {
 
     fn pool_write(&mut self, name: &PoolName, repeat_at: Instant) -> Option<Write> {
         let book = self.ledger.book(name)?;
-        let problems = self.problems.get(&pool_ref(&book.pool)).map_or(&[][..], Vec::as_slice);
-        let status = status::pool(book, problems);
+        let status = status::pool(book, &self.reports.of(&pool_ref(&book.pool)));
         let key = book.pool.key.clone();
         let shown = book.pool.observed == status;
         self.flights.wish(Target::Pool(key.clone()), Write::PoolStatus { pool: key, status }, shown, repeat_at)
@@ -749,25 +739,25 @@ impl Books {
         self.flights.wish(Target::Ingress(key.clone()), write, shown, repeat_at)
     }
 
-    /// The condition of an object without a status of its own in the snapshot, and Events about its problems.
+    /// The condition of an object without a status of its own in the snapshot, and Events about what is reported of it.
     fn object_writes(&mut self, object: &ObjectRef, repeat_at: Instant, writes: &mut Vec<Write>) {
-        let problems = self.problems.get(object).map_or(&[][..], Vec::as_slice);
+        let reports = self.reports.of(object);
         let pool = self.facts.pools.values().find(|pool| pool_ref(pool) == *object);
         let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
         let advertisement = self.facts.l2_advertisements.get(&key).filter(|_| advertisement_ref(&key) == *object);
         let shown_conditions = self.facts.conditions.get(object).map_or(&[][..], |conditions| conditions.as_slice());
         let shown = shown_conditions.iter().find(|condition| condition.kind == ACCEPTED);
-        let wish = status::accepted(advertisement.map_or(0, |advertisement| advertisement.generation), problems);
+        let wish = status::accepted(advertisement.map_or(0, |advertisement| advertisement.generation), &reports);
 
         let mut known = shown.into_iter().chain(pool.into_iter().flat_map(|pool| &pool.observed.conditions));
         let was_told = known.any(|condition| condition.kind == ACCEPTED && condition.message == wish.message);
         let told = self.told.get(object) == Some(&wish.message);
-        if problems.is_empty() {
+        if reports.is_empty() {
             self.told.remove(object);
         } else if !told {
             self.told.insert(object.clone(), wish.message.clone());
             if !was_told {
-                writes.extend(problems.iter().map(|problem| Write::Event(status::left_out(object, problem))));
+                writes.extend(reports.iter().map(|report| Write::Event(status::reported(object, report))));
             }
         }
 
@@ -775,7 +765,7 @@ impl Books {
         let is_wanted = match (pool, advertisement) {
             (Some(_), _) => false,
             (None, Some(_)) => true,
-            (None, None) => !problems.is_empty() && has_conditions(object, problems),
+            (None, None) => !reports.is_empty() && has_conditions(object, &reports),
         };
         let is_outdated = shown.is_some_and(|shown| shown.holds != wish.holds);
         let target = Target::Accepted(object.clone());
@@ -850,10 +840,7 @@ fn advertisement_ref(key: &ObjectKey) -> ObjectRef {
 }
 
 /// Whether the object can carry our condition: kinds of our own and Services, where the object itself could be read.
-fn has_conditions(object: &ObjectRef, problems: &[Problem]) -> bool {
-    let is_known = |problem: &Problem| {
-        !matches!(problem.fault, Fault::UnknownKind { .. } | Fault::Syntax { .. } | Fault::Unreadable { .. })
-    };
+fn has_conditions(object: &ObjectRef, reports: &[Report]) -> bool {
     let is_service = object.api_version == "v1" && object.kind == "Service";
-    (object.api_version == API_VERSION || is_service) && problems.iter().all(is_known)
+    (object.api_version == API_VERSION || is_service) && reports.iter().all(|report| report.is_readable)
 }

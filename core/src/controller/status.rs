@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::{
     allocate::{Assignment, Loss, Refusal, list},
     ledger::Book,
+    report::Report,
 };
 use crate::{
     model::{
@@ -13,7 +14,6 @@ use crate::{
         pool::PoolStatus,
         service::{ADDRESS_ASSIGNED, Service, ServiceStatus},
     },
-    snapshot::Problem,
     write::{ACCEPTED, Condition, Event, Severity},
 };
 
@@ -74,7 +74,7 @@ fn address_condition(service: &Service, holds: bool, reason: &str, message: Stri
 }
 
 /// Counters and condition of a pool.
-pub(super) fn pool(book: &Book, problems: &[Problem]) -> PoolStatus {
+pub(super) fn pool(book: &Book, reports: &[Report]) -> PoolStatus {
     let assigned = |family| i64::try_from(book.used(family)).unwrap_or(i64::MAX);
     let available = |family| {
         let left = book.capacity(family).saturating_sub(u128::from(book.used(family)));
@@ -85,38 +85,30 @@ pub(super) fn pool(book: &Book, problems: &[Problem]) -> PoolStatus {
         assigned_ipv6: assigned(Family::V6),
         available_ipv4: available(Family::V4),
         available_ipv6: available(Family::V6),
-        conditions: vec![accepted(book.pool.generation, problems)],
+        conditions: vec![accepted(book.pool.generation, reports)],
     }
 }
 
-/// [`ACCEPTED`] of an object with these problems. Warnings alone leave it true.
-pub(super) fn accepted(generation: i64, problems: &[Problem]) -> Condition {
-    let worst = problems.iter().find(|problem| !problem.fault.is_warning()).or(problems.first());
-    let texts: Vec<_> = problems.iter().map(text).collect();
+/// [`ACCEPTED`] of an object of which this is reported. Warnings alone leave it true.
+pub(super) fn accepted(generation: i64, reports: &[Report]) -> Condition {
+    let worst = reports.iter().find(|report| !report.is_warning).or(reports.first());
+    let messages: Vec<_> = reports.iter().map(|report| report.message.as_str()).collect();
     Condition {
         kind: ACCEPTED.to_owned(),
-        holds: worst.is_none_or(|problem| problem.fault.is_warning()),
-        reason: worst.map_or(IN_FORCE, |problem| problem.fault.reason()).to_owned(),
-        message: if texts.is_empty() { "in force".to_owned() } else { texts.join("; ") },
-        observed_generation: problems.iter().map(|problem| problem.generation).max().unwrap_or(0).max(generation),
+        holds: worst.is_none_or(|report| report.is_warning),
+        reason: worst.map_or(IN_FORCE, |report| report.reason).to_owned(),
+        message: if messages.is_empty() { "in force".to_owned() } else { messages.join("; ") },
+        observed_generation: reports.iter().map(|report| report.generation).max().unwrap_or(0).max(generation),
     }
 }
 
-/// A problem as its own object shows it: without the object's name.
-fn text(problem: &Problem) -> String {
-    match problem.field.as_str() {
-        "" => problem.fault.to_string(),
-        field => format!("{field}: {}", problem.fault),
-    }
-}
-
-/// An object, or a part of it, was left out.
-pub(super) fn left_out(object: &ObjectRef, problem: &Problem) -> Event {
+/// An object, or a part of it, is not in force.
+pub(super) fn reported(object: &ObjectRef, report: &Report) -> Event {
     Event {
         object: object.clone(),
         severity: Severity::Warning,
-        reason: problem.fault.reason().to_owned(),
-        message: text(problem),
+        reason: report.reason.to_owned(),
+        message: report.message.clone(),
     }
 }
 

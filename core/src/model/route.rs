@@ -96,3 +96,11 @@ impl fmt::Display for BackendPort {
         }
     }
 }
+
+impl Ingress {
+    /// Every Service it sends requests to, in the order written.
+    pub fn backends(&self) -> impl Iterator<Item = &ServiceKey> {
+        let paths = self.rules.iter().flat_map(|rule| &rule.paths).map(|path| &path.backend);
+        self.default_backend.iter().chain(paths).map(|backend| &backend.service)
+    }
+}

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    snapshot::Origin,
+    model::route::{Backend, BackendPort},
+    snapshot::{Fault, Origin, Problem},
     write::{ACCEPTED, Condition},
 };
 
@@ -247,4 +248,42 @@ fn explain_says_what_the_controller_says() {
     }
     assert_eq!(explain(&facts, &key("inner")), Verdict::NotServed);
     assert_eq!(world.controller.pending(), &BTreeMap::from([("Exhausted", 1)]));
+}
+
+#[test]
+fn an_ingress_whose_service_is_missing_is_told_once_and_again_when_it_goes_away() {
+    let mut world = World::new();
+    let mut site = ingress("site");
+    let port = BackendPort::Number(NonZeroU16::new(80).unwrap());
+    site.default_backend = Some(Backend { service: key("web"), port });
+    world.facts.ingresses.insert(site.key.clone(), Arc::new(site));
+
+    assert_eq!(reasons(&world.run()), ["ServiceNotFound"]);
+    world.put(service("other").cluster_ip());
+    assert_eq!(world.run(), []);
+    world.put(service("web").cluster_ip());
+    assert_eq!(world.run(), []);
+    world.remove("web");
+
+    assert_eq!(reasons(&world.run()), ["ServiceNotFound"]);
+}
+
+#[test]
+fn a_port_that_the_proxy_cannot_carry_is_reported_where_it_has_to() {
+    for carries in [false, true] {
+        let mut world = World::with_pool(&["192.0.2.1"]);
+        world.controller = Controller::new(Config { proxy_carries_services: carries, ..Config::default() });
+        world.controller.step(world.now, Event::Leads(true));
+        world.put(service("web").ports(&[(Protocol::Tcp, 80), (Protocol::Sctp, 81)]));
+        world.run();
+        let object = ObjectRef::service(&key("web"));
+        let reason = world.accepted(&object).map(|condition| condition.reason.as_str());
+        assert_eq!(reason, carries.then_some("UnsupportedProtocol"));
+        assert_eq!(world.addresses("web"), "192.0.2.1");
+
+        world.put(service("web"));
+        world.run();
+
+        assert_eq!(world.accepted(&object).is_some_and(|condition| condition.holds), carries);
+    }
 }
