@@ -1,0 +1,99 @@
+//! What a controller counts.
+
+use ferrogate_core::{controller::Controller, write::Write};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// The controller's metrics; clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    used: Family<PoolLabels, Gauge>,
+    capacity: Family<PoolLabels, Gauge>,
+    pending: Family<ReasonLabel, Gauge>,
+    leading: Gauge,
+    steps: Counter,
+    writes: Family<KindLabel, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    pool: String,
+    family: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+impl Metrics {
+    /// Makes the metrics known to a registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("ferrogate_controller");
+        registry.register(
+            "pool_addresses_in_use",
+            "Distinct addresses of a pool that Services have, by family",
+            metrics.used.clone(),
+        );
+        registry.register(
+            "pool_addresses",
+            "Addresses that a pool can hand out in all, by family, at most 2^63 - 1",
+            metrics.capacity.clone(),
+        );
+        registry.register(
+            "pending_services",
+            "LoadBalancer Services without an address, by the reason in their condition",
+            metrics.pending.clone(),
+        );
+        registry.register(
+            "leading",
+            "1 while this process is the one that assigns and writes",
+            metrics.leading.clone(),
+        );
+        registry.register("steps", "Snapshots, changes of leadership and deadlines worked in", metrics.steps.clone());
+        registry.register("writes", "Changes asked for outside, by what they change", metrics.writes.clone());
+        metrics
+    }
+
+    /// After a step: what the controller says now.
+    pub(crate) fn stepped(&self, controller: &Controller, leads: bool) {
+        self.steps.inc();
+        self.leading.set(i64::from(leads));
+        // Pools and reasons that are gone must not keep their last value.
+        self.used.clear();
+        self.capacity.clear();
+        for usage in controller.usage() {
+            let labels = PoolLabels { pool: usage.pool.to_string(), family: usage.family.to_string() };
+            self.used.get_or_create(&labels).set(i64::try_from(usage.used).unwrap_or(i64::MAX));
+            self.capacity.get_or_create(&labels).set(i64::try_from(usage.capacity).unwrap_or(i64::MAX));
+        }
+        self.pending.clear();
+        for (reason, count) in controller.pending() {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            self.pending.get_or_create(&ReasonLabel { reason }).set(count);
+        }
+    }
+
+    /// Before a write is sent.
+    pub(crate) fn wrote(&self, write: &Write) {
+        let kind = match write {
+            Write::ServiceStatus { .. } => "service_status",
+            Write::PoolStatus { .. } => "pool_status",
+            Write::IngressStatus { .. } => "ingress_status",
+            Write::Condition { .. } => "condition",
+            Write::Event(_) => "event",
+            Write::L2Status { .. } => "l2_status",
+            Write::Membership { .. } => "membership",
+        };
+        self.writes.get_or_create(&KindLabel { kind }).inc();
+    }
+}
