@@ -101,12 +101,10 @@ struct Answered {
 /// Serves a connection until its end.
 pub(crate) async fn serve(thread: Rc<Thread>, mut stream: TcpStream, client: SocketAddr, listener: ListenerKey) {
     let watch = thread.watch(listener);
-    thread.counters.connections.add(1);
     let about = lines_about(client.ip(), listener.socket.port());
     let (read, write) = stream.split();
     let client = Client { thread: &thread, watch: &watch, address: client.ip(), about: &about, read, write };
     client.run().await;
-    thread.counters.connections.remove(1);
 }
 
 /// What is said about the client to endpoints. Everything the client said of the kind itself is dropped: whoever talks

@@ -63,8 +63,7 @@ impl Listeners {
 
     /// Binds what the table wants and is not open, and names what is open and no longer wanted.
     pub(crate) fn follow(&mut self, table: &RouteTable) -> Changes {
-        let wanted: BTreeMap<_, _> =
-            table.listeners().iter().filter(|(_, listener)| listener.serves == Serves::Http).collect();
+        let wanted = table.listeners();
         let mut changes = Changes::default();
         changes.closed.extend(self.open.iter().filter(|key| !wanted.contains_key(key)));
         self.open.retain(|key| wanted.contains_key(key));
@@ -234,7 +233,8 @@ async fn rest(error: &io::Error, key: ListenerKey) {
     }
 }
 
-/// Starts the task of a connection, if its client may come in.
+/// Starts the task of a connection, if its client may come in. The connection is served as the table says now: a
+/// change that closes this listener may already be on its way.
 fn admit(thread: &Rc<Thread>, key: ListenerKey, stream: TcpStream, client: SocketAddr) {
     let table = thread.table();
     let Some(listener) = table.listener(key) else { return };
@@ -243,15 +243,38 @@ fn admit(thread: &Rc<Thread>, key: ListenerKey, stream: TcpStream, client: Socke
         thread.counters.forbidden.add(1);
         return;
     }
+    let open = Counted::new(thread);
     match listener.serves {
         Serves::Http => {
-            tokio::task::spawn_local(forward::serve(Rc::clone(thread), stream, client, key));
+            let served = forward::serve(Rc::clone(thread), stream, client, key);
+            tokio::task::spawn_local(open.during(served));
         }
-        Serves::Tcp(_) => {
-            tokio::task::spawn_local(tcp::serve(Rc::clone(thread), stream, client, key));
+        Serves::Tcp(backend) => {
+            let served = tcp::serve(Rc::clone(thread), Rc::clone(&table), backend, stream, client, key);
+            tokio::task::spawn_local(open.during(served));
         }
         // Connections do not come in over UDP.
         Serves::Udp(_) => {}
+    }
+}
+
+/// A connection that counts as open, however its task ends.
+struct Counted(Rc<Thread>);
+
+impl Counted {
+    fn new(thread: &Rc<Thread>) -> Self {
+        thread.counters.connections.add(1);
+        Self(Rc::clone(thread))
+    }
+
+    async fn during(self, served: impl Future<Output = ()>) {
+        served.await;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.connections.remove(1);
     }
 }
 

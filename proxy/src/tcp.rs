@@ -7,26 +7,32 @@
 
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
-use ferrogate_core::proxy::{ListenerKey, Serves};
+use ferrogate_core::proxy::{BackendId, ListenerKey};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::{
     buffer::Buffer,
-    thread::Thread,
+    thread::{Table, Thread},
     upstream::{self, Wanted},
     watches::{Ended, Watch},
 };
 
 /// The life of one connection of a client that may come in.
-pub(crate) async fn serve(thread: Rc<Thread>, client: TcpStream, address: SocketAddr, key: ListenerKey) {
+pub(crate) async fn serve(
+    thread: Rc<Thread>,
+    table: Rc<Table>,
+    backend: BackendId,
+    client: TcpStream,
+    address: SocketAddr,
+    key: ListenerKey,
+) {
     let watch = thread.watch(key);
     let connected = {
-        let table = thread.table();
-        let Some(Serves::Tcp(backend)) = table.listener(key).map(|listener| listener.serves) else { return };
         let wanted = Wanted { table: &table, backend, client: address.ip(), fresh: true };
         upstream::obtain(&thread, &watch, wanted, &mut Vec::new()).await
     };
+    drop(table);
     match connected {
         Ok(upstream) => {
             let copied = copy(&watch, thread.config.tunnel_timeout, &client, &upstream.stream).await;

@@ -5,8 +5,9 @@ mod stage;
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
+use ferrogate_core::model::service::Protocol;
 use ferrogate_proxy::Config;
-use stage::{Client, Origin, Stage, config, header, reserve, soon, world};
+use stage::{Client, Origin, Stage, config, header, reserve, reserve_udp, soon, world, world_with};
 use tokio::io::AsyncWriteExt;
 
 const GET: &str = "GET /a?b=c HTTP/1.1\r\nHost: example.test\r\n\r\n";
@@ -654,4 +655,45 @@ async fn a_full_thread_closes_idle_connections_for_new_ones() {
     let answer = stage.once(GET_AND_CLOSE).await;
 
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn l_001_a_plain_service_is_carried_by_tcp_and_udp_beside_http() {
+    let origin = Origin::scripted(|mut client, _| async move {
+        assert_eq!(client.exactly(4).await, b"ping");
+        client.send("pong").await;
+    })
+    .await;
+    let echo = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let echo_address = echo.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        let mut datagram = [0; 100];
+        let (length, from) = echo.recv_from(&mut datagram).await.unwrap();
+        echo.send_to(&datagram[..length], from).await.unwrap();
+    });
+    let web = Origin::saying("hello").await;
+    let stage = Stage::new(&[web.address]).await;
+    let (tcp_port, _tcp) = reserve();
+    let (udp_port, _udp) = reserve_udp();
+
+    let with_tcp = world_with(world(&[stage.port], &[web.address]), Protocol::Tcp, tcp_port, &[origin.address]);
+    stage.show(world_with(with_tcp, Protocol::Udp, udp_port, &[echo_address]));
+    let listening = soon(async {
+        while stage.metric("ferrogate_proxy_listeners ") < 3 {
+            tokio::task::yield_now().await;
+        }
+    });
+    listening.await;
+    let mut client = Client::to(tcp_port).await;
+    client.send("ping").await;
+    let datagrams = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    datagrams.send_to(b"datagram", ("127.0.0.1", udp_port)).await.unwrap();
+    let mut datagram = [0; 100];
+    let length = soon(datagrams.recv(&mut datagram)).await.unwrap();
+
+    assert_eq!(client.exactly(4).await, b"pong");
+    client.closed().await;
+    assert_eq!(&datagram[..length], b"datagram");
+    assert!(stage.once(GET_AND_CLOSE).await.starts_with("HTTP/1.1 200 "));
+    answering.await.unwrap();
 }

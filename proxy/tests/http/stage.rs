@@ -63,6 +63,16 @@ pub fn reserve() -> (u16, TcpSocket) {
     (socket.local_addr().unwrap().port(), socket)
 }
 
+/// The same for UDP: the socket that holds the port is connected, so it takes nobody else's datagrams.
+pub fn reserve_udp() -> (u16, std::net::UdpSocket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let socket = std::net::UdpSocket::from(socket);
+    socket.connect((Ipv4Addr::LOCALHOST, 9)).unwrap();
+    (socket.local_addr().unwrap().port(), socket)
+}
+
 /// Short time limits nowhere, one thread.
 pub fn config() -> Config {
     Config { threads: NonZeroUsize::new(1), ..Config::default() }
@@ -308,6 +318,17 @@ pub fn world(ports: &[u16], endpoints: &[SocketAddr]) -> Snapshot {
     snapshot
 }
 
+/// The same, and a LoadBalancer Service on 127.0.0.1 with this port that is not HTTP.
+pub fn world_with(mut snapshot: Snapshot, protocol: Protocol, port: u16, endpoints: &[SocketAddr]) -> Snapshot {
+    let mut plain =
+        Service { is_entry: false, ..(**snapshot.services.get(&ObjectKey::new("default", "entry")).unwrap()).clone() };
+    plain.key = ObjectKey::new("default", format!("plain-{port}"));
+    plain.ports = vec![ServicePort { protocol, ..service_port("", port) }];
+    plain.endpoints = endpoints.iter().map(|address| endpoint_named("", protocol, *address)).collect();
+    snapshot.services.insert(plain.key.clone(), Arc::new(plain));
+    snapshot
+}
+
 fn service(name: &str) -> Service {
     Service {
         key: ObjectKey::new("default", name),
@@ -334,6 +355,10 @@ fn service_port(name: &str, port: u16) -> ServicePort {
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
+    endpoint_named("http", Protocol::Tcp, address)
+}
+
+fn endpoint_named(name: &str, protocol: Protocol, address: SocketAddr) -> Endpoint {
     let port = NonZeroU16::new(address.port()).unwrap();
     Endpoint {
         address: address.ip(),
@@ -341,6 +366,6 @@ fn endpoint(address: SocketAddr) -> Endpoint {
         ready: true,
         serving: true,
         terminating: false,
-        ports: Arc::from([EndpointPort { name: "http".to_owned(), protocol: Protocol::Tcp, port }]),
+        ports: Arc::from([EndpointPort { name: name.to_owned(), protocol, port }]),
     }
 }
