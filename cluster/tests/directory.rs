@@ -516,6 +516,22 @@ async fn writes_that_fail_are_kept_and_told_with_path_and_remedy() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_full_for_a_while_loses_no_write() {
+    let folders = Folders::new();
+    folders.put("web.yaml", &service("web"));
+    fs::create_dir_all(folders.state().join("services/default")).unwrap();
+    // The file is written beside its place first; there the disk is full, until the half-written file is removed.
+    symlink("/dev/full", folders.state().join("services/default/.web.yaml.new")).unwrap();
+    let mut cluster = folders.open().await;
+    let status = assigned("192.0.2.7");
+
+    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: status.clone() }).await.unwrap();
+
+    until(&mut cluster, |snapshot| standing(snapshot, "web").observed == status).await;
+    until(&mut cluster, |snapshot| snapshot.problems.is_empty()).await;
+}
+
+#[tokio::test]
 async fn equal_events_are_counted_and_continue_after_a_restart() {
     let folders = Folders::new();
     let event = |message: &str| {
