@@ -19,11 +19,11 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags},
-        link::LinkAttribute,
+        link::{LinkAttribute, LinkFlags},
     },
     sys::SocketAddr,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
 /// Every interface by name.
@@ -31,6 +31,9 @@ pub(crate) type Interfaces = BTreeMap<InterfaceName, Interface>;
 
 /// `IFF_NOARP`, which pnet does not name.
 const NO_ARP: u32 = libc::IFF_NOARP as u32;
+
+/// Changes that may wait for the loop.
+const CHANGES: usize = 16;
 
 /// How long to wait after the kernel could not be asked; a dump fails when an interface vanishes in its middle.
 const READ_AGAIN: Duration = Duration::from_millis(100);
@@ -46,45 +49,78 @@ pub enum InterfacesError {
     Read(#[source] rtnetlink::Error),
 }
 
-/// Reads the interfaces now and follows them in a task. Also returns the connection, for other questions.
-pub(crate) async fn follow(tasks: &mut JoinSet<()>) -> Result<(watch::Receiver<Interfaces>, Handle), InterfacesError> {
+/// What [`follow`] gives.
+pub(crate) struct Following {
+    /// The interfaces now.
+    pub(crate) first: Interfaces,
+    /// The interfaces after each change. The kernel's own queue takes what does not fit.
+    pub(crate) next: mpsc::Receiver<Interfaces>,
+    /// The connection to the kernel, for other questions.
+    pub(crate) netlink: Handle,
+}
+
+/// Reads the interfaces now and follows them in a task.
+pub(crate) async fn follow(tasks: &mut JoinSet<()>) -> Result<Following, InterfacesError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, handle, changes) = new_multicast_connection(&groups).map_err(InterfacesError::Socket)?;
+    let (connection, netlink, changes) = new_multicast_connection(&groups).map_err(InterfacesError::Socket)?;
     tasks.spawn(connection);
-    let first = read(&handle).await.map_err(InterfacesError::Read)?;
-    let (sender, receiver) = watch::channel(first);
-    tasks.spawn(publish(sender, handle.clone(), changes));
-    Ok((receiver, handle))
+    let first = read(&netlink).await.map_err(InterfacesError::Read)?;
+    let (sender, next) = mpsc::channel(CHANGES);
+    tasks.spawn(publish(first.clone(), sender, netlink.clone(), changes));
+    Ok(Following { first, next, netlink })
 }
 
 async fn publish(
-    interfaces: watch::Sender<Interfaces>,
-    handle: Handle,
+    mut known: Interfaces,
+    sender: mpsc::Sender<Interfaces>,
+    netlink: Handle,
     mut changes: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 ) {
     while let Some((change, _)) = changes.next().await {
-        let loopback: BTreeSet<u32> =
-            interfaces.borrow().values().filter(|interface| interface.loopback).map(|own| own.index).collect();
+        let loopback: BTreeSet<u32> = known.values().filter(|own| own.loopback).map(|own| own.index).collect();
         let mut concerns = concerns_interfaces(&change, &loopback);
+        let mut went_down = BTreeSet::from_iter(down(&change));
         while let Some(Some((change, _))) = changes.next().now_or_never() {
             concerns |= concerns_interfaces(&change, &loopback);
+            went_down.extend(down(&change));
         }
-        while concerns {
-            match read(&handle).await {
-                Ok(fresh) => {
-                    interfaces.send_if_modified(|known| {
-                        let changed = *known != fresh;
-                        *known = fresh;
-                        changed
-                    });
-                    concerns = false;
-                }
+        if !concerns {
+            continue;
+        }
+        let fresh = loop {
+            match read(&netlink).await {
+                Ok(fresh) => break fresh,
                 Err(error) => {
                     warn!(%error, "cannot read the network interfaces, trying again");
                     tokio::time::sleep(READ_AGAIN).await;
                 }
             }
+        };
+        // An interface that went down and came back before it was read was down all the same: whoever is behind it may
+        // have forgotten this node.
+        let mut between = fresh.clone();
+        for interface in between.values_mut().filter(|interface| went_down.contains(&interface.index)) {
+            interface.carrier = false;
         }
+        for next in [between, fresh] {
+            if next != known {
+                known.clone_from(&next);
+                if sender.send(next).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The interface that a message says is switched off or has no carrier.
+fn down(change: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
+    match &change.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            let header = &link.header;
+            (!header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp)).then_some(header.index)
+        }
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::pending,
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -109,15 +110,14 @@ async fn follow(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let mut tasks = JoinSet::new();
-    let (mut interfaces, netlink) = interfaces::follow(&mut tasks).await?;
-    let first_interfaces = interfaces.borrow_and_update().clone();
+    let interfaces::Following { first, next: mut interfaces, netlink } = interfaces::follow(&mut tasks).await?;
     let mut proxy = proxy_readiness(&config, &mut tasks);
     let (events, mut received) = mpsc::channel(EVENTS);
     let flags = &config.flags;
     let mut hands = Hands {
         layer2: Layer2::new(events.clone(), metrics.clone()),
         heartbeats: Heartbeats::new(flags.heartbeat_port, flags.heartbeat_bind.clone(), events, metrics.clone()),
-        host: Host::open(netlink, &first_interfaces, flags.hand_over_grace).await,
+        host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,
         outbox: Outbox { writes, waiting: VecDeque::new() },
         members: BTreeSet::new(),
@@ -125,50 +125,40 @@ async fn follow(
         count_at: None,
     };
     let mut speaker = Speaker::new(config.machine());
-    let mut stopping = false;
+    let proxy_ready = *proxy.borrow_and_update();
+    let snapshot = snapshots.borrow_and_update().clone();
+    for event in [Event::Interfaces(first), Event::ProxyReady(proxy_ready), Event::Snapshot(snapshot)] {
+        if hands.take(&mut speaker, event).await?.is_break() {
+            return Ok(());
+        }
+    }
+    ready.send_replace(true);
 
-    let mut next = VecDeque::from([
-        Event::Interfaces(first_interfaces),
-        Event::ProxyReady(*proxy.borrow_and_update()),
-        Event::Snapshot(snapshots.borrow_and_update().clone()),
-    ]);
+    let mut is_stopping = false;
     loop {
-        while let Some(event) = next.pop_front() {
-            log_event(&event);
-            hands.prepare(&event)?;
-            let now = Instant::now();
-            hands.note(now, &event);
-            for action in speaker.step(now, event) {
-                log_action(&action);
-                if action == Action::Finished {
-                    hands.host.clear().await;
-                    return Ok(());
-                }
-                hands.perform(action).await?;
-            }
-        }
-        if !stopping {
-            ready.send_replace(true);
-        }
         hands.catch_up(&speaker).await;
-
         let deadline = [speaker.deadline(), hands.deadline()].into_iter().flatten().min();
         // Every arm is cancel-safe: channels, watches and a timer. An arm whose channel has closed is passed over.
         let event = tokio::select! {
-            () = shutdown.cancelled(), if !stopping => {
-                stopping = true;
+            () = shutdown.cancelled(), if !is_stopping => {
+                is_stopping = true;
                 ready.send_replace(false);
                 Event::Shutdown
             }
             Ok(()) = snapshots.changed() => Event::Snapshot(snapshots.borrow_and_update().clone()),
-            Ok(()) = interfaces.changed() => Event::Interfaces(interfaces.borrow_and_update().clone()),
+            Some(interfaces) = interfaces.recv() => Event::Interfaces(interfaces),
             Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
             Some(event) = received.recv() => event,
             () = hands.outbox.moves() => continue,
-            Some(_) = tasks.join_next() => return Err(RunError::NetlinkEnded),
+            Some(_) = tasks.join_next() => {
+                hands.host.clear().await;
+                return Err(RunError::NetlinkEnded);
+            }
             () = until(deadline) => Event::Tick,
         };
-        next.push_back(event);
+        if hands.take(&mut speaker, event).await?.is_break() {
+            return Ok(());
+        }
     }
 }
 
@@ -206,40 +196,46 @@ struct Hands {
 }
 
 impl Hands {
-    /// What must be true before the machine hears of an event.
-    fn prepare(&mut self, event: &Event) -> Result<(), RunError> {
-        if let Event::Interfaces(interfaces) = event {
+    /// Lets the machine take in one event and does what it wants. Breaks when everything is handed over; then, and on
+    /// an error, nothing of ours is left on the host.
+    async fn take(&mut self, speaker: &mut Speaker, event: Event) -> Result<ControlFlow<()>, RunError> {
+        let taken = self.try_take(speaker, event).await;
+        if !matches!(taken, Ok(ControlFlow::Continue(()))) {
+            self.host.clear().await;
+        }
+        taken
+    }
+
+    async fn try_take(&mut self, speaker: &mut Speaker, event: Event) -> Result<ControlFlow<()>, RunError> {
+        log_event(&event);
+        let now = Instant::now();
+        if let Event::Interfaces(interfaces) = &event {
+            // The sockets must be right before the machine sends by them.
             self.layer2.interfaces(interfaces)?;
             self.host.interfaces(interfaces);
             self.host_is_quiet = false;
         }
-        Ok(())
-    }
-
-    /// Remembers that silences may have changed.
-    fn note(&mut self, now: Instant, event: &Event) {
         if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_)) {
             self.count_at.get_or_insert(now + COUNT_INTERVAL);
         }
+        let actions = speaker.step(now, event);
+        self.check_host(&actions)?;
+        for action in actions {
+            log_action(&action);
+            if action == Action::Finished {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.perform(action).await?;
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     async fn perform(&mut self, action: Action) -> Result<(), RunError> {
         match action {
             Action::Send { interface, frame } => self.layer2.send(&interface, &frame),
             Action::SendHeartbeat { to, heartbeat } => self.heartbeats.send(&to, &heartbeat)?,
-            Action::Listen { interfaces } => {
-                self.layer2.listen(interfaces)?;
-                self.host_is_quiet = false;
-                if self.host.holds_ipv4() {
-                    self.check_host()?;
-                }
-            }
-            Action::Hold { address } => {
-                if address.is_ipv4() {
-                    self.check_host()?;
-                }
-                self.host.hold(address).await?;
-            }
+            Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
+            Action::Hold { address } => self.host.hold(address).await?,
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),
@@ -250,9 +246,16 @@ impl Hands {
         Ok(())
     }
 
-    fn check_host(&mut self) -> Result<(), HostError> {
-        if !self.host_is_quiet {
-            host::kernel_keeps_quiet(self.layer2.listening())?;
+    /// Makes sure that the kernel keeps quiet about addresses on the host, before there are any on new interfaces.
+    fn check_host(&mut self, actions: &[Action]) -> Result<(), HostError> {
+        let listen = actions.iter().rev().find_map(|action| match action {
+            Action::Listen { interfaces } => Some(interfaces),
+            _ => None,
+        });
+        self.host_is_quiet &= listen.is_none();
+        let holds = |action: &Action| matches!(action, Action::Hold { address } if address.is_ipv4());
+        if !self.host_is_quiet && (self.host.holds_ipv4() || actions.iter().any(holds)) {
+            host::kernel_keeps_quiet(listen.unwrap_or(self.layer2.listening()))?;
             self.host_is_quiet = true;
         }
         Ok(())
