@@ -8,6 +8,9 @@
 //! A request that is complete in one read, which is nearly every one, is sent on in one write together with its head,
 //! and can be sent once more if a kept connection turns out to be dead. A longer one is streamed while the answer is
 //! already listened for ([`stream_request`]).
+//!
+//! A client that has only finished sending (half-close) still gets its answer. One that is gone is noticed when the
+//! answer is sent, and its endpoint's connection is closed then.
 
 use std::{
     cell::Cell,
@@ -47,6 +50,8 @@ const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Body bytes that are copied behind a head to be sent in one call; more are sent by a gathering write.
 const COPIED: usize = 8 * 1024;
+/// Interim answers (1xx) before the final one; more serve no purpose but to keep us busy.
+const MAX_INTERIM: usize = 64;
 
 /// One client connection.
 struct Client<'a> {
@@ -616,7 +621,7 @@ impl Download<'_, '_, '_> {
         let mut input = Buffer::take();
         let mut out = Output::take();
         let mut unsent = true;
-        loop {
+        for _ in 0..=MAX_INTERIM {
             let head = self.read_head(&mut input, unsent).await?;
             let begun = self.begin(&input, head, &mut out).map_err(|fault| Failed {
                 refusal: Refusal::UpstreamMalformed(fault),
@@ -636,6 +641,7 @@ impl Download<'_, '_, '_> {
             self.thread.counters.answered(begun.status);
             return self.body(&begun, input, out).await;
         }
+        Err(Failed { refusal: Refusal::UpstreamMalformed(Fault::StatusLine), unanswered: false, unsent })
     }
 
     async fn read_head(&mut self, input: &mut Buffer, unsent: bool) -> Result<Head, Failed> {
@@ -784,3 +790,18 @@ async fn write_both(to: &mut WriteHalf<'_>, head: &[u8], body: &[u8]) -> io::Res
 }
 
 const _: () = assert!(COPIED < BUFFER_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<Served: Future>(_: fn(Rc<Thread>, TcpStream, SocketAddr, ListenerKey) -> Served) -> usize {
+        size_of::<Served>()
+    }
+
+    #[test]
+    fn an_idle_connection_holds_little_memory() {
+        // Beside it: the registration of its socket, its watch, the lines about its client. 4 KiB is the promise.
+        assert!(size(serve) <= 2048, "{} bytes", size(serve));
+    }
+}

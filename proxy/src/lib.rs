@@ -68,6 +68,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     config.check()?;
     let config = Arc::new(config);
+    allow_descriptors();
     let stop = CancellationToken::new();
     let mut threads = Threads::start(&config, &metrics, &stop).map_err(RunError::Start)?;
     let mut listeners = Listeners::new(threads.commands.len(), metrics.clone());
@@ -165,6 +166,17 @@ impl Threads {
 async fn tell(thread: &tokio::sync::mpsc::Sender<Command>, command: Command) {
     if thread.send(command).await.is_err() {
         tracing::debug!("a command came after the end of its thread");
+    }
+}
+
+/// Raises the limit of open descriptors to what the system allows: shells and service managers set it low for the sake
+/// of programs that use `select`.
+fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
     }
 }
 

@@ -145,7 +145,8 @@ pub(crate) async fn obtain(
     wanted: Wanted<'_>,
     tried: &mut Vec<SocketAddr>,
 ) -> Result<Upstream, Refusal> {
-    let mut refusal = Refusal::NoEndpoint;
+    // Whoever was tried before broke off; otherwise there was nobody to try.
+    let mut refusal = if tried.is_empty() { Refusal::NoEndpoint } else { Refusal::UpstreamClosed };
     while tried.len() < thread.config.tries {
         let Some(backend) = wanted.table.backend(wanted.backend) else { break };
         let chosen = thread.balancer.borrow_mut().choose(thread.now(), wanted.backend, backend, wanted.client, tried);

@@ -3,9 +3,13 @@
 
 mod stage;
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    time::Duration,
+};
 
-use ferrogate_core::model::service::Protocol;
+use ferrogate_core::model::{ObjectKey, service::Protocol};
 use ferrogate_proxy::Config;
 use stage::{Client, Origin, Stage, config, header, reserve, reserve_udp, soon, world, world_with};
 use tokio::io::AsyncWriteExt;
@@ -696,4 +700,109 @@ async fn l_001_a_plain_service_is_carried_by_tcp_and_udp_beside_http() {
     assert_eq!(&datagram[..length], b"datagram");
     assert!(stage.once(GET_AND_CLOSE).await.starts_with("HTTP/1.1 200 "));
     answering.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_closes_without_an_answer_becomes_a_502() {
+    let origin = Origin::scripted(|mut client, _| async move {
+        client.next_head().await;
+    })
+    .await;
+    let stage = Stage::new(&[origin.address]).await;
+
+    let answer = stage.once(GET_AND_CLOSE).await;
+
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert_eq!(header(&answer, "x-ferrogate-reason"), Some("UpstreamClosed"));
+}
+
+#[tokio::test]
+async fn l_020_an_answer_carries_length_type_date_and_server() {
+    let origin = Origin::scripted(|mut client, _| async move {
+        client.next_head().await;
+        client.send("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok").await;
+    })
+    .await;
+    let stage = Stage::new(&[origin.address]).await;
+
+    let answer = stage.once(GET_AND_CLOSE).await;
+
+    for name in ["content-length", "content-type", "date", "server"] {
+        assert!(header(&answer, name).is_some(), "{name} is missing: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn l_027_a_hundred_requests_reach_all_of_ten_endpoints() {
+    let mut origins = Vec::new();
+    for _ in 0..10 {
+        origins.push(Origin::saying("hello").await);
+    }
+    let endpoints: Vec<SocketAddr> = origins.iter().map(|origin| origin.address).collect();
+    let stage = Stage::with(Config { threads: NonZeroUsize::new(2), ..config() }, &endpoints).await;
+
+    for _ in 0..50 {
+        let mut client = stage.connect().await;
+        for _ in 0..2 {
+            client.send(GET).await;
+            assert_eq!(client.answer().await.1, "hello");
+        }
+    }
+
+    assert!(origins.iter().all(|origin| !origin.heads().is_empty()));
+}
+
+#[tokio::test]
+async fn a_client_that_has_finished_sending_still_gets_its_answer() {
+    let origin = Origin::saying("hello").await;
+    let stage = Stage::new(&[origin.address]).await;
+    let mut client = stage.connect().await;
+
+    client.send(GET).await;
+    client.stream.shutdown().await.unwrap();
+
+    assert!(client.rest().await.ends_with("\r\n\r\nhello"));
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_on_the_host_yet_is_listened_on() {
+    let origin = Origin::saying("hello").await;
+    let stage = Stage::new(&[origin.address]).await;
+    let mut elsewhere = world(&[stage.port], &[origin.address]);
+    let key = ObjectKey::new("default", "entry");
+    let mut entry = (**elsewhere.services.get(&key).unwrap()).clone();
+    entry.observed.addresses.extend(["192.0.2.77".parse::<IpAddr>().unwrap(), "2001:db8::77".parse().unwrap()]);
+    elsewhere.services.insert(key, entry.into());
+
+    stage.show(elsewhere);
+
+    soon(async {
+        while stage.metric("ferrogate_proxy_listeners ") < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(stage.metric("ferrogate_proxy_listeners_unbound"), 0);
+}
+
+#[tokio::test]
+async fn clients_outside_the_source_ranges_are_turned_away() {
+    let origin = Origin::saying("hello").await;
+    let stage = Stage::new(&[origin.address]).await;
+    let mut closed = world(&[stage.port], &[origin.address]);
+    let key = ObjectKey::new("default", "entry");
+    let mut entry = (**closed.services.get(&key).unwrap()).clone();
+    entry.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    closed.services.insert(key, entry.into());
+
+    stage.show(closed);
+
+    soon(async {
+        while stage.metric("ferrogate_proxy_connections_forbidden_total") == 0 {
+            drop(tokio::net::TcpStream::connect(("127.0.0.1", stage.port)).await);
+        }
+    })
+    .await;
+    let refused = stage.connect().await;
+    refused.closed().await;
 }
