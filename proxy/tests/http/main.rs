@@ -118,7 +118,7 @@ async fn eventually(stage: &Stage, status: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_malformed_request_is_refused_with_the_reason_and_the_connection_ends() {
+async fn l_112_to_l_116_and_l_134_a_malformed_request_is_refused_with_the_reason_and_the_connection_ends() {
     let origin = Origin::saying("hello").await;
     let stage = Stage::new(&[origin.address]).await;
 
@@ -284,7 +284,7 @@ async fn an_early_answer_is_passed_on_while_the_body_is_still_coming() {
 }
 
 #[tokio::test]
-async fn an_upgraded_connection_is_joined_in_both_directions() {
+async fn l_120_an_upgraded_connection_is_joined_in_both_directions() {
     let origin = Origin::scripted(|mut client, _| async move {
         let head = client.next_head().await.unwrap();
         assert_eq!(header(&head, "upgrade"), Some("websocket"));

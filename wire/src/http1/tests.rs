@@ -60,7 +60,7 @@ fn refusal(bytes: &str) -> Fault {
 }
 
 #[test]
-fn ambiguous_requests_are_refused_and_told_apart() {
+fn l_112_to_l_116_and_l_134_ambiguous_requests_are_refused_and_told_apart() {
     let table: &[(&str, Fault)] = &[
         (
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -227,7 +227,7 @@ fn l_117_an_absolute_target_gives_the_host() {
 }
 
 #[test]
-fn a_websocket_is_offered_on_and_no_other_upgrade() {
+fn l_120_a_websocket_is_offered_on_and_no_other_upgrade() {
     let head = |upgrade: &str| {
         format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {upgrade}\r\n\r\n")
     };
