@@ -39,6 +39,7 @@ use tokio::{
 use crate::{
     buffer::{BUFFER_BYTES, Buffer, Output},
     respond::Refusal,
+    tcp,
     thread::{Table, Thread},
     upstream::{self, Upstream, Wanted},
     watches::{Ended, Watch},
@@ -94,6 +95,17 @@ struct Failed {
     unanswered: bool,
     /// Nothing of an answer has been sent on.
     unsent: bool,
+}
+
+/// How much of a final answer the client has got while the request was still under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// Nothing.
+    No,
+    /// A part; its framing tells the client that the rest is missing.
+    Framed,
+    /// A part that the client would take for all of it if the connection just ended.
+    Unframed,
 }
 
 /// An answer that was sent on completely.
@@ -275,7 +287,7 @@ impl Client<'_> {
                 Ok(upstream) => upstream,
                 Err(refusal) => return self.refuse_planned(plan, refusal, true).await,
             };
-            let uploaded = Cell::new(true);
+            let (uploaded, begun) = (Cell::new(true), Cell::new(Begun::No));
             let result = {
                 let (mut read, mut write) = upstream.stream.split();
                 self.watch.arm(self.thread.config.body_timeout);
@@ -286,6 +298,7 @@ impl Client<'_> {
                             watch: self.watch,
                             plan,
                             uploaded: &uploaded,
+                            begun: &begun,
                             read: &mut read,
                             client: &mut self.write,
                         };
@@ -309,7 +322,7 @@ impl Client<'_> {
                         continue;
                     }
                     out.clear();
-                    return self.fail(plan, &failed, true).await;
+                    return self.fail(plan, &failed, true, begun.get()).await;
                 }
             }
         }
@@ -324,7 +337,7 @@ impl Client<'_> {
             Ok(upstream) => upstream,
             Err(refusal) => return self.refuse_planned(plan, refusal, false).await,
         };
-        let uploaded = Cell::new(false);
+        let (uploaded, begun) = (Cell::new(false), Cell::new(Begun::No));
         let waiting_for_client = Cell::new(false);
         let result = {
             let (mut read, mut write) = upstream.stream.split();
@@ -340,6 +353,7 @@ impl Client<'_> {
                 watch: self.watch,
                 plan,
                 uploaded: &uploaded,
+                begun: &begun,
                 read: &mut read,
                 client: &mut self.write,
             };
@@ -351,10 +365,11 @@ impl Client<'_> {
             Ok(_) => Next::Linger,
             Err(Broken::Download(failed)) if failed.refusal == Refusal::ResponseTimeout && waiting_for_client.get() => {
                 let failed = Failed { refusal: Refusal::BodyTimeout, ..failed };
-                self.fail(plan, &failed, false).await
+                self.fail(plan, &failed, false, begun.get()).await
             }
-            Err(Broken::Download(failed)) => self.fail(plan, &failed, uploaded.get()).await,
+            Err(Broken::Download(failed)) => self.fail(plan, &failed, uploaded.get(), begun.get()).await,
             Err(Broken::Client) => Next::Close,
+            Err(Broken::Request(_)) if begun.get() != Begun::No => self.break_off(begun.get()),
             Err(Broken::Request(fault)) => self.refuse(Refusal::Malformed(fault), plan.to_head, Next::Linger).await,
         }
     }
@@ -375,14 +390,22 @@ impl Client<'_> {
     }
 
     /// Answers that a request failed, or breaks off where an answer has begun already.
-    async fn fail(&mut self, plan: &Plan, failed: &Failed, request_read: bool) -> Next {
+    async fn fail(&mut self, plan: &Plan, failed: &Failed, request_read: bool, begun: Begun) -> Next {
         match failed.unsent {
             true => self.refuse_planned(plan, failed.refusal, request_read).await,
             false => {
                 tracing::debug!(reason = ?failed.refusal, "an answer was broken off");
-                Next::Close
+                self.break_off(begun)
             }
         }
+    }
+
+    /// Ends the connection in the middle of an answer, and by a reset where a mere end would look like the answer's.
+    fn break_off(&self, begun: Begun) -> Next {
+        if begun == Begun::Unframed {
+            tcp::reset_on_close(self.read.as_ref());
+        }
+        Next::Close
     }
 
     async fn refuse_planned(&mut self, plan: &Plan, refusal: Refusal, request_read: bool) -> Next {
@@ -603,12 +626,14 @@ struct Download<'a, 'u, 'c> {
     plan: &'a Plan,
     /// Whether the whole request has been sent.
     uploaded: &'a Cell<bool>,
+    /// Told once the client gets a part of the answer.
+    begun: &'a Cell<Begun>,
     read: &'a mut ReadHalf<'u>,
     client: &'a mut WriteHalf<'c>,
 }
 
 /// What an answer's head says.
-struct Begun {
+struct Outline {
     status: u16,
     interim: bool,
     body: ResponseBody,
@@ -623,13 +648,13 @@ impl Download<'_, '_, '_> {
         let mut unsent = true;
         for _ in 0..=MAX_INTERIM {
             let head = self.read_head(&mut input, unsent).await?;
-            let begun = self.begin(&input, head, &mut out).map_err(|fault| Failed {
+            let outline = self.begin(&input, head, &mut out).map_err(|fault| Failed {
                 refusal: Refusal::UpstreamMalformed(fault),
                 unanswered: false,
                 unsent,
             })?;
             input.consume(head.end);
-            if begun.interim {
+            if outline.interim {
                 // RFC 9110 §15.2: nothing of the kind to a client that cannot know it.
                 if self.plan.version == Version::Http11 {
                     self.send(&out, &[]).await?;
@@ -638,8 +663,8 @@ impl Download<'_, '_, '_> {
                 out.clear();
                 continue;
             }
-            self.thread.counters.answered(begun.status);
-            return self.body(&begun, input, out).await;
+            self.thread.counters.answered(outline.status);
+            return self.body(&outline, input, out).await;
         }
         Err(Failed { refusal: Refusal::UpstreamMalformed(Fault::StatusLine), unanswered: false, unsent })
     }
@@ -666,7 +691,7 @@ impl Download<'_, '_, '_> {
     }
 
     /// Reads a head and writes what the client gets to `out`.
-    fn begin(&self, input: &Buffer, head: Head, out: &mut Output) -> Result<Begun, Fault> {
+    fn begin(&self, input: &Buffer, head: Head, out: &mut Output) -> Result<Outline, Fault> {
         let mut slots = Slots::default();
         let bytes = input.filled().get(head.start..head.end).unwrap_or_default();
         let limits = self.thread.config.limits();
@@ -679,7 +704,7 @@ impl Download<'_, '_, '_> {
         };
         let client_keeps = self.plan.keep_alive && framed && self.uploaded.get() && !self.thread.draining.get();
         self.thread.with_date(|date| head.write(&Answer { version, close: !client_keeps, date }, out));
-        Ok(Begun {
+        Ok(Outline {
             status: head.status,
             interim: head.is_interim(),
             body,
@@ -689,8 +714,8 @@ impl Download<'_, '_, '_> {
     }
 
     /// Sends the head in `out` and the body behind it.
-    async fn body(&mut self, begun: &Begun, mut input: Buffer, out: Output) -> Result<Answered, Failed> {
-        if begun.status == 101 {
+    async fn body(&mut self, outline: &Outline, mut input: Buffer, out: Output) -> Result<Answered, Failed> {
+        if outline.status == 101 {
             // The first words of the new protocol may have come along.
             self.send(&out, input.filled()).await?;
             return Ok(Answered { upstream_reusable: false, client_reusable: false, switched: true });
@@ -700,15 +725,20 @@ impl Download<'_, '_, '_> {
             Version::Http10 => Keep::Payload,
         };
         let mut chunks = ChunkScanner::new(keep);
-        let mut left = match begun.body {
+        let mut left = match outline.body {
             ResponseBody::None => 0,
             ResponseBody::Length(length) => length,
             ResponseBody::Chunked | ResponseBody::UntilClose => u64::MAX,
         };
+        let unframed = match outline.body {
+            ResponseBody::UntilClose => true,
+            ResponseBody::Chunked => keep == Keep::Payload,
+            ResponseBody::None | ResponseBody::Length(_) => false,
+        };
         let mut head: &[u8] = &out;
         loop {
             let bytes = input.filled_mut();
-            let (kept, consumed) = match begun.body {
+            let (kept, consumed) = match outline.body {
                 ResponseBody::Chunked => match chunks.scan(bytes) {
                     Ok(scanned) => {
                         if scanned.done {
@@ -723,7 +753,7 @@ impl Download<'_, '_, '_> {
                 },
                 _ => {
                     let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                    if begun.body != ResponseBody::UntilClose {
+                    if outline.body != ResponseBody::UntilClose {
                         left -= length as u64;
                     }
                     (length, length)
@@ -731,6 +761,7 @@ impl Download<'_, '_, '_> {
             };
             let body = input.filled().get(..kept).unwrap_or_default();
             if !head.is_empty() || !body.is_empty() {
+                self.begun.set(if unframed { Begun::Unframed } else { Begun::Framed });
                 self.send(head, body).await?;
                 head = &[];
             }
@@ -739,17 +770,17 @@ impl Download<'_, '_, '_> {
                 break;
             }
             match self.watch.guard(self.read.read(input.spare())).await {
-                Ok(Ok(0)) if begun.body == ResponseBody::UntilClose => break,
+                Ok(Ok(0)) if outline.body == ResponseBody::UntilClose => break,
                 Ok(Ok(0)) | Ok(Err(_)) => return Err(broken_off(Refusal::UpstreamClosed)),
                 Ok(Ok(length)) => input.received(length),
                 Err(_) => return Err(broken_off(Refusal::ResponseTimeout)),
             }
         }
         // A byte beyond the answer is an answer to something nobody asked.
-        let clean = input.filled().is_empty() && begun.body != ResponseBody::UntilClose;
+        let clean = input.filled().is_empty() && outline.body != ResponseBody::UntilClose;
         Ok(Answered {
-            upstream_reusable: clean && begun.upstream_keeps && self.uploaded.get(),
-            client_reusable: begun.client_keeps,
+            upstream_reusable: clean && outline.upstream_keeps && self.uploaded.get(),
+            client_reusable: outline.client_keeps,
             switched: false,
         })
     }

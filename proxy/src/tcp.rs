@@ -112,7 +112,7 @@ fn finish(to: &TcpStream) -> io::Result<()> {
 }
 
 /// Makes the close that follows an RST.
-fn reset_on_close(stream: &TcpStream) {
+pub(crate) fn reset_on_close(stream: &TcpStream) {
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "connection is closed instead of reset");
     }

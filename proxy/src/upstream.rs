@@ -1,7 +1,7 @@
 //! Connections to endpoints: made, kept for the next request, given up.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_core::proxy::{BackendId, RouteTable};
+use ferrogate_core::proxy::{Backend, BackendId, RouteTable};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -68,7 +68,10 @@ impl Pool {
 
     /// Drops connections to endpoints that the table no longer uses, or that are on nodes out of sight.
     pub(crate) fn adopt(&mut self, table: &RouteTable) {
-        self.idle.retain(|endpoint, _| table.backends().iter().any(|backend| backend.keeps(*endpoint)));
+        // A table may have far more endpoints than this thread has connections, so each is looked at once.
+        let kept = table.backends().iter().flat_map(Backend::kept);
+        let kept: BTreeSet<SocketAddr> = kept.filter(|endpoint| self.idle.contains_key(endpoint)).collect();
+        self.idle.retain(|endpoint, _| kept.contains(endpoint));
     }
 }
 

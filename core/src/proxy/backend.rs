@@ -96,15 +96,19 @@ impl Backend {
         &self.targets
     }
 
-    /// Whether a flow or idle connection to this endpoint should stay there.
+    /// The endpoints that keep their flows and idle connections.
     ///
-    /// It should not once the endpoint is gone, or once its node is out of sight while another endpoint is not. An
-    /// endpoint that terminates keeps what it has for as long as it serves.
+    /// An endpoint loses them once it is gone, or once its node is out of sight while another endpoint is not. One
+    /// that terminates keeps what it has for as long as it serves.
+    pub fn kept(&self) -> impl Iterator<Item = SocketAddr> {
+        let out_of_sight = self.targets.first().is_some_and(|best| best.tier.unreachable);
+        let kept = self.targets.iter().filter(move |target| target.tier.unreachable <= out_of_sight);
+        kept.map(|target| target.address)
+    }
+
+    /// Whether this endpoint keeps its flows and idle connections.
     pub fn keeps(&self, endpoint: SocketAddr) -> bool {
-        let best = self.targets.first().map(|target| target.tier.unreachable);
-        self.targets
-            .iter()
-            .any(|target| target.address == endpoint && best.is_some_and(|best| target.tier.unreachable <= best))
+        self.kept().any(|kept| kept == endpoint)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use ferrogate_core::model::{ObjectKey, service::Protocol};
 use ferrogate_proxy::Config;
 use stage::{Client, Origin, Stage, config, header, reserve, reserve_udp, soon, world, world_with};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const GET: &str = "GET /a?b=c HTTP/1.1\r\nHost: example.test\r\n\r\n";
 const GET_AND_CLOSE: &str = "GET / HTTP/1.1\r\nHost: example.test\r\nConnection: close\r\n\r\n";
@@ -488,6 +488,50 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     let answer = stage.once(GET).await;
 
     assert!(answer.ends_with("\r\n\r\nhalf"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let reset = |answer: &'static str| {
+        Origin::scripted(move |mut client, _| async move {
+            client.next_head().await;
+            client.send(answer).await;
+            client.until("go on").await;
+            client.reset();
+        })
+    };
+    let until_close = reset("HTTP/1.1 200 OK\r\n\r\nhalf").await;
+    let chunked = reset("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+
+    for (origin, version) in [(&until_close, "1.1"), (&until_close, "1.0"), (&chunked, "1.0")] {
+        let stage = Stage::new(&[origin.address]).await;
+        let mut client = stage.connect().await;
+        let head = format!("POST / HTTP/{version}\r\nHost: a\r\nContent-Length: 10\r\n\r\nabcde");
+        client.send(head).await;
+        client.until("half").await;
+        client.send("go on").await;
+        let end = soon(client.stream.read(&mut [0])).await;
+
+        assert_eq!(end.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_turns_malformed_puts_no_second_answer_into_one_that_has_begun() {
+    let origin = Origin::scripted(|mut client, _| async move {
+        client.next_head().await;
+        client.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").await;
+        client.rest().await;
+    })
+    .await;
+    let stage = Stage::new(&[origin.address]).await;
+
+    let mut client = stage.connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    client.until("begun").await;
+    client.send("no chunk size\r\n").await;
+
+    client.closed().await;
 }
 
 #[tokio::test]

@@ -178,6 +178,11 @@ impl Client {
         (head, String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// Everything until the other side closes.
     pub async fn rest(mut self) -> String {
         soon(self.stream.read_to_end(&mut self.received)).await.unwrap();
