@@ -114,7 +114,7 @@ pub struct BGPPeerSpec {
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('65535s')")
             .message("must be 1s to 65535s"),
-        validation = Rule::new("duration(self) == duration(string(duration(self).getSeconds()) + 's')")
+        validation = Rule::new("duration(self).getMilliseconds() % 1000 == 0")
             .message("must be a whole number of seconds"),
     )]
     pub connect_time: Option<Duration>,

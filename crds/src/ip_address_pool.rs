@@ -126,7 +126,7 @@ fn addresses(_: &mut SchemaGenerator) -> Schema {
             "maxLength": 96,
             "x-kubernetes-validations": [{
                 "rule": "isCIDR(self) || (self.split('-').size() == 2 \
-                         && self.split('-').all(end, isIP(end.trim())) \
+                         && isIP(self.split('-')[0].trim()) && isIP(self.split('-')[1].trim()) \
                          && ip(self.split('-')[0].trim()).family() == ip(self.split('-')[1].trim()).family())",
                 "message": "must be a prefix such as 192.0.2.0/24, or a range of one family such as \
                             192.0.2.10-192.0.2.19",
