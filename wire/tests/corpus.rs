@@ -7,13 +7,26 @@ use std::{collections::BTreeSet, fs, path::Path};
 mod arp;
 #[path = "../../fuzz/targets/bgp.rs"]
 mod bgp;
+#[path = "../../fuzz/targets/http1_chunks.rs"]
+mod http1_chunks;
+#[path = "../../fuzz/targets/http1_request.rs"]
+mod http1_request;
+#[path = "../../fuzz/targets/http1_response.rs"]
+mod http1_response;
 #[path = "../../fuzz/targets/ndp.rs"]
 mod ndp;
 
 type Check = fn(&[u8]);
 
 /// Every fuzz target; [`no_fuzz_target_is_left_out`] compares it with the folder.
-const TARGETS: &[(&str, Check)] = &[("arp", arp::check), ("bgp", bgp::check), ("ndp", ndp::check)];
+const TARGETS: &[(&str, Check)] = &[
+    ("arp", arp::check),
+    ("bgp", bgp::check),
+    ("ndp", ndp::check),
+    ("http1_chunks", http1_chunks::check),
+    ("http1_request", http1_request::check),
+    ("http1_response", http1_response::check),
+];
 
 /// Mutated inputs per target: enough to touch every branch, few enough for seconds. `FUZZ_INPUTS` asks for more.
 const INPUTS: u64 = 50_000;
