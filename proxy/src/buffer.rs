@@ -29,6 +29,11 @@ impl Buffer {
         Self { bytes: kept.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()), start: 0, end: 0 }
     }
 
+    /// A buffer with room for nothing, in place of one that is given back early.
+    pub(crate) fn none() -> Self {
+        Self { bytes: Box::default(), start: 0, end: 0 }
+    }
+
     /// What is not dealt with yet.
     pub(crate) fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
@@ -73,7 +78,7 @@ impl Drop for Buffer {
         // At the end of the thread its store may be gone already.
         let _ = BUFFERS.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            if kept.len() < KEPT {
+            if kept.len() < KEPT && bytes.len() == BUFFER_BYTES {
                 kept.push(bytes);
             }
         });

@@ -15,7 +15,7 @@
 use std::{
     cell::Cell,
     future::{Future, poll_fn},
-    io::{self, IoSlice, Write as _},
+    io::{self, IoSlice, Read as _, Write as _},
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
@@ -28,6 +28,7 @@ use ferrogate_wire::http1::{
     Answer, ChunkScanner, Fault, Head, HeadScanner, Keep, Method, RequestBody, RequestHead, ResponseBody, ResponseHead,
     Slots, Version, path,
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{
@@ -78,7 +79,8 @@ enum Next {
 
 /// What was decided about a request from its head.
 struct Plan {
-    table: Rc<Table>,
+    /// Held until an answer begins: an answer may take hours, and a table is large.
+    table: Cell<Option<Rc<Table>>>,
     backend: BackendId,
     version: Version,
     to_head: bool,
@@ -165,13 +167,13 @@ impl Client<'_> {
     async fn wait(&mut self) -> Option<(Buffer, bool)> {
         self.watch.arm_idle(self.thread.config.idle_timeout);
         if self.thread.draining.get() {
-            return self.take_last().await;
+            return self.take_last();
         }
         loop {
             match self.watch.guard(self.read.readable()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(Ended::Timeout) => return None,
-                Err(Ended::Closing) => return self.take_last().await,
+                Ok(Err(_)) => return None,
+                Err(Ended::Timeout | Ended::Closing) => return self.take_last(),
             }
             let mut input = Buffer::take();
             match read_now(&mut self.read, &mut input).await {
@@ -182,10 +184,14 @@ impl Client<'_> {
         }
     }
 
-    async fn take_last(&mut self) -> Option<(Buffer, bool)> {
+    /// Asks the system itself: tokio may not have heard yet of what has just come.
+    fn take_last(&self) -> Option<(Buffer, bool)> {
         let mut input = Buffer::take();
-        match read_now(&mut self.read, &mut input).await {
-            Some(Ok(1..)) => Some((input, true)),
+        match (&*SockRef::from(self.read.as_ref())).read(input.spare()) {
+            Ok(length @ 1..) => {
+                input.received(length);
+                Some((input, true))
+            }
             _ => None,
         }
     }
@@ -272,9 +278,19 @@ impl Client<'_> {
             keep_alive,
             idempotent: head.method.is_idempotent(),
             body: head.body,
-            table,
+            table: Cell::new(Some(table)),
         };
         Ok((plan, expects_continue))
+    }
+
+    /// A connection to an endpoint of the plan's backend.
+    async fn obtain(&self, plan: &Plan, fresh: bool, tried: &mut Vec<SocketAddr>) -> Result<Upstream, Refusal> {
+        let table = plan.table.take();
+        plan.table.set(table.clone());
+        // Nothing is tried again once an answer has begun, so that it is there.
+        let Some(table) = table else { return Err(Refusal::NoEndpoint) };
+        let wanted = Wanted { table: &table, backend: plan.backend, client: self.address, fresh };
+        upstream::obtain(self.thread, self.watch, wanted, tried).await
     }
 
     /// Sends a request that is complete in `out`, as often as that is allowed and needed.
@@ -282,8 +298,7 @@ impl Client<'_> {
         let mut tried = Vec::new();
         let mut fresh = false;
         loop {
-            let wanted = Wanted { table: &plan.table, backend: plan.backend, client: self.address, fresh };
-            let mut upstream = match upstream::obtain(self.thread, self.watch, wanted, &mut tried).await {
+            let mut upstream = match self.obtain(plan, fresh, &mut tried).await {
                 Ok(upstream) => upstream,
                 Err(refusal) => return self.refuse_planned(plan, refusal, true).await,
             };
@@ -331,12 +346,11 @@ impl Client<'_> {
     /// Sends a request whose body is still coming, while already listening for the answer: an endpoint may refuse
     /// early, ask for the body (`100 Continue`), or answer as it reads.
     async fn exchange_streaming(&mut self, plan: &Plan, mut body: Body, out: Output, input: &mut Buffer) -> Next {
-        let mut tried = Vec::new();
-        let wanted = Wanted { table: &plan.table, backend: plan.backend, client: self.address, fresh: false };
-        let mut upstream = match upstream::obtain(self.thread, self.watch, wanted, &mut tried).await {
+        let mut upstream = match self.obtain(plan, false, &mut Vec::new()).await {
             Ok(upstream) => upstream,
             Err(refusal) => return self.refuse_planned(plan, refusal, false).await,
         };
+        drop(plan.table.take());
         let (uploaded, begun) = (Cell::new(false), Cell::new(Begun::No));
         let waiting_for_client = Cell::new(false);
         let result = {
@@ -450,21 +464,13 @@ impl Client<'_> {
     }
 
     /// After `101`: bytes go both ways until both sides are done, or silent for too long.
-    async fn tunnel(&mut self, mut upstream: Upstream, input: &mut Buffer) -> Next {
-        let (mut endpoint_read, mut endpoint_write) = upstream.stream.split();
-        let limit = self.thread.config.tunnel_timeout;
+    async fn tunnel(&mut self, upstream: Upstream, input: &mut Buffer) -> Next {
         let first = input.filled().to_vec();
-        input.consume(first.len());
-        let watch = self.watch;
-        let both = async {
-            endpoint_write.write_all(&first).await?;
-            drop(first);
-            let out = copy(&mut self.read, &mut endpoint_write, watch, limit);
-            let back = copy(&mut endpoint_read, &mut self.write, watch, limit);
-            tokio::try_join!(out, back)
-        };
-        watch.arm(limit);
-        if let Ok(Err(error)) = watch.guard(both).await {
+        // Thousands of these may be open and silent for hours.
+        *input = Buffer::none();
+        let limit = self.thread.config.tunnel_timeout;
+        let joined = tcp::join(self.watch, limit, &first, self.read.as_ref(), &upstream.stream).await;
+        if let Err(error) = joined {
             tracing::trace!(%error, "an upgraded connection broke");
         }
         Next::Close
@@ -488,22 +494,6 @@ async fn read_now(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> Option<io::Re
         buffer.received(length);
     }
     read
-}
-
-/// Copies until the end, holding a buffer only while there is something in it.
-async fn copy(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, watch: &Watch, limit: Duration) -> io::Result<()> {
-    loop {
-        from.readable().await?;
-        let mut buffer = Buffer::take();
-        match read_now(from, &mut buffer).await.transpose()? {
-            Some(0) => return to.shutdown().await,
-            Some(_) => {
-                watch.arm(limit);
-                to.write_all(buffer.filled()).await?;
-            }
-            None => {}
-        }
-    }
 }
 
 /// How much of a request body is still to come.
@@ -664,6 +654,7 @@ impl Download<'_, '_, '_> {
                 continue;
             }
             self.thread.counters.answered(outline.status);
+            drop(self.plan.table.take());
             return self.body(&outline, input, out).await;
         }
         Err(Failed { refusal: Refusal::UpstreamMalformed(Fault::StatusLine), unanswered: false, unsent })
@@ -823,16 +814,4 @@ async fn write_both(to: &mut WriteHalf<'_>, head: &[u8], body: &[u8]) -> io::Res
 const _: () = assert!(COPIED < BUFFER_BYTES);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn size<Served: Future>(_: fn(Rc<Thread>, TcpStream, SocketAddr, ListenerKey) -> Served) -> usize {
-        size_of::<Served>()
-    }
-
-    #[test]
-    fn an_idle_connection_holds_little_memory() {
-        // Beside it: the registration of its socket, its watch, the lines about its client. 4 KiB is the promise.
-        assert!(size(serve) <= 2048, "{} bytes", size(serve));
-    }
-}
+mod tests;

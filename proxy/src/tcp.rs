@@ -9,7 +9,7 @@ use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use ferrogate_core::proxy::{BackendId, ListenerKey};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
     buffer::Buffer,
@@ -35,11 +35,9 @@ pub(crate) async fn serve(
     drop(table);
     match connected {
         Ok(upstream) => {
-            let copied = copy(&watch, thread.config.tunnel_timeout, &client, &upstream.stream).await;
-            if let Err(Broken::Reset(error)) = copied {
+            let joined = join(&watch, thread.config.tunnel_timeout, &[], &client, &upstream.stream).await;
+            if let Err(error) = joined {
                 tracing::debug!(listener = %key.socket, client = %address, %error, "connection broke");
-                reset_on_close(&client);
-                reset_on_close(&upstream.stream);
             }
         }
         // The client sees what it would see if nobody listened: it is the nearest to the truth, and clients try again.
@@ -50,57 +48,80 @@ pub(crate) async fn serve(
     }
 }
 
-/// Why copying ended before both sides had finished.
-#[derive(Debug)]
-pub(crate) enum Broken {
-    /// One side reset the connection.
-    Reset(io::Error),
-    /// Nothing was heard from either side for too long.
-    Silent,
-}
-
-/// Copies both ways until both sides have finished, or neither has moved a byte for `limit`.
-pub(crate) async fn copy(watch: &Watch, limit: Duration, one: &TcpStream, other: &TcpStream) -> Result<(), Broken> {
+/// Sends `first` to the endpoint, then copies both ways until both sides have finished. When it ends in any other way,
+/// even because the thread does, both connections are reset when they are closed.
+///
+/// # Errors
+/// What broke a connection, or [`io::ErrorKind::TimedOut`] when neither side has moved a byte for `limit`.
+pub(crate) async fn join(
+    watch: &Watch,
+    limit: Duration,
+    first: &[u8],
+    client: &TcpStream,
+    endpoint: &TcpStream,
+) -> io::Result<()> {
+    let unfinished = ResetBoth(client, endpoint);
     let moved = || watch.arm(limit);
     moved();
-    let both = async { tokio::try_join!(pump(one, other, moved), pump(other, one, moved)) };
+    let both = async {
+        send(endpoint, first, moved).await?;
+        tokio::try_join!(copy(client, endpoint, moved), copy(endpoint, client, moved))
+    };
     match watch.guard(both).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(Broken::Reset(error)),
-        Err(Ended::Timeout | Ended::Closing) => Err(Broken::Silent),
+        Ok(copied) => copied?,
+        Err(Ended::Timeout | Ended::Closing) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    std::mem::forget(unfinished);
+    Ok(())
+}
+
+struct ResetBoth<'a>(&'a TcpStream, &'a TcpStream);
+
+impl Drop for ResetBoth<'_> {
+    fn drop(&mut self) {
+        reset_on_close(self.0);
+        reset_on_close(self.1);
     }
 }
 
 /// Copies one way until `from` has finished, then tells `to`.
-async fn pump(from: &TcpStream, to: &TcpStream, moved: impl Fn()) -> io::Result<()> {
+async fn copy(from: &TcpStream, to: &TcpStream, moved: impl Fn()) -> io::Result<()> {
     loop {
         from.readable().await?;
         let mut buffer = Buffer::take();
+        let room = buffer.spare().len();
         match from.try_read(buffer.spare()) {
             Ok(0) => return finish(to),
-            Ok(length) => buffer.received(length),
-            Err(error) if is_passing(&error) => continue,
+            Ok(length) => {
+                buffer.received(length);
+                if length < room {
+                    // There was no more, and epoll tells when there is: asking again would be a call for nothing.
+                    let _ = from.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+                }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
             Err(error) => return Err(error),
         }
         moved();
-        while !buffer.filled().is_empty() {
-            match to.try_write(buffer.filled()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(length) => buffer.consume(length),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            moved();
-        }
+        send(to, buffer.filled(), &moved).await?;
         drop(buffer);
         // A fast connection must not keep the others of its thread waiting.
         tokio::task::coop::consume_budget().await;
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+async fn send(to: &TcpStream, mut bytes: &[u8], moved: impl Fn()) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        moved();
+    }
+    Ok(())
 }
 
 /// Sends FIN. That the other side has gone already is no news that matters here: reading from it says so.

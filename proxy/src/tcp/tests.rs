@@ -1,6 +1,9 @@
 use std::net::{IpAddr, SocketAddr};
 
-use ferrogate_core::{model::service::SessionAffinity, proxy::Transport};
+use ferrogate_core::{
+    model::service::SessionAffinity,
+    proxy::{Serves, Transport},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -9,7 +12,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::Config,
-    fixtures::{World, loopback, run},
+    fixtures::{World, loopback, run, settle},
     listen,
 };
 
@@ -153,7 +156,7 @@ fn a_reset_on_one_side_becomes_a_reset_on_the_other() {
 }
 
 #[test]
-fn a_connection_that_is_silent_for_too_long_is_closed() {
+fn a_connection_that_is_silent_for_too_long_is_reset() {
     run(async {
         let (socket, world) = world().await;
         let (pod, address) = pod().await;
@@ -169,8 +172,33 @@ fn a_connection_that_is_silent_for_too_long_is_closed() {
         assert_eq!(thread.watches.len(), 1);
         thread.watches.sweep(before + Duration::from_millis(1));
 
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(served.read(&mut [0]).await.unwrap(), 0);
+        for side in [&mut client, &mut served] {
+            assert_eq!(side.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_is_cut_at_the_end_of_the_thread_is_not_taken_for_a_complete_one() {
+    run(async {
+        let (socket, world) = world().await;
+        let (pod, address) = pod().await;
+        let world = world.endpoint(address, "a");
+        let thread = world.thread(Config::default());
+        let table = thread.table();
+        let Some(Serves::Tcp(backend)) = table.listener(world.key).map(|listener| listener.serves) else { panic!() };
+        let listener = TcpListener::from_std(socket).unwrap();
+        let mut client = TcpStream::connect(world.key.socket).await.unwrap();
+        let (accepted, from) = listener.accept().await.unwrap();
+        let life = tokio::task::spawn_local(serve(thread, table, backend, accepted, from, world.key));
+        let (mut served, _) = pod.accept().await.unwrap();
+        settle().await;
+
+        life.abort();
+
+        for side in [&mut client, &mut served] {
+            assert_eq!(side.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
     });
 }
 
