@@ -343,7 +343,16 @@ impl Directory {
                 }
                 problem.map(|fault| (None, fault))
             }
-            Place::Membership { .. } | Place::Conditions { .. } | Place::Events { .. } => None,
+            Place::Conditions { .. } => {
+                let (said, problem) = remembered(text, state::read_conditions);
+                match said {
+                    Some(Remembered::Known(said)) => self.translator.remember_conditions(file, Some(said)),
+                    Some(Remembered::Unreadable) => {}
+                    None => self.translator.remember_conditions(file, None),
+                }
+                problem.map(|fault| (None, fault))
+            }
+            Place::Membership { .. } | Place::Events { .. } => None,
         };
         let path = self.state.path(file).display().to_string();
         let origin = Origin::File { path, document: 0 };

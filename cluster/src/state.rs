@@ -6,11 +6,15 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ferrogate_core::{
-    model::{NodeName, ObjectKey, ServiceKey, pool::PoolStatus, service::ServiceStatus},
+    model::{NodeName, ObjectKey, ObjectRef, ServiceKey, pool::PoolStatus, service::ServiceStatus},
     snapshot::Fault,
+    write::Condition,
 };
 use ferrogate_crds::{IPAddressPool, ServiceL2Status};
-use k8s_openapi::api::{core::v1::Service, networking::v1::Ingress};
+use k8s_openapi::{
+    api::{core::v1::Service, networking::v1::Ingress},
+    apimachinery::pkg::apis::meta::v1 as meta,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -158,6 +162,33 @@ pub fn read_ingress(text: &str) -> Result<Vec<IpAddr>, Fault> {
     let ips = ingress.into_iter().flatten().map(|one| one.ip.as_deref());
     check_addresses(ips, "status.loadBalancer.ingress")?;
     Ok(ingress::observed(&object))
+}
+
+/// Conditions of an object of any kind, as they stand in a file.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Conditioned {
+    api_version: String,
+    kind: String,
+    metadata: meta::ObjectMeta,
+    status: ConditionedStatus,
+}
+
+#[derive(Deserialize)]
+struct ConditionedStatus {
+    conditions: Vec<meta::Condition>,
+}
+
+/// Which object a file is about, and its conditions.
+pub fn read_conditions(text: &str) -> Result<(ObjectRef, Vec<Condition>), Fault> {
+    let object: Conditioned = only(text)?;
+    let about = ObjectRef {
+        api_version: object.api_version,
+        kind: object.kind,
+        namespace: object.metadata.namespace,
+        name: object.metadata.name.ok_or_else(|| says_nothing("metadata.name"))?,
+    };
+    Ok((about, object.status.conditions.into_iter().map(pool::condition).collect()))
 }
 
 /// Which Service a ServiceL2Status is about, and which node announces it.

@@ -13,13 +13,14 @@ use std::{
 
 use ferrogate_core::{
     model::{
-        Family, Labels, NodeName, ObjectKey, PoolName, ServiceKey,
+        Family, Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
         node::Node,
         pool::{Pool, PoolStatus},
         route::{Backend, BackendPort, Ingress},
         service::{Endpoint, Service, ServiceStatus},
     },
     snapshot::{Fault, Origin, Problem, Snapshot},
+    write::Condition,
 };
 use imbl::OrdMap;
 
@@ -61,6 +62,8 @@ pub struct Translator {
     /// Who says of which Service that it announces it, by the file that says so.
     announcers: BTreeMap<String, (ServiceKey, NodeName)>,
     announcers_of: BTreeMap<ServiceKey, BTreeMap<NodeName, u32>>,
+    /// Conditions of objects without a status above, by the file that says so.
+    conditions: BTreeMap<String, (ObjectRef, Vec<Condition>)>,
 
     slices_of: BTreeMap<ServiceKey, BTreeSet<Id>>,
     ingresses_of: BTreeMap<ServiceKey, BTreeSet<Id>>,
@@ -86,6 +89,7 @@ struct Stale {
     pools: bool,
     classes: bool,
     announcers: BTreeSet<ServiceKey>,
+    conditions: BTreeMap<ObjectRef, Option<Arc<Vec<Condition>>>>,
     problems: BTreeSet<Id>,
     all_problems: bool,
 }
@@ -104,6 +108,7 @@ impl Translator {
             unreachable: BTreeSet::new(),
             announcers: BTreeMap::new(),
             announcers_of: BTreeMap::new(),
+            conditions: BTreeMap::new(),
             slices_of: BTreeMap::new(),
             ingresses_of: BTreeMap::new(),
             node_count: 0,
@@ -218,6 +223,19 @@ impl Translator {
         }
     }
 
+    /// Takes in which conditions the state says an object has, or, of the same file, that it says nothing any more.
+    pub fn remember_conditions(&mut self, file: &str, said: Option<(ObjectRef, Vec<Condition>)>) {
+        let before = match &said {
+            Some(said) => self.conditions.insert(file.to_owned(), said.clone()),
+            None => self.conditions.remove(file),
+        };
+        if before == said {
+            return;
+        }
+        self.stale.conditions.extend(before.map(|(object, _)| (object, None)));
+        self.stale.conditions.extend(said.map(|(object, conditions)| (object, Some(Arc::new(conditions)))));
+    }
+
     /// Takes in which nodes the speaker of this node has lost sight of.
     pub fn set_unreachable(&mut self, nodes: BTreeSet<NodeName>) {
         self.unreachable = nodes;
@@ -269,6 +287,9 @@ impl Translator {
             let nodes = self.announcers_of.get(&service);
             let nodes = nodes.map(|nodes| Arc::new(nodes.keys().cloned().collect::<BTreeSet<_>>()));
             set(&mut next.announced_by, service, nodes);
+        }
+        for (object, conditions) in stale.conditions {
+            set(&mut next.conditions, object, conditions);
         }
         if next.unreachable != self.unreachable {
             next.unreachable = self.unreachable.clone();

@@ -762,6 +762,27 @@ impl Told {
     }
 }
 
+#[test]
+fn conditions_of_the_state_show_until_their_file_goes() {
+    let mut translator = translator(Source::Directory);
+    let object = ObjectRef::namespaced("ferrogate.io/v1beta1", "L2Advertisement", &ObjectKey::new("default", "a"));
+    let accepted = Condition {
+        kind: "Accepted".to_owned(),
+        holds: true,
+        reason: "Accepted".to_owned(),
+        message: "in force".to_owned(),
+        observed_generation: 0,
+    };
+
+    translator.remember_conditions("a.yaml", Some((object.clone(), vec![accepted.clone()])));
+    let shown = translator.snapshot();
+    translator.remember_conditions("a.yaml", None);
+    let gone = translator.snapshot();
+
+    assert_eq!(shown.conditions[&object].as_slice(), [accepted]);
+    assert!(gone.conditions.is_empty());
+}
+
 proptest! {
     #[test]
     fn a_snapshot_made_step_by_step_equals_one_made_at_once(changes in proptest::collection::vec(change(), 1..25)) {
