@@ -97,7 +97,7 @@ impl Length {
     /// Inputs for each fuzz target.
     pub fn inputs(self) -> u64 {
         match self {
-            Self::Short => 200_000,
+            Self::Short => 1_000_000,
             Self::Long => 10_000_000,
         }
     }
