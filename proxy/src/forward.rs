@@ -324,7 +324,11 @@ impl Client<'_> {
                 }
             };
             match result {
-                Ok(answered) => return self.finish(plan, upstream, answered, input).await,
+                Ok(answered) => {
+                    // What follows may be a WebSocket that is silent for hours.
+                    drop(out);
+                    return self.finish(plan, upstream, answered, input).await;
+                }
                 Err(failed) => {
                     // RFC 9112 §9.3.1: only what can be done twice, and only while no answer has begun.
                     let again = failed.unanswered && failed.unsent && plan.idempotent;

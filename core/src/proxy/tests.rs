@@ -139,7 +139,7 @@ fn with_local_traffic_policy_only_endpoints_of_the_own_node_take_traffic() {
 }
 
 #[test]
-fn requests_of_an_ingress_reach_endpoints_on_every_node_whatever_the_policy() {
+fn l_007_requests_of_an_ingress_reach_endpoints_on_every_node_whatever_the_policy() {
     let web = local(service("web").with(endpoint("198.51.100.1").on("a")).with(endpoint("198.51.100.2").on("b")));
     let snapshot = snapshot([web], [ingress("one").prefix("", "/", "web")]);
 

@@ -45,7 +45,7 @@ fn proxy(socket: std::net::TcpListener, world: &World, config: Config) -> (Rc<Th
 }
 
 #[test]
-fn bytes_go_both_ways_and_each_side_may_finish_by_itself() {
+fn l_105_bytes_go_both_ways_and_each_side_may_finish_by_itself() {
     run(async {
         let (socket, world) = world().await;
         let (pod, address) = pod().await;

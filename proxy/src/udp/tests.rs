@@ -74,7 +74,7 @@ async fn exchange(client: &Peer, pods: &[&Peer]) -> (usize, SocketAddr) {
 }
 
 #[test]
-fn answers_come_from_the_address_that_was_asked_and_clients_do_not_mix() {
+fn l_106_answers_come_from_the_address_that_was_asked_and_clients_do_not_mix() {
     run(async {
         let pod = peer().await;
         let stand = Stand::new(Config::default(), |world| world.endpoint(at(&pod), "a"));
@@ -314,7 +314,7 @@ fn among_answered_flows_the_silent_one_makes_room() {
 }
 
 #[test]
-fn a_flow_ends_after_so_many_silent_looks_and_activity_starts_the_count_anew() {
+fn l_106_a_flow_ends_after_so_many_silent_looks_and_activity_starts_the_count_anew() {
     run(async {
         let pod = peer().await;
         let stand = Stand::new(Config::default(), |world| world.endpoint(at(&pod), "a"));
