@@ -1,2 +1,114 @@
-//! The one binary.
-fn main() {}
+//! `ferrogate`: one binary, one role per process.
+
+mod admin;
+mod doctor;
+mod explain;
+mod run;
+mod source;
+mod status;
+mod table;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    explain::ExplainArgs,
+    run::{ControllerArgs, ProxyArgs, SpeakerArgs, StandaloneArgs},
+    source::SourceArgs,
+    telemetry::LogArgs,
+};
+
+/// External addresses for LoadBalancer Services, and the gateway behind them.
+#[derive(Parser)]
+#[command(name = "ferrogate", version, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Give Services addresses from pools, and write what became of them
+    Controller(Box<ControllerArgs>),
+    /// Announce addresses from this node
+    Speaker(Box<SpeakerArgs>),
+    /// Serve Ingress, and forward TCP and UDP, on this node
+    Proxy(Box<ProxyArgs>),
+    /// Controller, speaker and proxy in one process, on a folder of manifests
+    Standalone(Box<StandaloneArgs>),
+    /// Show Services with their addresses and owners, pools, and what was left out
+    Status {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Shape of the answer
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+    },
+    /// Say why: the chain from an external address to its endpoints, or why there is none
+    Explain(ExplainArgs),
+    /// Look for what would keep Ferrogate from working on this host
+    Doctor {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Shape of the answer
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+    },
+    /// Print the version and the licence of this binary
+    Version,
+}
+
+/// Shape of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match telemetry::start(&cli.log).and_then(|()| dispatch(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ferrogate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    // Two workers: a disk that is slow to sync must not hold up the task that answers ARP.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match command {
+        Command::Controller(args) => runtime.block_on(run::controller(*args)),
+        Command::Speaker(args) => runtime.block_on(run::speaker(*args)),
+        Command::Proxy(args) => runtime.block_on(run::proxy(*args)),
+        Command::Standalone(args) => runtime.block_on(run::standalone(*args)),
+        Command::Status { source, output } => runtime.block_on(status::show(&source, output)),
+        Command::Explain(args) => runtime.block_on(explain::show(&args)),
+        Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
+        Command::Version => {
+            println!("ferrogate {}", env!("CARGO_PKG_VERSION"));
+            println!("source Apache-2.0; this binary GPL-3.0-or-later, because it links bgp-rs (see NOTICE)");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -40,6 +40,8 @@ pub const DEFAULT_TRIES: usize = 3;
 
 /// Flags of the proxy.
 #[derive(Clone, Debug, clap::Args)]
+#[group(id = "proxy")]
+#[command(next_help_heading = "Proxy")]
 pub struct Config {
     /// Threads that serve traffic; by default one for each CPU this process may use.
     #[arg(long = "proxy-threads", value_name = "COUNT")]

@@ -1,0 +1,153 @@
+//! The admin listener of a role: `/metrics`, `/healthz`, `/readyz`. Never on an external address, no authentication.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+/// Connections served at once; more wait in the kernel's queue. A scraper and a few probes need one each.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a client may take to send the head of a request, and how long a connection may lie idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the listener tells.
+pub struct Admin {
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    ready: Vec<watch::Receiver<bool>>,
+}
+
+impl Admin {
+    /// Binds the listener, so that a taken port is known before anything else starts.
+    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
+    /// Joins a bound listener with the metrics it shows; ready when every one of `ready` says so.
+    pub fn new(listener: TcpListener, registry: Registry, ready: Vec<watch::Receiver<bool>>) -> Self {
+        Self { listener, registry: Arc::new(registry), ready }
+    }
+
+    /// Serves until shut down. Connections end with it.
+    pub async fn run(self, shutdown: CancellationToken) {
+        if let Ok(address) = self.listener.local_addr() {
+            info!(%address, "admin listener is open");
+        }
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(serve(stream, self.registry.clone(), self.ready.clone()));
+                    }
+                    // Out of file descriptors, say: give the others time to close instead of spinning.
+                    Err(error) => {
+                        debug!(%error, "admin connection was not accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, registry: Arc<Registry>, ready: Vec<watch::Receiver<bool>>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(&request, &registry, &ready);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "admin connection ended early");
+    }
+}
+
+fn respond<B>(request: &Request<B>, registry: &Registry, ready: &[watch::Receiver<bool>]) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if ready.iter().all(|ready| *ready.borrow()) => text(StatusCode::OK, "ready\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        "/metrics" => metrics(registry),
+        _ => text(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n"),
+    }
+}
+
+fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+    let mut body = String::new();
+    match encode(&mut body, registry) {
+        Ok(()) => {
+            let mut response = text(StatusCode::OK, body);
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+            response
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be encoded\n"),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(path: &str, ready: &[watch::Receiver<bool>]) -> StatusCode {
+        let request = Request::builder().uri(path).body(()).unwrap();
+        respond(&request, &Registry::default(), ready).status()
+    }
+
+    #[test]
+    fn readyz_needs_every_room_to_be_ready() {
+        let (first, first_ready) = watch::channel(true);
+        let (_second, second_ready) = watch::channel(true);
+        let both = [first_ready, second_ready];
+
+        assert_eq!(get("/readyz", &both), StatusCode::OK);
+        first.send_replace(false);
+        assert_eq!(get("/readyz", &both), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get("/healthz", &both), StatusCode::OK);
+    }
+
+    #[test]
+    fn only_reading_is_answered() {
+        let request = Request::builder().method(Method::POST).uri("/metrics").body(()).unwrap();
+
+        let response = respond(&request, &Registry::default(), &[]);
+
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(get("/", &[]), StatusCode::NOT_FOUND);
+        assert_eq!(get("/metrics", &[]), StatusCode::OK);
+    }
+}

@@ -1,0 +1,283 @@
+//! `ferrogate explain`: the chain from an external address to its endpoints, and the reason at every link.
+//!
+//! It decides nothing: it asks the functions in `core` that decided, on the same facts, and prints their answers.
+
+use std::{collections::BTreeSet, fmt::Write as _, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use ferrogate_cluster::Role;
+use ferrogate_core::{
+    controller::{self, Verdict},
+    model::{NodeName, ServiceKey},
+    proxy::explain::{Carried, Hop, Part, chain},
+    snapshot::Snapshot,
+    speaker::{
+        DataPath,
+        announce::{Liveness, Policy, Silence, Standing, Standings, ranking},
+    },
+};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Output, source::SourceArgs};
+
+/// Flags of `ferrogate explain`.
+#[derive(Args)]
+pub struct ExplainArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A Service: its address, the node that owns it and why, and the endpoints behind
+    Service {
+        /// NAMESPACE/NAME; without a slash the namespace is `default`
+        name: String,
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Shape of the answer
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+    },
+}
+
+/// Prints the explanation; the exit code tells whether the Service exists.
+pub async fn show(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let What::Service { name, source, output } = &args.what;
+    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+    let key = ServiceKey::new(namespace, name);
+    let snapshot = facts(source, &key).await?;
+    let data_path = if source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
+    let Some(explanation) = explain(&snapshot, &key, data_path) else {
+        bail!("there is no Service {key}; `ferrogate status` lists those there are");
+    };
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
+        Output::Table => print!("{}", text(&explanation)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The facts as the speaker that announces the Service sees them: only it can say whom it has lost sight of.
+async fn facts(source: &SourceArgs, key: &ServiceKey) -> anyhow::Result<Arc<Snapshot>> {
+    let snapshot = read(source, None).await?;
+    match owners(&snapshot, key).pop_first() {
+        Some(owner) => read(source, Some(owner)).await,
+        None => Ok(snapshot),
+    }
+}
+
+async fn read(source: &SourceArgs, viewpoint: Option<NodeName>) -> anyhow::Result<Arc<Snapshot>> {
+    let mut cluster = source.open(Role::Reader(viewpoint), CancellationToken::new()).await.context("no facts")?;
+    let snapshot = cluster.snapshots.borrow().clone();
+    cluster.closed().await;
+    Ok(snapshot)
+}
+
+fn owners(snapshot: &Snapshot, key: &ServiceKey) -> BTreeSet<NodeName> {
+    snapshot.announced_by.get(key).map(|nodes| BTreeSet::clone(nodes)).unwrap_or_default()
+}
+
+/// Everything there is to say about a Service.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Explanation {
+    service: String,
+    address: Address,
+    owner: Owner,
+    hops: Vec<Link>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Address {
+    assigned: bool,
+    addresses: Vec<String>,
+    pool: Option<String>,
+    reason: String,
+    message: String,
+}
+
+/// Who announces, by report and by rule.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Owner {
+    /// The nodes whose speakers say that they announce.
+    reported: Vec<String>,
+    /// Candidates in the order of the election.
+    ranking: Vec<Candidate>,
+    /// The other nodes, or nobody at all, and why.
+    out: Vec<Out>,
+    /// One sentence.
+    message: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Candidate {
+    node: String,
+    preference: u32,
+    hash: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Out {
+    node: Option<String>,
+    reason: &'static str,
+    message: String,
+}
+
+/// One port at one address, and what is behind it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Link {
+    address: Option<String>,
+    port: u16,
+    protocol: String,
+    node_port: Option<u16>,
+    carried: String,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Endpoint {
+    address: String,
+    node: Option<String>,
+    used: bool,
+    message: String,
+}
+
+fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, data_path: DataPath) -> Option<Explanation> {
+    let service = snapshot.services.get(key)?;
+    let reported = owners(snapshot, key);
+    let hops = chain(snapshot, key, reported.first()).unwrap_or_default();
+    let address = Address {
+        assigned: !service.observed.addresses.is_empty(),
+        addresses: service.observed.addresses.iter().map(ToString::to_string).collect(),
+        pool: service.observed.pool.as_ref().map(ToString::to_string),
+        ..verdict(controller::explain(snapshot, key))
+    };
+    Some(Explanation {
+        service: key.to_string(),
+        address,
+        owner: owner(snapshot, key, data_path, &reported),
+        hops: hops.iter().map(link).collect(),
+    })
+}
+
+/// Reason and message of a verdict; the addresses are those the status shows.
+fn verdict(verdict: Verdict) -> Address {
+    let (reason, message) = match verdict {
+        Verdict::NotServed => {
+            let message = "the Service is not of type LoadBalancer, or its class is served by others".to_owned();
+            ("NotServed", message)
+        }
+        Verdict::Assigned { ignored: Some(refusal), .. } => {
+            (refusal.reason(), format!("keeps its address although its request cannot be read: {refusal}"))
+        }
+        Verdict::Assigned { assignment, is_advertised: false, .. } => {
+            let message = format!("assigned from pool {} but announced by nobody", assignment.pool);
+            ("NotAdvertised", message)
+        }
+        Verdict::Assigned { assignment, .. } => ("Assigned", format!("assigned from pool {}", assignment.pool)),
+        Verdict::Refused(refusal) => (refusal.reason(), refusal.to_string()),
+    };
+    Address { assigned: false, addresses: Vec::new(), pool: None, reason: reason.to_owned(), message }
+}
+
+fn owner(snapshot: &Snapshot, key: &ServiceKey, data_path: DataPath, reported: &BTreeSet<NodeName>) -> Owner {
+    let lost = |node: &NodeName| (node.clone(), Standing { liveness: Liveness::Lost, proxy_ready: false, links: None });
+    let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
+    let policy = Policy { data_path, ignore_exclude_label: false };
+    let names: Vec<String> = reported.iter().map(ToString::to_string).collect();
+    let ranking = match ranking(snapshot, policy, &standings, key) {
+        Ok(ranking) => ranking,
+        Err(silence) => {
+            let message = format!("nobody announces it: {silence}");
+            return Owner { reported: names, ranking: Vec::new(), out: vec![out(None, &silence)], message };
+        }
+    };
+    let first = ranking.candidates.first().map(|rank| &rank.node);
+    let message = match (first, reported.first()) {
+        (None, _) => "nobody announces it: no node may".to_owned(),
+        (Some(first), Some(owner)) if first == owner && reported.len() == 1 => {
+            format!("{owner} announces it: first of {} by the hash of node and address", ranking.candidates.len())
+        }
+        (Some(first), None) => {
+            format!("{first} should announce it, but no speaker says so: is the speaker running, and its proxy ready?")
+        }
+        (Some(first), Some(_)) => format!(
+            "{} announces it; by the hash of node and address {first} comes first, \
+             so its speaker, its proxy or its interface is not ready",
+            names.join(" and ")
+        ),
+    };
+    let candidate = |rank: &ferrogate_core::speaker::elect::Rank| Candidate {
+        node: rank.node.to_string(),
+        preference: rank.preference.0,
+        hash: rank.hash.iter().take(4).fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }),
+    };
+    Owner {
+        reported: names,
+        ranking: ranking.candidates.iter().map(candidate).collect(),
+        out: ranking.out.iter().map(|(node, silence)| out(Some(node), silence)).collect(),
+        message,
+    }
+}
+
+fn out(node: Option<&NodeName>, silence: &Silence) -> Out {
+    Out { node: node.map(ToString::to_string), reason: silence.reason(), message: silence.to_string() }
+}
+
+fn link(hop: &Hop) -> Link {
+    let carried = match &hop.carried {
+        None => "not reachable from outside yet: no address".to_owned(),
+        Some(Ok(carried @ (Carried::Http | Carried::Forwarded))) => carried.to_string(),
+        Some(Err(why)) => format!("not served: {why}"),
+    };
+    let endpoint = |endpoint: &ferrogate_core::proxy::explain::EndpointHop| Endpoint {
+        address: match &endpoint.part {
+            Part::Used(socket) | Part::Spare(socket, _) => socket.to_string(),
+            Part::Unused(_) => endpoint.address.to_string(),
+        },
+        node: endpoint.node.as_ref().map(ToString::to_string),
+        used: matches!(endpoint.part, Part::Used(_)),
+        message: endpoint.part.to_string(),
+    };
+    Link {
+        address: hop.address.map(|address| address.to_string()),
+        port: hop.port.get(),
+        protocol: hop.protocol.to_string(),
+        node_port: hop.node_port.map(|port| port.get()),
+        carried,
+        endpoints: hop.endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+/// The explanation as a chain to read from top to bottom.
+fn text(explanation: &Explanation) -> String {
+    let mut lines = vec![format!("Service {}", explanation.service)];
+    let Address { addresses, reason, message, .. } = &explanation.address;
+    let shown = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
+    lines.push(format!("├─ address    {shown}  ({reason}: {message})"));
+    let owner = &explanation.owner;
+    lines.push(format!("├─ owner      {}", owner.message));
+    for (place, candidate) in owner.ranking.iter().enumerate() {
+        let Candidate { node, preference, hash } = candidate;
+        lines.push(format!("│             {}. {node}  preference {preference}, hash {hash}…", place + 1));
+    }
+    for Out { node, message, .. } in owner.out.iter().filter(|out| out.node.is_some()) {
+        lines.push(format!("│             -  {}  out: {message}", node.as_deref().unwrap_or_default()));
+    }
+    for hop in &explanation.hops {
+        let address = hop.address.as_deref().unwrap_or("no address");
+        let node_port = hop.node_port.map(|port| format!(", node port {port}")).unwrap_or_default();
+        lines.push(format!("└─ {address} port {}/{}{node_port}: {}", hop.port, hop.protocol, hop.carried));
+        for Endpoint { address, node, message, .. } in &hop.endpoints {
+            let node = node.as_deref().map(|node| format!(" on {node}")).unwrap_or_default();
+            lines.push(format!("     └─ {address}{node}: {message}"));
+        }
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}

@@ -1,0 +1,253 @@
+//! The long-running roles: open a source of facts, join the rooms to it, and take them down in order.
+//!
+//! ```text
+//!            ┌── snapshots ──► room ── writes ──┐
+//!  Cluster ──┤                                  ├──► Cluster
+//!            └── snapshots ──► room ── writes ──┘
+//!  signal ──► rooms stop (withdraw, drain) ──► Cluster flushes what they wrote ──► exit
+//! ```
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ferrogate_cluster::{Cluster, Role};
+use ferrogate_core::{model::NodeName, speaker::DataPath};
+use ferrogate_speaker::ProxyReadiness;
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    admin::Admin,
+    source::{NodeArgs, SourceArgs},
+};
+
+/// Admin port of the controller, and of a process that holds every role.
+pub const CONTROLLER_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 17480);
+/// Admin port of a speaker.
+pub const SPEAKER_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 17481);
+/// Admin port of a proxy.
+pub const PROXY_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 17482);
+
+/// Flags of `ferrogate controller`.
+#[derive(Args)]
+pub struct ControllerArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Where metrics and health are served; never an external address
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = CONTROLLER_ADMIN)]
+    admin: SocketAddr,
+}
+
+/// Flags of `ferrogate speaker`.
+#[derive(Args)]
+pub struct SpeakerArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Where metrics and health are served; never an external address
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = SPEAKER_ADMIN)]
+    admin: SocketAddr,
+    /// Admin listener of this node's proxy, asked whether it is ready
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = PROXY_ADMIN)]
+    proxy_admin: SocketAddr,
+    #[command(flatten)]
+    flags: ferrogate_speaker::Flags,
+}
+
+/// Flags of `ferrogate proxy`.
+#[derive(Args)]
+pub struct ProxyArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Where metrics and health are served; never an external address
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = PROXY_ADMIN)]
+    admin: SocketAddr,
+    #[command(flatten)]
+    config: ferrogate_proxy::Config,
+}
+
+/// Flags of `ferrogate standalone`.
+#[derive(Args)]
+pub struct StandaloneArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Where metrics and health are served; never an external address
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = CONTROLLER_ADMIN)]
+    admin: SocketAddr,
+    #[command(flatten)]
+    speaker: ferrogate_speaker::Flags,
+    #[command(flatten)]
+    proxy: ferrogate_proxy::Config,
+}
+
+/// Runs the controller until a signal.
+pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
+    let mut process = Process::start(args.admin).await?;
+    let cluster = args.source.open(Role::Controller, process.signal.clone()).await?;
+    process.controller(&args.source, &cluster);
+    process.run(cluster).await
+}
+
+/// Runs the speaker of one node until a signal.
+pub async fn speaker(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
+    let node = args.node.name()?;
+    let mut process = Process::start(args.admin).await?;
+    let cluster = args.source.open(Role::Speaker(node.clone()), process.signal.clone()).await?;
+    let data_path = if args.source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
+    let proxy = Some(ProxyReadiness::Ask(args.proxy_admin));
+    process.speaker(ferrogate_speaker::Config { node, data_path, proxy, flags: args.flags }, &cluster);
+    process.run(cluster).await
+}
+
+/// Runs the proxy of one node until a signal.
+pub async fn proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
+    if args.source.manifests.is_none() {
+        bail!(
+            "the proxy works in directory mode only in this release: give --manifests DIR. \
+             In a cluster, kube-proxy carries the Services whose addresses Ferrogate announces"
+        );
+    }
+    let node = args.node.name()?;
+    let mut process = Process::start(args.admin).await?;
+    let cluster = args.source.open(Role::Reader(Some(node.clone())), process.signal.clone()).await?;
+    process.proxy(args.config, node, &cluster);
+    process.run(cluster).await
+}
+
+/// Runs every role in this process until a signal.
+pub async fn standalone(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
+    if args.source.manifests.is_none() {
+        bail!("standalone works on a folder of manifests: give --manifests DIR");
+    }
+    let node = args.node.name()?;
+    let mut process = Process::start(args.admin).await?;
+    let cluster = args.source.open(Role::Standalone(node.clone()), process.signal.clone()).await?;
+    process.controller(&args.source, &cluster);
+    let ready = process.proxy(args.proxy, node.clone(), &cluster);
+    let proxy = Some(ProxyReadiness::Watch(ready));
+    process
+        .speaker(ferrogate_speaker::Config { node, data_path: DataPath::Proxy, proxy, flags: args.speaker }, &cluster);
+    process.run(cluster).await
+}
+
+/// What every role has in common: an admin listener, metrics, and an orderly end.
+struct Process {
+    admin: TcpListener,
+    registry: Registry,
+    ready: Vec<watch::Receiver<bool>>,
+    rooms: JoinSet<anyhow::Result<()>>,
+    /// Cancelled by the first SIGTERM or SIGINT.
+    signal: CancellationToken,
+}
+
+impl Process {
+    /// Opens the admin listener, so that a taken port is known before anything else starts, and listens to signals.
+    async fn start(admin: SocketAddr) -> anyhow::Result<Self> {
+        let listener = Admin::bind(admin).await.with_context(|| {
+            format!("--admin {admin} cannot be opened; is another one running? choose another port")
+        })?;
+        let signal = CancellationToken::new();
+        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let asked = signal.clone();
+        // Lives as long as the process: there is always somebody to hear the second signal.
+        tokio::spawn(async move {
+            let next = async |terminate: &mut Signal, interrupt: &mut Signal| {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            };
+            next(&mut terminate, &mut interrupt).await;
+            info!("asked to stop; ask again to stop at once");
+            asked.cancel();
+            next(&mut terminate, &mut interrupt).await;
+            warn!("stopping at once");
+            std::process::exit(EXIT_AT_ONCE);
+        });
+        Ok(Self { admin: listener, registry: Registry::default(), ready: Vec::new(), rooms: JoinSet::new(), signal })
+    }
+
+    fn readiness(&mut self) -> watch::Sender<bool> {
+        let (sender, receiver) = watch::channel(false);
+        self.ready.push(receiver);
+        sender
+    }
+
+    fn controller(&mut self, source: &SourceArgs, cluster: &Cluster) {
+        let config = ferrogate_controller::Config { proxy_carries_services: source.manifests.is_some() };
+        let metrics = ferrogate_controller::Metrics::register(&mut self.registry);
+        let (snapshots, leads, writes) = (cluster.snapshots.clone(), cluster.leads.clone(), cluster.writes.clone());
+        let (ready, stop) = (self.readiness(), self.signal.clone());
+        self.rooms.spawn(async move {
+            ferrogate_controller::run(config, snapshots, leads, writes, metrics, ready, stop)
+                .await
+                .context("controller")
+        });
+    }
+
+    fn speaker(&mut self, config: ferrogate_speaker::Config, cluster: &Cluster) {
+        let metrics = ferrogate_speaker::Metrics::register(&mut self.registry);
+        let (snapshots, writes) = (cluster.snapshots.clone(), cluster.writes.clone());
+        let (ready, stop) = (self.readiness(), self.signal.clone());
+        self.rooms.spawn(async move {
+            ferrogate_speaker::run(config, snapshots, writes, metrics, ready, stop).await.context("speaker")
+        });
+    }
+
+    /// Also tells whether the proxy is ready.
+    fn proxy(
+        &mut self,
+        mut config: ferrogate_proxy::Config,
+        node: NodeName,
+        cluster: &Cluster,
+    ) -> watch::Receiver<bool> {
+        config.node = Some(node);
+        let metrics = ferrogate_proxy::Metrics::register(&mut self.registry);
+        let snapshots = cluster.snapshots.clone();
+        let (ready, stop) = (self.readiness(), self.signal.clone());
+        let is_ready = ready.subscribe();
+        self.rooms
+            .spawn(async move { ferrogate_proxy::run(config, snapshots, metrics, ready, stop).await.context("proxy") });
+        is_ready
+    }
+
+    /// Waits for the end: by a signal, or because a room cannot go on. Then the rooms hand over and drain, what they
+    /// wrote is flushed, and only then the admin listener goes: probes see the whole way down.
+    async fn run(mut self, mut cluster: Cluster) -> anyhow::Result<ExitCode> {
+        let end = CancellationToken::new();
+        let admin = tokio::spawn(Admin::new(self.admin, self.registry, self.ready).run(end.clone()));
+        let mut outcome = Ok(ExitCode::SUCCESS);
+        while let Some(ended) = self.rooms.join_next().await {
+            if let Err(error) = ended.context("a part of the process panicked").flatten() {
+                error!(error = format!("{error:#}"), "stopping");
+                outcome = outcome.and(Err(error));
+            }
+            // One room without the others would look alive and do half the work: let a supervisor start all anew.
+            self.signal.cancel();
+        }
+        cluster.closed().await;
+        end.cancel();
+        admin.await.context("the admin listener panicked")?;
+        outcome
+    }
+}
+
+/// The code a shell shows for a process that was ended by an interrupt.
+const EXIT_AT_ONCE: i32 = 130;
+
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("signals cannot be received")
+}

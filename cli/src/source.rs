@@ -1,0 +1,120 @@
+//! Where facts come from: flags of every command that needs them, and the [`Cluster`] they open.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ferrogate_cluster::{Cluster, DirectoryConfig, Role};
+use ferrogate_core::model::{
+    NodeName,
+    service::{ClassPolicy, DEFAULT_CLASS},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Where facts come from.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
+    /// Follow this folder of Kubernetes manifests instead of an API server
+    #[arg(long, value_name = "DIR", env = "FERROGATE_MANIFESTS")]
+    pub manifests: Option<PathBuf>,
+    /// Where statuses are kept in directory mode; default: the manifest folder's name with `.state` appended
+    #[arg(long, value_name = "DIR", env = "FERROGATE_STATE", requires = "manifests")]
+    pub state: Option<PathBuf>,
+    /// Namespace of Ferrogate's own objects in the API server
+    #[arg(long, value_name = "NAME", default_value = "ferrogate-system", env = "FERROGATE_NAMESPACE")]
+    pub namespace: String,
+    /// The spec.loadBalancerClass that is served; an empty value serves no Service that names a class
+    #[arg(long, value_name = "CLASS", default_value = DEFAULT_CLASS)]
+    pub load_balancer_class: String,
+    /// Whether Services that name no class are served
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub serve_classless: bool,
+}
+
+/// Which node this process runs on.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// Name of the Node this process runs on; default: the host's name
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: Option<String>,
+}
+
+impl NodeArgs {
+    /// The name given, or the host's.
+    pub fn name(&self) -> anyhow::Result<NodeName> {
+        let name = match &self.node {
+            Some(name) => name.clone(),
+            None => fs::read_to_string("/proc/sys/kernel/hostname")
+                .context("the host's name cannot be read; give --node NAME")?
+                .trim()
+                .to_owned(),
+        };
+        if name.is_empty() || name.len() > 253 {
+            bail!("--node {name:?}: a Node's name has 1 to 253 characters");
+        }
+        Ok(name.into())
+    }
+}
+
+impl SourceArgs {
+    /// The state folder that goes with `--manifests`.
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        let manifests = self.manifests.as_ref()?;
+        Some(self.state.clone().unwrap_or_else(|| {
+            let absolute = fs::canonicalize(manifests).unwrap_or_else(|_| manifests.clone());
+            let mut name = absolute.file_name().unwrap_or_default().to_owned();
+            name.push(".state");
+            absolute.with_file_name(name)
+        }))
+    }
+
+    fn class(&self) -> ClassPolicy {
+        let class = Some(self.load_balancer_class.clone()).filter(|class| !class.is_empty());
+        ClassPolicy { class, serve_classless: self.serve_classless }
+    }
+
+    /// Opens the source; the first snapshot is complete when this returns.
+    pub async fn open(&self, role: Role, shutdown: CancellationToken) -> anyhow::Result<Cluster> {
+        match (&self.manifests, self.state_folder()) {
+            (Some(manifests), Some(state)) => {
+                let config = DirectoryConfig { manifests: manifests.clone(), state, role, class: self.class() };
+                let what = format!("cannot follow the manifests in {}", manifests.display());
+                Cluster::directory(config, shutdown).await.context(what)
+            }
+            _ => bail!("give --manifests DIR: this build follows folders only"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(manifests: Option<&str>, state: Option<&str>) -> SourceArgs {
+        SourceArgs {
+            manifests: manifests.map(PathBuf::from),
+            state: state.map(PathBuf::from),
+            namespace: "ferrogate-system".to_owned(),
+            load_balancer_class: String::new(),
+            serve_classless: true,
+        }
+    }
+
+    #[test]
+    fn state_stands_beside_the_manifests_unless_told_otherwise() {
+        let beside = args(Some("/srv/manifests"), None).state_folder();
+        let told = args(Some("/srv/manifests"), Some("/var/lib/x")).state_folder();
+
+        assert_eq!(beside, Some(PathBuf::from("/srv/manifests.state")));
+        assert_eq!(told, Some(PathBuf::from("/var/lib/x")));
+        assert_eq!(args(None, None).state_folder(), None);
+    }
+
+    #[test]
+    fn an_empty_class_serves_no_service_that_names_one() {
+        let policy = args(None, None).class();
+
+        assert!(!policy.serves(Some(DEFAULT_CLASS)));
+        assert!(policy.serves(None));
+    }
+}

@@ -1,0 +1,181 @@
+//! `ferrogate status` and `ferrogate doctor`: what is, as tables or JSON.
+
+use std::process::ExitCode;
+
+use ferrogate_cluster::Role;
+use ferrogate_core::snapshot::Snapshot;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Output,
+    doctor::{self, Check, Host, Verdict},
+    run::{CONTROLLER_ADMIN, PROXY_ADMIN, SPEAKER_ADMIN},
+    source::SourceArgs,
+    table::Table,
+};
+
+/// What `status` shows.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Status {
+    services: Vec<ServiceRow>,
+    pools: Vec<PoolRow>,
+    problems: Vec<ProblemRow>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct ServiceRow {
+    service: String,
+    addresses: Vec<String>,
+    pool: Option<String>,
+    announced_by: Vec<String>,
+    endpoints_ready: usize,
+    message: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct PoolRow {
+    pool: String,
+    ranges: Vec<String>,
+    auto_assign: bool,
+    assigned_ipv4: i64,
+    available_ipv4: i64,
+    assigned_ipv6: i64,
+    available_ipv6: i64,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct ProblemRow {
+    origin: String,
+    reason: String,
+    message: String,
+}
+
+/// Prints the status; the exit code is 0 whatever it says, since problems are findings, not failures.
+pub async fn show(source: &SourceArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let mut cluster = source.open(Role::Reader(None), CancellationToken::new()).await?;
+    let snapshot = cluster.snapshots.borrow().clone();
+    cluster.closed().await;
+    let status = status(&snapshot);
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Table => print!("{}", tables(&status)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(snapshot: &Snapshot) -> Status {
+    let services = snapshot.services.values().filter(|service| service.load_balancer.is_some());
+    let services = services.map(|service| ServiceRow {
+        service: service.key.to_string(),
+        addresses: service.observed.addresses.iter().map(ToString::to_string).collect(),
+        pool: service.observed.pool.as_ref().map(ToString::to_string),
+        announced_by: snapshot
+            .announced_by
+            .get(&service.key)
+            .map(|nodes| nodes.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
+        endpoints_ready: service.endpoints.iter().filter(|endpoint| endpoint.servable()).count(),
+        message: service.observed.condition.as_ref().map(|condition| condition.message.clone()).unwrap_or_default(),
+    });
+    let pools = snapshot.pools.values().map(|pool| PoolRow {
+        pool: pool.name.to_string(),
+        ranges: pool.ranges.iter().map(ToString::to_string).collect(),
+        auto_assign: pool.auto_assign,
+        assigned_ipv4: pool.observed.assigned_ipv4,
+        available_ipv4: pool.observed.available_ipv4,
+        assigned_ipv6: pool.observed.assigned_ipv6,
+        available_ipv6: pool.observed.available_ipv6,
+    });
+    let problems = snapshot.problems.iter().flat_map(|(origin, problems)| {
+        problems.iter().map(move |problem| ProblemRow {
+            origin: origin.to_string(),
+            reason: problem.fault.reason().to_owned(),
+            message: problem.to_string(),
+        })
+    });
+    Status { services: services.collect(), pools: pools.collect(), problems: problems.collect() }
+}
+
+fn tables(status: &Status) -> String {
+    let mut services = Table::new(&["SERVICE", "ADDRESSES", "POOL", "ANNOUNCED BY", "ENDPOINTS", "SAYS"]);
+    for row in &status.services {
+        services.row([
+            row.service.clone(),
+            or_dash(row.addresses.join(",")),
+            or_dash(row.pool.clone().unwrap_or_default()),
+            or_dash(row.announced_by.join(",")),
+            row.endpoints_ready.to_string(),
+            row.message.clone(),
+        ]);
+    }
+    let mut pools = Table::new(&["POOL", "RANGES", "AUTO", "IPV4 USED/FREE", "IPV6 USED/FREE"]);
+    for row in &status.pools {
+        pools.row([
+            row.pool.clone(),
+            row.ranges.join(","),
+            if row.auto_assign { "yes" } else { "no" }.to_owned(),
+            format!("{}/{}", row.assigned_ipv4, row.available_ipv4),
+            format!("{}/{}", row.assigned_ipv6, row.available_ipv6),
+        ]);
+    }
+    let mut text = format!("{services}\n{pools}");
+    if !status.problems.is_empty() {
+        let mut problems = Table::new(&["LEFT OUT", "REASON", "WHY"]);
+        for row in &status.problems {
+            problems.row([&row.origin, &row.reason, &row.message]);
+        }
+        text.push_str(&format!("\n{problems}"));
+    }
+    text
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+/// Runs every check and prints them; fails when one of them failed.
+pub async fn doctor(source: &SourceArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let mut checks = Host::this().checks();
+    let admin = [("controller", CONTROLLER_ADMIN), ("speaker", SPEAKER_ADMIN), ("proxy", PROXY_ADMIN)];
+    checks.extend(doctor::ports(ferrogate_speaker::HEARTBEAT_PORT, &admin));
+    if let Some(state) = source.state_folder() {
+        checks.push(doctor::state_folder(&state));
+    }
+    checks.extend(facts(source).await);
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
+        Output::Table => print!("{}", doctor::table(&checks)),
+    }
+    let failed = checks.iter().any(|check| check.verdict == Verdict::Failure);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether facts can be had, and what is wrong with them.
+async fn facts(source: &SourceArgs) -> Vec<Check> {
+    const NAME: &str = "source of facts";
+    let mut cluster = match source.open(Role::Reader(None), CancellationToken::new()).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            let remedy = "give --manifests DIR, or a kubeconfig that reaches the API server";
+            return vec![Check::failure(NAME, format!("{error:#}"), remedy)];
+        }
+    };
+    let snapshot = cluster.snapshots.borrow().clone();
+    cluster.closed().await;
+    let found = format!(
+        "{} Services, {} pools, {} Nodes, {} Ingresses",
+        snapshot.services.len(),
+        snapshot.pools.len(),
+        snapshot.nodes.len(),
+        snapshot.ingresses.len()
+    );
+    let mut checks = vec![Check::ok(NAME, found)];
+    for (origin, problems) in snapshot.problems.iter() {
+        checks.extend(problems.iter().map(|problem| {
+            // The text of a fault ends with what to do about it.
+            Check::warning(&origin.to_string(), problem.to_string(), String::new())
+        }));
+    }
+    checks
+}
