@@ -23,12 +23,11 @@ mod metrics;
 
 pub use self::metrics::Metrics;
 
-/// What the controller needs to run. All of it is known to the command line without a flag of its own.
-#[derive(Clone, Debug, Default, clap::Args)]
+/// What the controller needs to run.
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// Whether the built-in proxy carries every LoadBalancer Service, as it does on the directory source. Ports that
     /// it cannot carry are reported then.
-    #[arg(skip)]
     pub proxy_carries_services: bool,
 }
 
