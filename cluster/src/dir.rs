@@ -31,7 +31,7 @@ use crate::{
     objects::{Id, Kind, Reading},
     state::{self, Place},
     translate::{self, Entry, Remembered, Translator},
-    write::Trouble,
+    write::files::Trouble,
 };
 
 mod tree;

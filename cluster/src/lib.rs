@@ -4,9 +4,10 @@
 //! same translation, so that no room can tell them apart.
 //!
 //! ```text
-//! files ──► document ──► translate/read ──► objects ──► translate ──► Snapshot
-//! state ──► state ───────────────────────────────────────┘
-//! Write ──► write ──► state
+//! files ───► document ─┐
+//! watches ─► kube ─────┴► translate/read ─► objects ─► translate ─► Snapshot
+//! state ───► state ─────────────────────────────────────┘
+//! Write ───► write ─► files or server-side apply
 //! ```
 
 use std::{path::PathBuf, sync::Arc};
@@ -24,12 +25,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 mod dir;
 pub mod document;
+mod kube;
+mod lease;
 pub mod objects;
 pub mod state;
 pub mod translate;
 mod write;
 
 pub use dir::DirectoryError;
+pub use kube::KubernetesError;
+pub use lease::Timing;
 
 /// How many writes may wait for the writer. It only keeps the latest for each object, so that it is quick to take
 /// them; a room that finds the channel full waits.
@@ -49,7 +54,8 @@ pub struct Cluster {
     tasks: JoinSet<()>,
     finish: CancellationToken,
     _finish_on_drop: DropGuard,
-    _leads: watch::Sender<bool>,
+    /// Where leadership never changes, what keeps `leads` open.
+    _leads: Option<watch::Sender<bool>>,
 }
 
 /// What the process is, which says what it may write.
@@ -102,7 +108,83 @@ pub struct DirectoryConfig {
     pub class: ClassPolicy,
 }
 
+/// Which namespace, and who asks.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// The namespace of our own objects and of the Lease.
+    pub namespace: String,
+    /// What the process is.
+    pub role: Role,
+    /// What tells this process apart from others of its kind: the name of its pod.
+    pub identity: String,
+    /// Which load balancer classes are served.
+    pub class: ClassPolicy,
+}
+
 impl Cluster {
+    /// Opens the API server that KUBECONFIG or the service account of the pod names. Everything has been listed when
+    /// this returns; until then it is tried without end.
+    ///
+    /// # Errors
+    /// When it cannot be told where the API server is, and on `shutdown`.
+    pub async fn kubernetes(config: KubernetesConfig, shutdown: CancellationToken) -> Result<Self, KubernetesError> {
+        let client = kube::client().await?;
+        Self::kubernetes_with(client, config, Timing::default(), shutdown).await
+    }
+
+    /// The same with a client that stands already.
+    ///
+    /// # Errors
+    /// On `shutdown`.
+    pub async fn kubernetes_with(
+        client: ::kube::Client,
+        config: KubernetesConfig,
+        timing: Timing,
+        shutdown: CancellationToken,
+    ) -> Result<Self, KubernetesError> {
+        let KubernetesConfig { namespace, role, identity, class } = config;
+        let rules = translate::Rules { class, source: translate::Source::Kubernetes };
+        let translator = translate::Translator::new(rules, None);
+        let finish = CancellationToken::new();
+        let guard = finish.clone().drop_guard();
+        let mut tasks = JoinSet::new();
+        let (snapshots_in, snapshots) = watch::channel(Arc::default());
+        let (live_in, live) = watch::channel(kube::LiveObjects::new());
+        let (ready, listed) = oneshot::channel();
+        let watcher = kube::Watcher::new(client.clone(), namespace.clone(), translator, snapshots_in, live_in);
+        tasks.spawn(watcher.run(ready, finish.clone()));
+        tokio::select! {
+            listed = listed => listed.map_err(|_| KubernetesError::Stopped)?,
+            () = shutdown.cancelled() => return Err(KubernetesError::Stopped),
+        }
+        let (writes, writes_out) = mpsc::channel(WRITES);
+        let reporter = match role {
+            Role::Controller | Role::Standalone(_) => Some(write::apply::CONTROLLER),
+            Role::Speaker(_) => Some(write::apply::SPEAKER),
+            Role::Reader(_) => None,
+        };
+        let (leads_in, leads) = watch::channel(false);
+        // The Lease is given up only when nothing is written any more.
+        let resign = CancellationToken::new();
+        if let Some(reporter) = reporter {
+            let (client, namespace, identity) = (client.clone(), namespace.clone(), identity.clone());
+            let applier = write::apply::Applier::new(client, namespace, reporter, identity, live);
+            let (leads, finish, resign) = (role.decides().then(|| leads.clone()), finish.clone(), resign.clone());
+            tasks.spawn(async move {
+                let _resign = resign.drop_guard();
+                applier.run(writes_out, leads, finish).await;
+            });
+        }
+        let mut kept = Some(leads_in);
+        if role.decides()
+            && let Some(leads_in) = kept.take()
+        {
+            let candidate = lease::Candidate::new(client, &namespace, identity, timing);
+            tasks.spawn(candidate.run(leads_in, resign));
+        }
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, _leads: kept })
+    }
+
     /// Opens a folder of manifests and the state beside it. All of both has been read when this returns.
     ///
     /// # Errors
@@ -126,7 +208,7 @@ impl Cluster {
         let mut forget = None;
         if let Some(name) = names.first() {
             let (gone, gone_out) = mpsc::channel(GONE);
-            let writer = write::Writer::new(state.clone(), name.clone(), locks, trouble);
+            let writer = write::files::Writer::new(state.clone(), name.clone(), locks, trouble);
             let run = writer.run(writes_out, gone_out, finish.clone());
             spawn_thread(&mut tasks, run)?;
             forget = role.decides().then_some(gone);
@@ -142,7 +224,7 @@ impl Cluster {
         }
         // The lock in the state folder is what makes this process the only one.
         let (leads_in, leads) = watch::channel(role.decides());
-        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, _leads: leads_in })
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, _leads: Some(leads_in) })
     }
 
     /// Waits until everything that was sent is written and every task has ended. To be called when the rooms have
@@ -161,7 +243,7 @@ fn locks(state: &std::path::Path, names: &[String]) -> Result<Vec<std::fs::File>
     std::fs::create_dir_all(state).map_err(failed)?;
     let mut locks = Vec::new();
     for name in names {
-        let lock = write::lock(state, name).map_err(failed)?;
+        let lock = write::files::lock(state, name).map_err(failed)?;
         let in_use = || DirectoryError::InUse { path: state.to_owned(), writer: name.clone() };
         locks.push(lock.ok_or_else(in_use)?);
     }

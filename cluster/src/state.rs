@@ -10,7 +10,7 @@ use ferrogate_core::{
     snapshot::Fault,
     write::Condition,
 };
-use ferrogate_crds::{IPAddressPool, ServiceL2Status};
+use ferrogate_crds::{IPAddressPool, ServiceL2Status, ServiceL2StatusStatus};
 use k8s_openapi::{
     api::{core::v1::Service, networking::v1::Ingress},
     apimachinery::pkg::apis::meta::v1 as meta,
@@ -195,7 +195,12 @@ pub fn read_conditions(text: &str) -> Result<(ObjectRef, Vec<Condition>), Fault>
 pub fn read_l2_status(text: &str) -> Result<(ServiceKey, NodeName), Fault> {
     let object: ServiceL2Status = only(text)?;
     let status = object.status.ok_or_else(|| says_nothing("status"))?;
-    Ok((ServiceKey::new(status.service_namespace, status.service_name), NodeName::from(status.node)))
+    Ok(announcer(status))
+}
+
+/// Which Service a status is about, and which node announces it.
+pub fn announcer(status: ServiceL2StatusStatus) -> (ServiceKey, NodeName) {
+    (ServiceKey::new(status.service_namespace, status.service_name), NodeName::from(status.node))
 }
 
 /// Whom a speaker has lost sight of.

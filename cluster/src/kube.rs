@@ -1,0 +1,434 @@
+//! The Kubernetes source: watches, to snapshots.
+//!
+//! Every kind is listed and watched by itself; a list replaces all that was known of its kind, so that a deletion
+//! nobody told us of is found then. A watch that fails is tried again for ever and clears nothing: what was known
+//! last stays in force, and a problem says since when it is old.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ::kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+    runtime::{WatchStreamExt, watcher},
+};
+use ferrogate_core::{
+    model::ObjectRef,
+    snapshot::{Fault, Origin, Problem, Snapshot},
+};
+use futures::{StreamExt, stream::SelectAll};
+use imbl::OrdMap;
+use serde_json::Value;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    objects::{Id, Kind, OUR_API, Reading},
+    state,
+    translate::{self, Entry, Translator},
+    write::Conditions,
+};
+
+/// How long a burst of changes is gathered before the next snapshot.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// How long after its last error a watch counts as recovered. The pause between two attempts is shorter.
+const RECOVERED: Duration = Duration::from_secs(60);
+
+/// The kinds that are watched.
+const KINDS: [Kind; 12] = [
+    Kind::Namespace,
+    Kind::Node,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::IngressClass,
+    Kind::Ingress,
+    Kind::IpAddressPool,
+    Kind::L2Advertisement,
+    Kind::BgpAdvertisement,
+    Kind::BgpPeer,
+    Kind::BfdProfile,
+    Kind::Community,
+];
+
+/// Why the API server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// There is no usable kubeconfig and no service account.
+    #[error("cannot tell where the API server is; set KUBECONFIG or run in a pod with a service account")]
+    Config(#[source] ::kube::config::InferConfigError),
+    /// What it says cannot be used, a certificate say.
+    #[error("cannot connect to API servers as the kubeconfig or service account says")]
+    Client(#[source] ::kube::Error),
+    /// The process was told to stop before everything was listed.
+    #[error("stopped before the API server had listed everything")]
+    Stopped,
+}
+
+/// How long a connection may be silent, watches included, before it counts as dead; they hear a bookmark every minute.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// A client for the API server that KUBECONFIG or the service account of the pod names.
+pub async fn client() -> Result<Client, KubernetesError> {
+    let mut config = ::kube::Config::infer().await.map_err(KubernetesError::Config)?;
+    // Whoever asks decides when to ask again: a Lease must not be renewed too late.
+    config.default_retry = false;
+    config.read_timeout = Some(SILENCE);
+    Client::try_from(config).map_err(KubernetesError::Client)
+}
+
+/// What a write must know of the object it is about.
+#[derive(Debug)]
+pub struct Live {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `status.conditions`.
+    pub conditions: Conditions,
+}
+
+/// The objects as the API server has them now, as far as writes must know.
+pub type LiveObjects = OrdMap<Id, Arc<Live>>;
+
+/// What one watch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Kind(Kind),
+    /// Who announces what by layer 2, as speakers report it.
+    L2Status,
+}
+
+impl Subject {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.name(),
+            Self::L2Status => "ServiceL2Status",
+        }
+    }
+
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.api_version(),
+            Self::L2Status => OUR_API,
+        }
+    }
+
+    /// What is wrong with the watch itself.
+    fn problem(self, detail: String) -> (Origin, Problem) {
+        let object = ObjectRef {
+            api_version: self.api_version().to_owned(),
+            kind: self.kind().to_owned(),
+            namespace: None,
+            name: "*".to_owned(),
+        };
+        let fault = Fault::Unreadable { detail };
+        (Origin::Cluster(object), Problem { object: None, generation: 0, field: String::new(), fault })
+    }
+}
+
+/// How a kind is named in the paths of the API server.
+pub fn resource(api_version: &str, kind: &str) -> ApiResource {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    // Every kind we read or write has the plural that English would give it, and this knows those.
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+/// Follows the API server.
+pub struct Watcher {
+    client: Client,
+    namespace: String,
+    translator: Translator,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    live: watch::Sender<LiveObjects>,
+    /// The state of `live` to come.
+    known: LiveObjects,
+    listing: BTreeMap<Subject, Vec<DynamicObject>>,
+    unlisted: BTreeSet<Subject>,
+    failing: BTreeMap<Subject, Instant>,
+    announcers: BTreeSet<String>,
+}
+
+impl Watcher {
+    /// A watcher that has listed nothing yet. Our own kinds are read in `namespace` only.
+    pub fn new(
+        client: Client,
+        namespace: String,
+        translator: Translator,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        live: watch::Sender<LiveObjects>,
+    ) -> Self {
+        let unlisted = KINDS.into_iter().map(Subject::Kind).chain([Subject::L2Status]).collect();
+        Self {
+            client,
+            namespace,
+            translator,
+            snapshots,
+            live,
+            known: LiveObjects::new(),
+            listing: BTreeMap::new(),
+            unlisted,
+            failing: BTreeMap::new(),
+            announcers: BTreeSet::new(),
+        }
+    }
+
+    /// Lists everything, says so on `ready`, and follows it until `finish`.
+    pub async fn run(mut self, ready: oneshot::Sender<()>, finish: CancellationToken) {
+        let mut ready = Some(ready);
+        let mut events = SelectAll::new();
+        for subject in self.unlisted.clone() {
+            let resource = resource(subject.api_version(), subject.kind());
+            let api: Api<DynamicObject> = match subject.api_version() {
+                OUR_API => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
+                _ => Api::all_with(self.client.clone(), &resource),
+            };
+            let stream = watcher(api, watcher::Config::default()).default_backoff();
+            events.push(stream.map(move |event| (subject, event)).boxed());
+        }
+        let mut publish_at: Option<Instant> = None;
+        loop {
+            let recovered_at = self.failing.values().min().map(|at| *at + RECOVERED);
+            let deadline = publish_at.into_iter().chain(recovered_at).min();
+            let patience = deadline.unwrap_or_else(|| Instant::now() + RECOVERED);
+            tokio::select! {
+                () = finish.cancelled() => return,
+                Some((subject, event)) = events.next() => {
+                    self.take(subject, event);
+                    publish_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                () = tokio::time::sleep_until(patience) => {
+                    self.forgive();
+                    publish_at = None;
+                    if self.unlisted.is_empty() {
+                        self.publish();
+                        if let Some(ready) = ready.take() {
+                            // Nobody waits any more when the process is about to stop.
+                            let _ = ready.send(());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, subject: Subject, event: Result<watcher::Event<DynamicObject>, watcher::Error>) {
+        match event {
+            Ok(watcher::Event::Init) => {
+                self.listing.insert(subject, Vec::new());
+            }
+            Ok(watcher::Event::InitApply(object)) => self.listing.entry(subject).or_default().push(object),
+            Ok(watcher::Event::InitDone) => {
+                let objects = self.listing.remove(&subject).unwrap_or_default();
+                self.replace(subject, objects);
+                self.unlisted.remove(&subject);
+                self.recover(subject);
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                self.apply(subject, object);
+                self.recover(subject);
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                self.delete(subject, &object);
+                self.recover(subject);
+            }
+            Err(error) => self.fail(subject, &error),
+        }
+    }
+
+    fn fail(&mut self, subject: Subject, error: &watcher::Error) {
+        // A version that has expired is not an error but the ordinary way to be told to list again.
+        if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
+            return;
+        }
+        let remedy = match code(error) {
+            Some(404) => "install the definitions of its kind (crds/yaml)",
+            Some(401 | 403) => "allow this service account to list and watch it",
+            _ => "see that the API server can be reached",
+        };
+        if self.failing.insert(subject, Instant::now()).is_none() {
+            tracing::warn!(kind = subject.kind(), %error, remedy, "watch failed, trying again");
+        }
+        let problem = subject.problem(format!("{error}; {remedy}; it is tried again"));
+        self.translator.set_source_problems(&format!("watch:{}", subject.kind()), vec![problem]);
+    }
+
+    fn recover(&mut self, subject: Subject) {
+        if self.failing.remove(&subject).is_some() {
+            tracing::info!(kind = subject.kind(), "watch is back");
+            self.translator.set_source_problems(&format!("watch:{}", subject.kind()), Vec::new());
+        }
+    }
+
+    /// A watch that resumed without any news says nothing; it counts as recovered when it has not failed for long.
+    fn forgive(&mut self) {
+        let now = Instant::now();
+        let quiet = self.failing.iter().filter(|(_, at)| **at + RECOVERED <= now).map(|(subject, _)| *subject);
+        for subject in quiet.collect::<Vec<_>>() {
+            self.recover(subject);
+        }
+    }
+
+    fn replace(&mut self, subject: Subject, objects: Vec<DynamicObject>) {
+        let Subject::Kind(kind) = subject else {
+            let before = std::mem::take(&mut self.announcers);
+            objects.into_iter().for_each(|object| self.apply(subject, object));
+            for gone in before.difference(&self.announcers) {
+                self.translator.remember_announcer(gone, None);
+            }
+            return;
+        };
+        let mut readings = Vec::new();
+        let gone: Vec<Id> = self.known.keys().filter(|id| id.kind == kind).cloned().collect();
+        for id in &gone {
+            self.known.remove(id);
+        }
+        for object in objects {
+            self.know(kind, &object);
+            readings.extend(self.read(kind, object));
+        }
+        for id in gone {
+            if !self.known.contains_key(&id) {
+                self.forget(&id);
+            }
+        }
+        self.translator.replace(kind.name(), readings, |_| false);
+    }
+
+    fn apply(&mut self, subject: Subject, object: DynamicObject) {
+        match subject {
+            Subject::Kind(kind) => {
+                self.know(kind, &object);
+                if let Some((origin, reading)) = self.read(kind, object) {
+                    self.translator.apply(kind.name(), origin, reading);
+                }
+            }
+            Subject::L2Status => {
+                let file = object.metadata.name.clone().unwrap_or_default();
+                // One without a status has just been made; what it is about follows.
+                let status = object.data.get("status").cloned().unwrap_or_default();
+                if let Ok(status) = serde_json::from_value(status) {
+                    self.translator.remember_announcer(&file, Some(state::announcer(status)));
+                    self.announcers.insert(file);
+                }
+            }
+        }
+    }
+
+    fn delete(&mut self, subject: Subject, object: &DynamicObject) {
+        match subject {
+            Subject::Kind(kind) => {
+                let (id, _) = live(kind, object);
+                self.forget(&id);
+                self.translator.delete(kind.name(), Origin::Cluster(id.object()), id);
+            }
+            Subject::L2Status => {
+                let file = object.metadata.name.as_deref().unwrap_or_default();
+                self.translator.remember_announcer(file, None);
+                self.announcers.remove(file);
+            }
+        }
+    }
+
+    fn know(&mut self, kind: Kind, object: &DynamicObject) {
+        let (id, live) = live(kind, object);
+        if kind.api_version() == OUR_API {
+            let conditions = live.conditions.facts();
+            let said = (!conditions.is_empty()).then(|| (id.object(), conditions));
+            self.translator.remember_conditions(&source(&id), said);
+        }
+        self.known.insert(id, live);
+    }
+
+    fn forget(&mut self, id: &Id) {
+        self.known.remove(id);
+        self.translator.remember_conditions(&source(id), None);
+        self.translator.set_source_problems(&source(id), Vec::new());
+    }
+
+    fn read(&mut self, kind: Kind, mut object: DynamicObject) -> Option<(Origin, Reading)> {
+        let (id, _) = live(kind, &object);
+        object.metadata.managed_fields = None;
+        let mut value = serde_json::to_value(object).unwrap_or_default();
+        value["apiVersion"] = Value::from(kind.api_version());
+        value["kind"] = Value::from(kind.name());
+        let origin = Origin::Cluster(id.object());
+        let mut nameless = Vec::new();
+        let mut reading = None;
+        for entry in translate::read(value, self.translator.rules()) {
+            match entry {
+                Entry::Object(one) => reading = Some((origin.clone(), one)),
+                Entry::Unknown(problem) => nameless.push((origin.clone(), problem)),
+                Entry::Foreign => {}
+            }
+        }
+        self.translator.set_source_problems(&source(&id), nameless);
+        reading
+    }
+
+    fn publish(&mut self) {
+        // Writes look at these, so they must not be older than the snapshot that leads to them.
+        self.live.send_replace(self.known.clone());
+        let snapshot = self.translator.snapshot();
+        self.translator.take_gone();
+        self.snapshots.send_if_modified(|current| {
+            let news = !Arc::ptr_eq(current, &snapshot);
+            *current = snapshot;
+            news
+        });
+    }
+}
+
+fn live(kind: Kind, object: &DynamicObject) -> (Id, Arc<Live>) {
+    let meta = &object.metadata;
+    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let live = Live { uid: meta.uid.clone().unwrap_or_default(), conditions: Conditions::of(&object.data) };
+    (Id::new(kind, namespace, name), Arc::new(live))
+}
+
+fn source(id: &Id) -> String {
+    format!("object:{}/{}", id.kind.name(), id.key)
+}
+
+fn code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(::kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(::kube::Error::Api(status))
+        | watcher::Error::WatchFailed(::kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_asked_for_by_the_name_the_api_server_has_for_it() {
+        let plurals: Vec<String> = KINDS.iter().map(|kind| resource(kind.api_version(), kind.name()).plural).collect();
+
+        assert_eq!(
+            plurals,
+            [
+                "namespaces",
+                "nodes",
+                "services",
+                "endpointslices",
+                "ingressclasses",
+                "ingresses",
+                "ipaddresspools",
+                "l2advertisements",
+                "bgpadvertisements",
+                "bgppeers",
+                "bfdprofiles",
+                "communities",
+            ]
+        );
+        assert_eq!(resource(OUR_API, "ServiceL2Status").plural, "servicel2statuses");
+    }
+}

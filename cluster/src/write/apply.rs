@@ -1,0 +1,430 @@
+//! Writes to an API server: server-side apply of what we own, and nothing else.
+//!
+//! Each wish is one request, or two where the object must exist first. A few run at a time, never two for the same
+//! place. One that fails is tried again a few times, later each time; the rooms ask again for what never arrived.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ::kube::{
+    Api, Client,
+    api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
+};
+use ferrogate_core::{
+    model::ObjectKey,
+    write::{Event, Severity, Write},
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use k8s_openapi::{api::events::v1 as events, apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
+use rand::Rng;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kube::{Live, LiveObjects, resource},
+    objects::{Id, Kind, OUR_API},
+    state::Place,
+    write::{Conditions, Request, Wish, body},
+};
+
+/// The field manager of what a controller says.
+pub const CONTROLLER: &str = "ferrogate-controller";
+/// The field manager of what a speaker says.
+pub const SPEAKER: &str = "ferrogate-speaker";
+
+/// How many requests run at a time.
+const AT_ONCE: usize = 16;
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a wish is tried before it is left to the room to ask again.
+const ATTEMPTS: u32 = 5;
+/// How long after the first failure it is tried again; twice as long after each further one.
+const RETRY: Duration = Duration::from_millis(200);
+/// How many Events may wait, and how many are known for counting.
+const MAX_EVENTS: usize = 256;
+/// How long requests may hold up the end of the process.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Carries out writes at an API server.
+pub struct Applier {
+    client: Client,
+    /// Where ServiceL2Status objects live.
+    namespace: String,
+    /// Who says so, in Events.
+    reporter: &'static str,
+    identity: String,
+    live: watch::Receiver<LiveObjects>,
+    jobs: BTreeMap<Work, Attempt>,
+    later: BTreeMap<Work, (Instant, Attempt)>,
+    busy: BTreeSet<Work>,
+    told: BTreeMap<Event, Told>,
+}
+
+/// What a request is about; two for the same never run together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    Say(Place),
+    Tell(Event),
+}
+
+#[derive(Clone, Debug)]
+struct Attempt {
+    wish: Wish,
+    failures: u32,
+}
+
+/// An Event that stands at the API server.
+#[derive(Clone, Debug)]
+struct Told {
+    name: String,
+    count: i32,
+}
+
+type Done = (Work, Attempt, Result<(), ::kube::Error>);
+
+impl Applier {
+    /// One that reports as `reporter` and is told apart from others of its kind by `identity`.
+    pub fn new(
+        client: Client,
+        namespace: String,
+        reporter: &'static str,
+        identity: String,
+        live: watch::Receiver<LiveObjects>,
+    ) -> Self {
+        Self {
+            client,
+            namespace,
+            reporter,
+            identity,
+            live,
+            jobs: BTreeMap::new(),
+            later: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// Carries out what comes until `finish`, and then what is left, for a short while. Where `leads` turns false,
+    /// what still waits is for another to decide.
+    pub async fn run(
+        mut self,
+        mut writes: mpsc::Receiver<Write>,
+        leads: Option<watch::Receiver<bool>>,
+        finish: CancellationToken,
+    ) {
+        let has_leader = leads.is_some();
+        let mut leads = leads.unwrap_or_else(|| watch::channel(true).1);
+        let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
+        let mut give_up: Option<Instant> = None;
+        loop {
+            self.start(&mut running);
+            if give_up.is_some() && running.is_empty() && self.later.is_empty() {
+                return;
+            }
+            let later = self.later.values().map(|(at, _)| *at).chain(give_up).min();
+            let patience = later.unwrap_or_else(|| Instant::now() + REQUEST_TIMEOUT);
+            tokio::select! {
+                () = finish.cancelled(), if give_up.is_none() => {
+                    give_up = Some(Instant::now() + FAREWELL);
+                    while let Ok(write) = writes.try_recv() {
+                        self.ask(write);
+                    }
+                }
+                Ok(()) = leads.changed(), if has_leader => {
+                    if !*leads.borrow_and_update() {
+                        self.jobs.clear();
+                        self.later.clear();
+                    }
+                }
+                Some(write) = writes.recv(), if give_up.is_none() => self.ask(write),
+                Some((work, attempt, result)) = running.next() => self.done(work, attempt, result),
+                () = tokio::time::sleep_until(patience) => {
+                    let now = Instant::now();
+                    if give_up.is_some_and(|at| at <= now) {
+                        let count = running.len() + self.jobs.len() + self.later.len();
+                        tracing::error!(count, "writes that the API server did not take before the end");
+                        return;
+                    }
+                    let due = self.later.iter().filter(|(_, (at, _))| *at <= now).map(|(work, _)| work.clone());
+                    for work in due.collect::<Vec<_>>() {
+                        if let Some((_, attempt)) = self.later.remove(&work) {
+                            self.jobs.entry(work).or_insert(attempt);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, write: Write) {
+        let (work, wish) = match Request::from(write) {
+            Request::Say(place, wish) => (Work::Say(place), wish),
+            Request::Tell(event) => {
+                let waiting = self.jobs.keys().filter(|work| matches!(work, Work::Tell(_))).count();
+                if waiting >= MAX_EVENTS {
+                    tracing::debug!(reason = event.reason, "too many events are waiting, this one is not told");
+                    return;
+                }
+                (Work::Tell(event), Wish::Events)
+            }
+        };
+        let waiting = self.jobs.remove(&work).or_else(|| self.later.remove(&work).map(|(_, attempt)| attempt));
+        let wish = wish.over(waiting.map(|attempt| attempt.wish));
+        self.jobs.insert(work, Attempt { wish, failures: 0 });
+    }
+
+    fn start(&mut self, running: &mut FuturesUnordered<BoxFuture<'static, Done>>) {
+        while running.len() < AT_ONCE {
+            let free = self.jobs.keys().find(|work| !self.busy.contains(*work)).cloned();
+            let Some((work, attempt)) = free.and_then(|work| self.jobs.remove_entry(&work)) else { break };
+            self.busy.insert(work.clone());
+            let request = self.request(&work, &attempt.wish);
+            let done = async move {
+                let result = tokio::time::timeout(REQUEST_TIMEOUT, request).await;
+                let result = result.unwrap_or_else(|_| Err(::kube::Error::Service("the request took too long".into())));
+                (work, attempt, result)
+            };
+            running.push(done.boxed());
+        }
+    }
+
+    fn done(&mut self, work: Work, attempt: Attempt, result: Result<(), ::kube::Error>) {
+        self.busy.remove(&work);
+        let Err(error) = result else { return };
+        let code = match &error {
+            ::kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        };
+        if let Work::Tell(event) = &work {
+            // Perhaps it has expired there, and must be told anew.
+            self.told.remove(event);
+        }
+        let failures = attempt.failures + 1;
+        if code == Some(404) && matches!(work, Work::Say(_)) {
+            tracing::debug!(?work, "object is gone, nothing is written");
+        } else if failures >= ATTEMPTS || matches!(code, Some(400 | 422)) {
+            tracing::error!(?work, %error, "write given up, it will be asked for again");
+        } else if !self.jobs.contains_key(&work) {
+            tracing::warn!(?work, %error, failures, "write failed, trying again");
+            let pause = RETRY * 2u32.pow(failures - 1);
+            let jitter = rand::rng().random_range(0.5..1.5);
+            let at = Instant::now() + pause.mul_f64(jitter);
+            self.later.insert(work, (at, Attempt { failures, ..attempt }));
+        }
+    }
+
+    fn request(&mut self, work: &Work, wish: &Wish) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        match work {
+            Work::Tell(event) => self.tell(event),
+            Work::Say(place) => self.say(place, wish),
+        }
+    }
+
+    fn say(&self, place: &Place, wish: &Wish) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let now = Timestamp::now();
+        match (place, wish) {
+            (Place::Service(key), _) => self.status_of(Kind::Service, key, place, wish, now),
+            (Place::Pool(key), _) => self.status_of(Kind::IpAddressPool, key, place, wish, now),
+            (Place::Ingress(key), _) => self.status_of(Kind::Ingress, key, place, wish, now),
+            (Place::Conditions { key, .. }, Wish::Conditions { object, conditions }) => {
+                let kind = object.kind.as_str();
+                if object.api_version != OUR_API && kind != "Service" {
+                    // Nobody looks for conditions there, and most have no place for them. Its Event says the same.
+                    return futures::future::ready(Ok(())).boxed();
+                }
+                let live = KINDS_WITH_CONDITIONS
+                    .iter()
+                    .find(|known| known.name() == kind)
+                    .and_then(|kind| self.live(*kind, key));
+                let none = Conditions::default();
+                let before = live.as_ref().map_or(&none, |live| &live.conditions);
+                let api = self.api(&object.api_version, kind, Some(&key.namespace));
+                let mut applies = Vec::new();
+                for condition in conditions.values() {
+                    let body = json!({
+                        "apiVersion": object.api_version,
+                        "kind": kind,
+                        "metadata": { "name": &*key.name, "namespace": &*key.namespace },
+                        "status": { "conditions": before.next(std::iter::once(condition), now) },
+                    });
+                    // A manager of its own for each type: applying one must not take the others away.
+                    applies.push((format!("{CONTROLLER}-{}", condition.kind), body));
+                }
+                let name = key.name.to_string();
+                async move {
+                    for (manager, body) in applies {
+                        apply_status(&api, &name, &manager, &body).await?;
+                    }
+                    Ok(())
+                }
+                .boxed()
+            }
+            (Place::L2Status { node, service }, wish) => {
+                let name = l2_status_name(node.as_str(), service);
+                let api = self.api(OUR_API, "ServiceL2Status", Some(&self.namespace));
+                let Some(body) = body(place, wish, &Conditions::default(), now) else {
+                    return async move {
+                        match api.delete(&name, &DeleteParams::default()).await {
+                            Ok(_) => Ok(()),
+                            Err(::kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                            Err(error) => Err(error),
+                        }
+                    }
+                    .boxed();
+                };
+                let metadata = json!({
+                    "name": name,
+                    "namespace": self.namespace,
+                    "labels": labels([
+                        ("ferrogate.io/node", node.as_str()),
+                        ("ferrogate.io/service-name", &service.name),
+                        ("ferrogate.io/service-namespace", &service.namespace),
+                    ]),
+                });
+                let part = |field: &str| json!({ "apiVersion": OUR_API, "kind": "ServiceL2Status", "metadata": metadata, field: body[field] });
+                let (object, status) = (part("spec"), part("status"));
+                async move {
+                    let parameters = PatchParams::apply(SPEAKER).force();
+                    api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
+                    apply_status(&api, &name, SPEAKER, &status).await
+                }
+                .boxed()
+            }
+            // The proxies of a cluster learn it from the EndpointSlices, and soon from the speaker itself.
+            (Place::Membership { .. } | Place::Conditions { .. } | Place::Events { .. }, _) => {
+                futures::future::ready(Ok(())).boxed()
+            }
+        }
+    }
+
+    fn status_of(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        place: &Place,
+        wish: &Wish,
+        now: Timestamp,
+    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let none = Conditions::default();
+        let live = self.live(kind, key);
+        let before = live.as_ref().map_or(&none, |live| &live.conditions);
+        let Some(body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
+        let api = self.api(kind.api_version(), kind.name(), Some(&key.namespace));
+        let name = key.name.to_string();
+        async move { apply_status(&api, &name, CONTROLLER, &body).await }.boxed()
+    }
+
+    fn tell(&mut self, event: &Event) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let now = Timestamp::now();
+        let object = &event.object;
+        let namespace = object.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let api: Api<events::Event> = Api::namespaced(self.client.clone(), &namespace);
+        if self.told.len() >= MAX_EVENTS && !self.told.contains_key(event) {
+            // An equal one that follows stands there twice then, with counts of their own.
+            self.told.clear();
+        }
+        if let Some(told) = self.told.get_mut(event) {
+            told.count = told.count.saturating_add(1);
+            let name = told.name.clone();
+            let series = json!({ "series": { "count": told.count, "lastObservedTime": MicroTime(now) } });
+            return async move { api.patch(&name, &PatchParams::default(), &Patch::Merge(&series)).await.map(|_| ()) }
+                .boxed();
+        }
+        let name = format!("{}.{:x}", object.name, now.as_nanosecond());
+        self.told.insert(event.clone(), Told { name: name.clone(), count: 1 });
+        let kind = KINDS_OF_EVENTS.iter().find(|kind| kind.name() == object.kind);
+        let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
+        let live = kind.and_then(|kind| self.live(*kind, &key));
+        let regarding = k8s_openapi::api::core::v1::ObjectReference {
+            api_version: Some(object.api_version.clone()),
+            kind: Some(object.kind.clone()),
+            namespace: object.namespace.clone(),
+            name: Some(object.name.clone()),
+            uid: live.map(|live| live.uid.clone()),
+            ..Default::default()
+        };
+        let event = events::Event {
+            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
+            action: Some(event.reason.clone()),
+            event_time: Some(MicroTime(now)),
+            note: Some(shortened(&event.message, MAX_NOTE)),
+            reason: Some(event.reason.clone()),
+            regarding: Some(regarding),
+            reporting_controller: Some(format!("ferrogate.io/{}", self.reporter)),
+            reporting_instance: Some(shortened(&self.identity, MAX_INSTANCE)),
+            type_: Some(match event.severity {
+                Severity::Normal => "Normal".to_owned(),
+                Severity::Warning => "Warning".to_owned(),
+            }),
+            ..Default::default()
+        };
+        async move { api.create(&PostParams::default(), &event).await.map(|_| ()) }.boxed()
+    }
+
+    fn live(&self, kind: Kind, key: &ObjectKey) -> Option<std::sync::Arc<Live>> {
+        self.live.borrow().get(&Id::new(kind, &key.namespace, &key.name)).cloned()
+    }
+
+    fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = resource(api_version, kind);
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+}
+
+/// The longest `note` the API server takes.
+const MAX_NOTE: usize = 1024;
+/// The longest `reportingInstance` it takes.
+const MAX_INSTANCE: usize = 128;
+
+const KINDS_WITH_CONDITIONS: [Kind; 7] = [
+    Kind::Service,
+    Kind::IpAddressPool,
+    Kind::L2Advertisement,
+    Kind::BgpAdvertisement,
+    Kind::BgpPeer,
+    Kind::BfdProfile,
+    Kind::Community,
+];
+
+const KINDS_OF_EVENTS: [Kind; 8] = [
+    Kind::Service,
+    Kind::Ingress,
+    Kind::IpAddressPool,
+    Kind::L2Advertisement,
+    Kind::BgpAdvertisement,
+    Kind::BgpPeer,
+    Kind::BfdProfile,
+    Kind::Community,
+];
+
+async fn apply_status(api: &Api<DynamicObject>, name: &str, manager: &str, body: &Value) -> Result<(), ::kube::Error> {
+    let parameters = PatchParams::apply(manager).force();
+    api.patch_status(name, &parameters, &Patch::Apply(body)).await.map(|_| ())
+}
+
+/// The name of the ServiceL2Status of one Service on one node: short enough whatever the names are.
+fn l2_status_name(node: &str, service: &ObjectKey) -> String {
+    let digest = Sha256::digest(format!("{node}/{service}"));
+    let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    format!("l2-{hex}")
+}
+
+/// Labels whose values are short enough to be one.
+fn labels<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
+    let fitting = all.into_iter().filter(|(_, value)| value.len() <= 63);
+    fitting.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn shortened(text: &str, bytes: usize) -> String {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text).to_owned()
+}

@@ -1,0 +1,405 @@
+//! The Kubernetes source against an API server that a test can make ill.
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use ferrogate_cluster::{Cluster, KubernetesConfig, Role, Timing};
+use ferrogate_core::{
+    model::{
+        NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
+        pool::PoolStatus,
+        service::{ADDRESS_ASSIGNED, ClassPolicy, ServiceStatus},
+    },
+    snapshot::Snapshot,
+    write::{Condition, Event, L2Status, Severity, Write},
+};
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+#[path = "kubernetes/fake.rs"]
+mod fake;
+
+use fake::{Fake, Mood};
+
+/// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const NAMESPACE: &str = "ferrogate-system";
+const SERVICES: &str = "/api/v1/services";
+const POOLS: &str = "/apis/ferrogate.io/v1beta1/ipaddresspools";
+const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
+const L2_STATUSES: &str = "/apis/ferrogate.io/v1beta1/servicel2statuses";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
+
+/// As quick as can be told from the noise of a busy machine.
+const TIMING: Timing =
+    Timing { lease: Duration::from_secs(3), give_up: Duration::from_secs(2), retry: Duration::from_millis(100) };
+
+fn config(role: Role, identity: &str) -> KubernetesConfig {
+    let class = ClassPolicy::default();
+    KubernetesConfig { namespace: NAMESPACE.to_owned(), role, identity: identity.to_owned(), class }
+}
+
+async fn open(fake: &Fake, role: Role, identity: &str) -> Cluster {
+    let opened = Cluster::kubernetes_with(fake.client(), config(role, identity), TIMING, CancellationToken::new());
+    tokio::time::timeout(PATIENCE, opened).await.expect("in time").unwrap()
+}
+
+async fn open_controller(fake: &Fake) -> Cluster {
+    open(fake, Role::Controller, "one").await
+}
+
+async fn until(cluster: &mut Cluster, what: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+    let found = tokio::time::timeout(PATIENCE, cluster.snapshots.wait_for(|snapshot| what(snapshot))).await;
+    found.expect("in time").expect("still open").clone()
+}
+
+async fn until_leads(cluster: &mut Cluster, wanted: bool) {
+    let found = tokio::time::timeout(PATIENCE, cluster.leads.wait_for(|leads| *leads == wanted)).await;
+    found.expect("in time").expect("still open");
+}
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("default", name)
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "metadata": { "namespace": "default", "name": name, "generation": 3 },
+        "spec": { "type": "LoadBalancer", "clusterIPs": ["198.51.100.1"], "ports": [{ "port": 80 }] },
+        "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.9" }] } },
+    })
+}
+
+fn pool(namespace: &str, name: &str) -> Value {
+    json!({ "metadata": { "namespace": namespace, "name": name }, "spec": { "addresses": ["192.0.2.0/24"] } })
+}
+
+fn condition(kind: &str, holds: bool) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        holds,
+        reason: "Because".to_owned(),
+        message: "of that".to_owned(),
+        observed_generation: 3,
+    }
+}
+
+#[tokio::test]
+async fn everything_the_api_server_lists_is_in_the_first_snapshot() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    fake.put("/api/v1/nodes", json!({ "metadata": { "name": "one" } }));
+    fake.put("/api/v1/namespaces", json!({ "metadata": { "name": "default", "labels": { "a": "b" } } }));
+    fake.put(POOLS, pool(NAMESPACE, "p"));
+    fake.put(POOLS, pool("elsewhere", "q"));
+    fake.put(
+        "/apis/ferrogate.io/v1beta1/l2advertisements",
+        json!({ "metadata": { "namespace": NAMESPACE, "name": "l2" }, "spec": {} }),
+    );
+    fake.put(
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        json!({
+            "metadata": {
+                "namespace": "default", "name": "web-1", "labels": { "kubernetes.io/service-name": "web" },
+            },
+            "addressType": "IPv4",
+            "ports": [{ "port": 8080 }],
+            "endpoints": [{ "addresses": ["198.51.100.7"] }],
+        }),
+    );
+
+    let cluster = open_controller(&fake).await;
+
+    let snapshot = cluster.snapshots.borrow().clone();
+    let web = &snapshot.services[&key("web")];
+    assert_eq!(web.endpoints.len(), 1);
+    assert_eq!(web.observed.addresses, ["192.0.2.9".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(web.generation, 3);
+    assert!(snapshot.nodes.contains_key("one"));
+    assert_eq!(snapshot.namespaces["default"]["a"], "b");
+    assert_eq!(snapshot.l2_advertisements.len(), 1);
+    // Pools count in our own namespace only.
+    assert_eq!(snapshot.pools.keys().map(PoolName::as_str).collect::<Vec<_>>(), ["p"]);
+    assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+}
+
+#[tokio::test]
+async fn changes_arrive_as_they_happen() {
+    let fake = Fake::start().await;
+    let mut cluster = open_controller(&fake).await;
+
+    fake.put(SERVICES, service("web"));
+    until(&mut cluster, |snapshot| snapshot.services.contains_key(&key("web"))).await;
+    let mut changed = service("web");
+    changed["spec"]["ports"][0]["port"] = json!(81);
+    fake.put(SERVICES, changed);
+    until(&mut cluster, |snapshot| snapshot.services[&key("web")].ports[0].port.get() == 81).await;
+    fake.delete(SERVICES, "default", "web");
+    until(&mut cluster, |snapshot| snapshot.services.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_deletion_nobody_told_of_is_found_when_history_has_expired() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    fake.put(SERVICES, service("db"));
+    let mut cluster = open_controller(&fake).await;
+
+    fake.set_mood(Mood::Down);
+    fake.delete(SERVICES, "default", "web");
+    fake.forget_history();
+    fake.set_mood(Mood::Well);
+
+    let snapshot = until(&mut cluster, |snapshot| snapshot.services.len() == 1).await;
+    assert!(snapshot.services.contains_key(&key("db")));
+}
+
+#[tokio::test]
+async fn losing_the_api_server_clears_nothing_and_says_so() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    let mut cluster = open_controller(&fake).await;
+
+    fake.set_mood(Mood::Down);
+    let lost = until(&mut cluster, |snapshot| !snapshot.problems.is_empty()).await;
+    assert!(lost.services.contains_key(&key("web")));
+    let problem = lost.problems.values().flatten().next().unwrap().to_string();
+    assert!(problem.contains("see that the API server can be reached"), "{problem}");
+
+    fake.set_mood(Mood::Well);
+    fake.put(SERVICES, service("db"));
+    until(&mut cluster, |snapshot| snapshot.services.len() == 2).await;
+}
+
+#[tokio::test]
+async fn a_bad_object_is_named_and_leaves_its_last_good_form_in_force() {
+    let fake = Fake::start().await;
+    fake.put(POOLS, pool(NAMESPACE, "p"));
+    let mut cluster = open_controller(&fake).await;
+    let mut bad = pool(NAMESPACE, "p");
+    bad["spec"]["addresses"] = json!(["10.0.0.300/24"]);
+
+    fake.put(POOLS, bad);
+
+    let snapshot = until(&mut cluster, |snapshot| !snapshot.problems.is_empty()).await;
+    let problem = snapshot.problems.values().flatten().next().unwrap().to_string();
+    assert!(problem.starts_with(&format!("IPAddressPool {NAMESPACE}/p: spec.addresses[0]:")), "{problem}");
+    assert_eq!(snapshot.pools.len(), 1);
+}
+
+#[tokio::test]
+async fn m_042_address_and_annotation_are_applied_in_one_status_update() {
+    let fake = Fake::start().await;
+    let mut web = service("web");
+    web["status"]["conditions"] = json!([{
+        "type": ADDRESS_ASSIGNED, "status": "True", "reason": "Old", "message": "", "lastTransitionTime":
+        "2001-02-03T04:05:06Z",
+    }]);
+    fake.put(SERVICES, web);
+    let mut cluster = open_controller(&fake).await;
+    let status = ServiceStatus {
+        addresses: vec!["192.0.2.7".parse().unwrap()],
+        pool: Some(PoolName::from("p")),
+        condition: Some(condition(ADDRESS_ASSIGNED, true)),
+    };
+
+    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: status.clone() }).await.unwrap();
+
+    let seen = fake.seen(|seen| seen.path.ends_with("/services/web/status")).await;
+    assert_eq!(seen.method, Method::PATCH);
+    assert_eq!(seen.path, "/api/v1/namespaces/default/services/web/status");
+    assert_eq!(seen.content_type, "application/apply-patch+yaml");
+    assert_eq!(seen.query["fieldManager"], "ferrogate-controller");
+    assert_eq!(seen.query["force"], "true");
+    assert_eq!(
+        seen.body,
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "namespace": "default",
+                "name": "web",
+                "annotations": { "ferrogate.io/ip-allocated-from-pool": "p" },
+            },
+            "status": {
+                "loadBalancer": { "ingress": [{ "ip": "192.0.2.7" }] },
+                "conditions": [{
+                    "type": ADDRESS_ASSIGNED,
+                    "status": "True",
+                    "reason": "Because",
+                    "message": "of that",
+                    "observedGeneration": 3,
+                    "lastTransitionTime": "2001-02-03T04:05:06Z",
+                }],
+            },
+        })
+    );
+    until(&mut cluster, |snapshot| snapshot.services[&key("web")].observed == status).await;
+}
+
+#[tokio::test]
+async fn pools_ingresses_and_conditions_get_their_status() {
+    let fake = Fake::start().await;
+    fake.put(POOLS, pool(NAMESPACE, "p"));
+    let spec = json!({ "defaultBackend": { "service": { "name": "web", "port": { "number": 80 } } } });
+    fake.put(INGRESSES, json!({ "metadata": { "namespace": "default", "name": "i" }, "spec": spec }));
+    let mut cluster = open_controller(&fake).await;
+    let pool_key = ObjectKey::new(NAMESPACE, "p");
+    let status = PoolStatus { assigned_ipv4: 1, available_ipv4: 255, ..PoolStatus::default() };
+    let accepted = Write::Condition {
+        object: ObjectRef::namespaced("ferrogate.io/v1beta1", "IPAddressPool", &pool_key),
+        condition: condition("Accepted", false),
+    };
+    let addresses = vec!["192.0.2.7".parse().unwrap()];
+
+    cluster.writes.send(Write::PoolStatus { pool: pool_key, status: status.clone() }).await.unwrap();
+    cluster.writes.send(accepted).await.unwrap();
+    cluster.writes.send(Write::IngressStatus { ingress: key("i"), addresses }).await.unwrap();
+
+    until(&mut cluster, |snapshot| {
+        let observed = snapshot.pools.values().next().map(|pool| pool.observed.clone()).unwrap_or_default();
+        observed.assigned_ipv4 == 1 && observed.conditions == [condition("Accepted", false)]
+    })
+    .await;
+    fake.seen(|seen| seen.path.ends_with("/ingresses/i/status")).await;
+    let manager = "ferrogate-controller-Accepted";
+    fake.seen(|seen| seen.query.get("fieldManager").is_some_and(|found| found == manager)).await;
+}
+
+#[tokio::test]
+async fn speakers_report_what_they_announce_and_take_it_back() {
+    let fake = Fake::start().await;
+    let node = NodeName::from("one");
+    let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
+    let status = L2Status {
+        pool: PoolName::from("p"),
+        addresses: vec!["192.0.2.7".parse().unwrap()],
+        interfaces: [ferrogate_core::model::InterfaceName::from("eth0")].into(),
+    };
+    let write = |status| Write::L2Status { service: key("web"), node: node.clone(), status };
+
+    cluster.writes.send(write(Some(status))).await.unwrap();
+    until(&mut cluster, |snapshot| snapshot.announced_by.contains_key(&key("web"))).await;
+    let seen = fake.seen(|seen| seen.path.contains("servicel2statuses") && seen.path.ends_with("/status")).await;
+    assert_eq!(seen.query["fieldManager"], "ferrogate-speaker");
+    assert_eq!(seen.body["status"]["interfaces"], json!([{ "name": "eth0" }]));
+    let name = seen.body["metadata"]["name"].as_str().unwrap().to_owned();
+    assert!(fake.get(L2_STATUSES, NAMESPACE, &name).is_some());
+
+    cluster.writes.send(write(None)).await.unwrap();
+    until(&mut cluster, |snapshot| snapshot.announced_by.is_empty()).await;
+}
+
+#[tokio::test]
+async fn an_event_is_created_once_and_then_counted() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    let cluster = open_controller(&fake).await;
+    let event = Write::Event(Event {
+        object: ObjectRef::service(&key("web")),
+        severity: Severity::Warning,
+        reason: "AllocationFailed".to_owned(),
+        message: "no room".to_owned(),
+    });
+
+    cluster.writes.send(event.clone()).await.unwrap();
+    let created = fake.seen(|seen| seen.method == Method::POST && seen.path.ends_with("/events")).await;
+    cluster.writes.send(event).await.unwrap();
+    let counted = fake.seen(|seen| seen.method == Method::PATCH && seen.path.contains("/events/")).await;
+
+    assert_eq!(created.path, "/apis/events.k8s.io/v1/namespaces/default/events");
+    assert_eq!(created.body["note"], "no room");
+    assert_eq!(created.body["regarding"]["uid"], fake.get(SERVICES, "default", "web").unwrap()["metadata"]["uid"]);
+    assert_eq!(counted.body["series"]["count"], 2);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_is_tried_again_and_the_latest_wish_wins() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    let mut cluster = open_controller(&fake).await;
+    let write = |address: &str| Write::ServiceStatus {
+        service: key("web"),
+        status: ServiceStatus { addresses: vec![address.parse().unwrap()], ..ServiceStatus::default() },
+    };
+
+    fake.set_mood(Mood::ReadOnly);
+    cluster.writes.send(write("192.0.2.7")).await.unwrap();
+    fake.seen(|seen| seen.path.ends_with("/services/web/status")).await;
+    cluster.writes.send(write("192.0.2.8")).await.unwrap();
+    fake.set_mood(Mood::Well);
+
+    let wanted: std::net::IpAddr = "192.0.2.8".parse().unwrap();
+    until(&mut cluster, |snapshot| snapshot.services[&key("web")].observed.addresses == [wanted]).await;
+}
+
+#[tokio::test]
+async fn what_was_sent_is_written_before_the_end() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    let mut cluster = open_controller(&fake).await;
+    let write = Write::ServiceStatus { service: key("web"), status: ServiceStatus::default() };
+
+    cluster.writes.send(write).await.unwrap();
+    cluster.closed().await;
+
+    let web = fake.get(SERVICES, "default", "web").unwrap();
+    assert_eq!(web["status"]["loadBalancer"]["ingress"], json!([]));
+}
+
+#[tokio::test]
+async fn one_of_two_controllers_leads_and_the_other_follows_when_it_goes() {
+    let fake = Fake::start().await;
+    let mut first = open(&fake, Role::Controller, "one").await;
+    until_leads(&mut first, true).await;
+    let mut second = open(&fake, Role::Controller, "two").await;
+    assert!(!*second.leads.borrow());
+
+    first.closed().await;
+
+    assert!(!*first.leads.borrow());
+    until_leads(&mut second, true).await;
+    let lease = fake.get(LEASES, NAMESPACE, "ferrogate-controller").unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], "two");
+    assert_eq!(lease["spec"]["leaseTransitions"], 2);
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_renew_steps_down_and_takes_over_again_when_it_can() {
+    let fake = Fake::start().await;
+    let mut cluster = open_controller(&fake).await;
+    until_leads(&mut cluster, true).await;
+
+    fake.set_mood(Mood::Hung);
+    until_leads(&mut cluster, false).await;
+    fake.set_mood(Mood::Well);
+
+    until_leads(&mut cluster, true).await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_lease_another_has_taken_steps_down() {
+    let fake = Fake::start().await;
+    let mut cluster = open_controller(&fake).await;
+    until_leads(&mut cluster, true).await;
+
+    let mut lease = fake.get(LEASES, NAMESPACE, "ferrogate-controller").unwrap();
+    lease["spec"]["holderIdentity"] = json!("other");
+    fake.put(LEASES, lease);
+
+    until_leads(&mut cluster, false).await;
+    // Nobody renews it, so it expires.
+    until_leads(&mut cluster, true).await;
+}
+
+#[tokio::test]
+async fn speakers_and_readers_never_lead() {
+    let fake = Fake::start().await;
+    let speaker = open(&fake, Role::Speaker(NodeName::from("one")), "speaker-one").await;
+    let reader = open(&fake, Role::Reader(None), "proxy").await;
+
+    assert!(!*speaker.leads.borrow() && !*reader.leads.borrow());
+    assert!(fake.get(LEASES, NAMESPACE, "ferrogate-controller").is_none());
+}
