@@ -110,7 +110,7 @@ impl Room {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_snapshot_is_worked_in_and_makes_it_ready() {
+async fn m_081_the_first_snapshot_makes_it_ready_and_its_metrics_give_the_size_of_each_pool() {
     let mut room = open(true);
 
     let status = room.service_status().await;

@@ -7,14 +7,14 @@
 //! An address that is still valid never moves. At the start, addresses found in statuses are taken over first; then
 //! come explicit wishes; then creation order, then name.
 //!
-//! **Crash safety.** A Service loses an address by one write and another gets it by a later one, in this order, within
-//! one step or across steps. So whichever prefix of the writes was carried out, no two statuses claim an address that
-//! they may not share. A Service that loses its address to another one *and* gets a new one is first seen without
-//! (reason `Moving`), because a sink may replace a write that is still queued by a newer one for the same object.
+//! **Crash safety.** An address goes from one Service to another only after a snapshot has shown the first one's status
+//! without it. Until then the second one's status says so (reason `Moving`). So whichever of the writes are carried
+//! out, in whatever order, no two statuses ever claim an address that they may not share, and a controller that starts
+//! on any of them gives it to one Service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -139,6 +139,10 @@ struct Books {
     automatic: Vec<PoolName>,
     /// Which advertisements cover a pool.
     advertisements: BTreeMap<PoolName, Vec<Arc<L2Advertisement>>>,
+    /// Who lost an address, and still has to be seen without it before another Service is written with it.
+    givers: BTreeSet<(ServiceKey, IpAddr)>,
+    /// The same by address.
+    given: BTreeSet<(IpAddr, ServiceKey)>,
     /// Addresses of every entry Service that has some.
     entrances: BTreeMap<ServiceKey, Vec<IpAddr>>,
     reports: Reports,
@@ -159,8 +163,6 @@ struct Entry {
     waits: Vec<Wait>,
     /// The reason last told: by an Event of this process, or in the condition that was found.
     told: Option<String>,
-    /// Its old address goes to another Service: it is to be seen without before it gets the next one.
-    is_moving: bool,
 }
 
 /// What one step has to look at, and what it found.
@@ -185,8 +187,6 @@ struct Work {
     taken: BTreeSet<IpAddr>,
     /// Addresses that were taken from a Service that still exists.
     lost: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
-    /// Addresses that a Service did not have before.
-    gained: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
     events: BTreeMap<ServiceKey, Vec<crate::write::Event>>,
 }
 
@@ -414,7 +414,13 @@ impl Books {
             work.services.insert(key.clone());
             let known = self.release(&key, work);
             let Some(service) = self.facts.services.get(&key).cloned() else { continue };
-            let Some(wish) = &service.load_balancer else { continue };
+            let Some(wish) = &service.load_balancer else {
+                // It was ours, and its status still claims what is free now.
+                for &address in service.observed.addresses.iter().filter(|_| is_marked(&service.observed)) {
+                    work.lost.entry(address).or_default().insert(key.clone());
+                }
+                continue;
+            };
             let holds_nothing = known.as_ref().is_none_or(|entry| entry.assignment.is_none());
             claims.push((holds_nothing, turn(&service, wish), service, known));
         }
@@ -452,8 +458,7 @@ impl Books {
             Some(entry) => entry.told.clone(),
             None => service.observed.condition.as_ref().map(|condition| condition.reason.clone()),
         };
-        let is_moving = known.is_some_and(|entry| entry.is_moving);
-        let entry = Entry { assignment: None, refusal: None, tenant, turn: None, waits: Vec::new(), told, is_moving };
+        let entry = Entry { assignment: None, refusal: None, tenant, turn: None, waits: Vec::new(), told };
         self.entries.insert(key.clone(), entry);
         match kept {
             Some(assignment) => {
@@ -594,9 +599,8 @@ impl Books {
     fn book_in(&mut self, address: IpAddr, key: &ServiceKey, work: &mut Work) {
         let Some(entry) = self.entries.get(key) else { return };
         self.ledger.book_in(address, key, &entry.tenant);
-        let had_it = work.lost.get_mut(&address).is_some_and(|losers| losers.remove(key));
-        if !had_it {
-            work.gained.entry(address).or_default().insert(key.clone());
+        if let Some(losers) = work.lost.get_mut(&address) {
+            losers.remove(key);
         }
         let place = (address, key.clone());
         if work.freed.get(&place) == Some(&entry.tenant) {
@@ -646,19 +650,22 @@ impl Books {
 
     /// Compares what statuses should say with what they say, for everything this step has touched.
     fn settle(&mut self, mut work: Work, repeat_at: Instant) -> Vec<Write> {
-        self.hand_over(&work);
-        let mut writes = Vec::new();
-        let mut later = Vec::new();
-        for key in &work.services {
-            let write = self.service_write(key, repeat_at);
-            // Releases come first: nobody may get an address that another status still claims.
-            let is_release = matches!(&write, Some(Write::ServiceStatus { status, .. }) if status.addresses.is_empty());
-            let list = if is_release { &mut writes } else { &mut later };
-            list.extend(write);
-            list.extend(work.events.remove(key).into_iter().flatten().map(Write::Event));
-            self.note_entrance(key, &mut work.ingresses);
+        let losers = work.lost.iter().flat_map(|(address, losers)| losers.iter().map(|loser| (*address, loser)));
+        for (address, loser) in losers.filter(|(_, loser)| self.facts.services.contains_key(*loser)) {
+            self.givers.insert((loser.clone(), address));
+            self.given.insert((address, loser.clone()));
         }
-        writes.append(&mut later);
+        let mut writes = Vec::new();
+        let services = std::mem::take(&mut work.services);
+        let (givers, others): (Vec<_>, Vec<_>) = services.into_iter().partition(|key| self.gives(key).next().is_some());
+        let mut others: BTreeSet<_> = others.into_iter().collect();
+        for key in &givers {
+            self.settle_service(key, &mut work, repeat_at, &mut writes);
+            others.extend(self.hand_over(key));
+        }
+        for key in &others {
+            self.settle_service(key, &mut work, repeat_at, &mut writes);
+        }
         work.pools.append(&mut self.ledger.take_moved());
         writes.extend(work.pools.iter().filter_map(|name| self.pool_write(name, repeat_at)));
         writes.extend(work.ingresses.iter().filter_map(|key| self.ingress_write(key, repeat_at)));
@@ -668,41 +675,65 @@ impl Books {
         writes
     }
 
-    /// Who lost an address to another Service and has a new one gets it only once it is seen without the old one.
-    fn hand_over(&mut self, work: &Work) {
-        for (address, losers) in &work.lost {
-            let Some(gainers) = work.gained.get(address) else { continue };
-            for loser in losers.iter().filter(|loser| gainers.iter().any(|gainer| gainer != *loser)) {
-                if let Some(entry) = self.entries.get_mut(loser) {
-                    entry.is_moving = entry.assignment.is_some();
-                }
-            }
+    fn settle_service(&mut self, key: &ServiceKey, work: &mut Work, repeat_at: Instant, writes: &mut Vec<Write>) {
+        writes.extend(self.service_write(key, repeat_at));
+        writes.extend(work.events.remove(key).into_iter().flatten().map(Write::Event));
+        self.note_entrance(key, &mut work.ingresses);
+    }
+
+    /// Addresses that this Service still has to be seen without.
+    fn gives(&self, key: &ServiceKey) -> impl Iterator<Item = IpAddr> {
+        let from = (key.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        self.givers.range(from..).take_while(move |(giver, _)| giver == key).map(|(_, address)| *address)
+    }
+
+    /// Forgets what this Service was seen to have given back; returns who may be written with it now.
+    fn hand_over(&mut self, giver: &ServiceKey) -> Vec<ServiceKey> {
+        let service = self.facts.services.get(giver);
+        // What others write into a Service of theirs is not ours to wait for.
+        let ours = service.filter(|service| service.load_balancer.is_some() || is_marked(&service.observed));
+        let observed = ours.map(|service| &service.observed.addresses);
+        let is_settled = observed.is_none() || !self.flights.is_in_flight(&Target::Service(giver.clone()));
+        let is_given = |address: &IpAddr| {
+            let has_it_again = self.ledger.users(*address).any(|user| user == giver);
+            has_it_again || (is_settled && observed.is_none_or(|observed| !observed.contains(address)))
+        };
+        let given: Vec<_> = self.gives(giver).filter(is_given).collect();
+        let mut takers = Vec::new();
+        for address in given {
+            self.givers.remove(&(giver.clone(), address));
+            self.given.remove(&(address, giver.clone()));
+            takers.extend(self.ledger.users(address).cloned());
         }
+        takers
+    }
+
+    /// Who still has to be seen without an address of this assignment.
+    fn held_by(&self, service: &Service, assignment: &Assignment) -> Option<(IpAddr, ServiceKey)> {
+        let new = assignment.addresses.iter().filter(|address| !service.observed.addresses.contains(address));
+        new.into_iter().find_map(|&address| {
+            let from = (address, ObjectKey::new("", ""));
+            let mut givers = self.given.range(from..).take_while(|(given, _)| *given == address);
+            givers.find(|(_, giver)| *giver != service.key).cloned()
+        })
     }
 
     fn service_write(&mut self, key: &ServiceKey, repeat_at: Instant) -> Option<Write> {
         let service = self.facts.services.get(key)?;
-        let mut is_moving = false;
         let status = match self.entries.get(key) {
-            Some(Entry { assignment: Some(assignment), refusal, is_moving: was_moving, .. }) => {
-                let moving = status::moving(service, assignment);
-                is_moving = *was_moving && service.observed != moving;
-                if is_moving {
-                    moving
-                } else {
+            Some(Entry { assignment: Some(assignment), refusal, .. }) => match self.held_by(service, assignment) {
+                Some((address, giver)) => status::moving(service, assignment, address, &giver),
+                None => {
                     let is_advertised = self.is_advertised(service, &assignment.pool);
                     status::assigned(service, assignment, refusal.as_ref(), is_advertised)
                 }
-            }
+            },
             Some(Entry { refusal: Some(refusal), .. }) => status::refused(service, refusal),
             // Not ours, or not ours any more. Only what we wrote is taken away.
             Some(_) | None if is_marked(&service.observed) => ServiceStatus::default(),
             Some(_) | None => service.observed.clone(),
         };
         let shown = service.observed == status;
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.is_moving = is_moving;
-        }
         let write = Write::ServiceStatus { service: key.clone(), status };
         self.flights.wish(Target::Service(key.clone()), write, shown, repeat_at)
     }

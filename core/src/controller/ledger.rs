@@ -116,6 +116,11 @@ struct Free {
 }
 
 impl Ledger {
+    /// Who uses this address.
+    pub fn users(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.users.get(&address).into_iter().flat_map(BTreeMap::keys)
+    }
+
     /// Who uses any address between these two, ends included.
     pub fn users_within(&self, range: AddressRange) -> impl Iterator<Item = &ServiceKey> {
         self.users.range(range.first()..=range.last()).flat_map(|(_, users)| users.keys())

@@ -21,7 +21,7 @@ use crate::{
 const ASSIGNED: &str = "Assigned";
 /// Reason of [`ADDRESS_ASSIGNED`] when no advertisement covers pool and Service.
 const NOT_ADVERTISED: &str = "NotAdvertised";
-/// Reason of [`ADDRESS_ASSIGNED`] between giving back an address that another Service gets, and taking the next.
+/// Reason of [`ADDRESS_ASSIGNED`] until another Service is seen without the address that this one gets.
 const MOVING: &str = "Moving";
 /// Reason of [`ACCEPTED`] while the object is in force.
 const IN_FORCE: &str = "Accepted";
@@ -56,11 +56,14 @@ pub(super) fn refused(service: &Service, refusal: &Refusal) -> ServiceStatus {
     ServiceStatus { condition: Some(condition), ..ServiceStatus::default() }
 }
 
-/// Status of a Service whose old address goes to another one, until that status shows.
-pub(super) fn moving(service: &Service, next: &Assignment) -> ServiceStatus {
-    let message = format!("gives its address back and gets {} then", list(&next.addresses));
-    let condition = address_condition(service, false, MOVING, message);
-    ServiceStatus { condition: Some(condition), ..ServiceStatus::default() }
+/// Status of a Service whose next address is still in the status of another one. It keeps what it has already.
+pub(super) fn moving(service: &Service, next: &Assignment, address: IpAddr, giver: &ServiceKey) -> ServiceStatus {
+    let kept = service.observed.addresses.iter().filter(|address| next.addresses.contains(address));
+    let addresses: Vec<_> = kept.copied().collect();
+    let message = format!("gets {address} of pool {} as soon as Service {giver} is seen without it", next.pool);
+    let condition = address_condition(service, !addresses.is_empty(), MOVING, message);
+    let pool = (!addresses.is_empty()).then(|| next.pool.clone());
+    ServiceStatus { addresses, pool, condition: Some(condition) }
 }
 
 fn address_condition(service: &Service, holds: bool, reason: &str, message: String) -> Condition {

@@ -371,14 +371,33 @@ fn m_067_a_service_that_is_no_load_balancer_any_more_is_cleared() {
 
     assert_eq!(world.status("web"), &ServiceStatus::default());
     assert_eq!(world.addresses("next"), "192.0.2.1");
-    let order: Vec<_> = writes
+    let given = statuses(&writes, "next");
+    assert_eq!((given.len(), given[0].addresses.is_empty(), given[1].addresses.len()), (2, true, 1));
+}
+
+#[test]
+fn an_address_is_written_to_the_next_one_only_when_the_last_one_is_seen_without() {
+    let mut world = World::with_pool(&["192.0.2.1"]);
+    world.put(service("web"));
+    world.run();
+    world.put(service("next").created(1));
+    world.run();
+    world.put(service("web").wants(&["203.0.113.1"]));
+
+    let writes = world.step();
+
+    let next = statuses(&writes, "next");
+    let condition = next[0].condition.as_ref().unwrap();
+    assert_eq!((next.len(), next[0].addresses.len(), &*condition.reason), (1, 0, "Moving"));
+    assert!(condition.message.contains("default/web"), "{}", condition.message);
+    writes
         .iter()
-        .filter_map(|write| match write {
-            Write::ServiceStatus { service, .. } => Some(service.name.to_string()),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(order, ["web", "next"]);
+        .filter(|write| statuses(&[(*write).clone()], "next").len() == 1)
+        .for_each(|write| world.carry_out(write));
+    assert_eq!(statuses(&world.step(), "next").len(), 0);
+    writes.iter().for_each(|write| world.carry_out(write));
+    world.run();
+    assert_eq!(world.addresses("next"), "192.0.2.1");
 }
 
 #[test]
