@@ -27,6 +27,9 @@ const REQUEST_EVERY: Duration = Duration::from_millis(10);
 /// A question without an answer after this long is lost.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// An answer that takes longer than this is not counted on any more while the stream flows; it may still come.
+const DUE: Duration = Duration::from_millis(50);
+
 /// How many TCP connections stand while the stream flows.
 const CONNECTIONS: usize = 20;
 
@@ -173,13 +176,13 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Whether the last `count` datagrams whose answer is due were all answered.
-    pub fn is_steady(&self, count: usize) -> bool {
-        let due = Instant::now().checked_sub(Duration::from_millis(50));
+    /// Since when every datagram was answered whose answer is due, if there are at least `count` of them in a row.
+    pub fn steady_since(&self, count: usize) -> Option<Instant> {
+        let due = Instant::now().checked_sub(DUE)?;
         let log = lock(&self.datagrams);
-        let settled = log.iter().rev().filter(|question| due.is_some_and(|due| question.asked < due));
-        let last: Vec<_> = settled.take(count).collect();
-        last.len() == count && last.iter().all(|question| question.answered.is_some())
+        let settled = log.iter().rev().filter(|question| question.asked < due);
+        let answered: Vec<_> = settled.take_while(|question| question.answered.is_some()).collect();
+        answered.last().filter(|_| answered.len() >= count).map(|first| first.asked)
     }
 
     /// Stops asking, waits for answers that are under way, and adds up what was lost.

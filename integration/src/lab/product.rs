@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 
 use crate::{
     lab::{topology::Topology, wait::until},
@@ -108,7 +107,7 @@ impl Product {
         let place = &topology.nodes[node];
         let log = self.logs().join(format!("{role}-{}.log", place.name));
         let log = File::options().create(true).append(true).open(&log).context("opening a log")?;
-        let mut command = self.command(role);
+        let mut command = self.command(&[role]);
         if role != "controller" {
             command.args(["--node", &place.name]);
         }
@@ -158,29 +157,16 @@ impl Product {
     /// # Errors
     /// When it cannot be asked.
     pub fn explain(&self, topology: &Topology, service: &str) -> Result<String> {
-        let mut command = self.command("explain");
-        command.args(["service", service]);
+        let mut command = self.command(&["explain", "service", service]);
         let output = topology.nodes[0].namespace.run(|| command.output()).context("running explain")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         Ok(text)
     }
 
-    /// The same, for programs.
-    ///
-    /// # Errors
-    /// When it cannot be asked, or does not answer in JSON.
-    pub fn explain_json(&self, topology: &Topology, service: &str) -> Result<Value> {
-        let mut command = self.command("explain");
-        command.args(["service", service, "--output", "json"]);
-        let output = topology.nodes[0].namespace.run(|| command.output()).context("running explain")?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).context("reading what explain says")
-    }
-
-    fn command(&self, role: &str) -> Command {
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.arg(role).arg("--manifests").arg(self.manifests()).arg("--state").arg(self.state());
+        command.args(words).arg("--manifests").arg(self.manifests()).arg("--state").arg(self.state());
         command
     }
 
@@ -200,11 +186,6 @@ impl Product {
             }
         }
         text
-    }
-
-    /// The process of a role on a node, for a hint how to enter its namespaces.
-    pub fn pid(&self, role: &str, node: usize) -> Option<u32> {
-        self.processes.iter().find(|process| process.role == role && process.node == node).map(|found| found.child.id())
     }
 }
 

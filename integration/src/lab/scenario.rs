@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use ferrogate_wire::ethernet::Mac;
 use serde_json::Value;
@@ -36,6 +36,9 @@ const LONGEST_GAP_MS: f64 = 1000.0;
 
 /// As many datagrams in a row must be answered before the path counts as whole: half a second.
 const STEADY: usize = 250;
+
+/// The same where nothing may be lost in between: the first half second, and another one.
+const STEADY_AGAIN: usize = 2 * STEADY;
 
 /// Something the lab can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,7 +113,6 @@ impl Stage<'_> {
     /// Everything runs and every Service has its addresses.
     fn settle(&mut self) -> Option<Addresses> {
         let Self { topology, product, report } = self;
-        report.check("controller, speakers and proxies are ready", || product.wait_ready(topology)).then_some(())?;
         let mut found = None;
         report.check("each Service has its addresses", || {
             let addresses = until(LIMIT, || addresses(product))?;
@@ -123,14 +125,15 @@ impl Stage<'_> {
             found = Some(addresses);
             anyhow::Ok(text)
         });
+        report.check("controller, speakers and proxies are ready", || product.wait_ready(topology)).then_some(())?;
         found
     }
 
     fn quickstart(&mut self, addresses: &Addresses) -> Option<()> {
         let owner = self.owner(addresses)?;
         self.client_reaches(addresses, owner)?;
-        let new_owner = self.cut(addresses, owner)?;
-        self.heal(addresses, owner, new_owner)
+        self.cut(addresses, owner)?;
+        self.heal(addresses, owner)
     }
 
     /// One node owns the address, and the product says why.
@@ -192,7 +195,7 @@ impl Stage<'_> {
     }
 
     /// The owner's cable is cut while the client asks without a pause.
-    fn cut(&mut self, addresses: &Addresses, owner: usize) -> Option<usize> {
+    fn cut(&mut self, addresses: &Addresses, owner: usize) -> Option<()> {
         let Self { topology, report, .. } = self;
         let node = &topology.nodes[owner];
         let address = of_family(&addresses.ingress, false)?;
@@ -208,7 +211,6 @@ impl Stage<'_> {
 
         let begun = Instant::now();
         let cut = topology.cut(node);
-        let mut new_owner = None;
         report.check(&format!("the cable of {} is cut: another node owns the address", node.name), || {
             cut?;
             let (found, mac) = until(LIMIT, || {
@@ -216,12 +218,11 @@ impl Stage<'_> {
                 let others = topology.nodes.iter().position(|other| other.mac == mac && other.name != node.name);
                 others.map(|other| (other, mac)).with_context(|| format!("the client still goes to {mac}"))
             })?;
-            new_owner = Some(found);
             anyhow::Ok(format!("{}; the client's ARP entry says {mac}", topology.nodes[found].name))
         });
-        let served =
-            until(LIMIT, || if stream.is_steady(STEADY) { Ok(()) } else { Err(anyhow!("answers are missing")) });
-        report.add("every question is answered again", begun.elapsed(), served.map(|()| format!("{STEADY} in a row")));
+        let since = until(LIMIT, || steady_since(&stream));
+        let took = since.as_ref().map_or_else(|_| begun.elapsed(), |since| since.duration_since(begun));
+        report.add("every question is answered again", took, since.map(|_| "and stays so".to_owned()));
         let losses = stream.finish();
         report.set_failover(losses);
         let gap = losses.longest_gap_ms;
@@ -232,31 +233,30 @@ impl Stage<'_> {
         let verdict =
             if gap < LONGEST_GAP_MS { Ok(text) } else { Err(format!("longer than {LONGEST_GAP_MS} ms; {text}")) };
         report.add("what the client lost: the longest gap", Duration::from_secs_f64(gap / 1e3), verdict);
-        new_owner
+        Some(())
     }
 
     /// The cable is put back.
-    fn heal(&mut self, addresses: &Addresses, cut: usize, _meanwhile: usize) -> Option<()> {
+    fn heal(&mut self, addresses: &Addresses, cut: usize) -> Option<()> {
         let Self { topology, report, .. } = self;
+        let begun = Instant::now();
         let healed = topology.heal(&topology.nodes[cut]);
-        for address in &addresses.ingress {
-            report.check(&format!("the cable is back: exactly one node owns {address}"), || {
-                if let Err(error) = &healed {
-                    bail!("{error:#}");
-                }
-                let (owner, mac) = until(LIMIT, || {
-                    // Both may answer for a moment; it is over when the same one answers alone three times in a row.
-                    let rounds = [
-                        one_owner(topology, *address)?,
-                        one_owner(topology, *address)?,
-                        one_owner(topology, *address)?,
-                    ];
-                    ensure!(rounds[0] == rounds[1] && rounds[1] == rounds[2], "the owner changes: {rounds:?}");
-                    Ok(rounds[0])
-                })?;
-                anyhow::Ok(format!("{} ({mac})", topology.nodes[owner].name))
-            });
-        }
+        let mut since = begun;
+        let owners = until(LIMIT, || {
+            // Two may answer for a moment; it is over when the same one answers alone three times in a row.
+            since = Instant::now();
+            let ask =
+                || addresses.ingress.iter().map(|address| one_owner(topology, *address)).collect::<Result<Vec<_>>>();
+            let rounds = [ask()?, ask()?, ask()?];
+            ensure!(rounds.iter().all(|round| *round == rounds[0]), "the owner changes: {rounds:?}");
+            Ok(rounds[0].clone())
+        });
+        let seen = healed.and(owners).map(|owners| {
+            let pairs = addresses.ingress.iter().zip(owners);
+            let text = pairs.map(|(address, (owner, _))| format!("{} owns {address}", topology.nodes[owner].name));
+            text.collect::<Vec<_>>().join(", ")
+        });
+        report.add("the cable is back: exactly one node owns each address", since.duration_since(begun), seen);
         let http = addresses.http(false)?;
         report.check("GET / through the Ingress again", || until(LIMIT, || page(topology, http, "/")));
         Some(())
@@ -277,18 +277,16 @@ impl Stage<'_> {
             product.start_one(topology, "controller", 0)?;
             product.wait_ready(topology)
         });
+        let stream = stream?;
+        // As long again as it took to trust the stream before.
+        let steady = until(LIMIT, || stream.steady_since(STEADY_AGAIN).context("answers are missing"));
+        let losses = stream.finish();
         report.check("no address moved", || {
             let now = self::addresses(product)?;
             ensure!(now == *addresses, "{now:?} instead of {addresses:?}");
             anyhow::Ok(format!("ingress {}; echo {}", list(&now.ingress), list(&now.echo)))
         });
-        let stream = stream?;
-        let served = until(LIMIT, || if stream.is_steady(STEADY) { Ok("") } else { Err("answers are missing") });
-        let losses = stream.finish();
-        report.check("clients noticed nothing", || {
-            served.map_err(|error| anyhow!(error))?;
-            nothing_lost(&losses)
-        });
+        report.check("clients noticed nothing", || steady.and_then(|_| nothing_lost(&losses)));
         report.set_failover(losses);
         Some(())
     }
@@ -320,6 +318,7 @@ impl Stage<'_> {
         report.add("the repaired file is served within a second", begun.elapsed(), repaired);
         let losses = stream?.finish();
         report.check("no request was dropped", || nothing_lost(&losses));
+        report.set_failover(losses);
         Some(())
     }
 }
@@ -342,8 +341,12 @@ fn nothing_lost(losses: &probe::Losses) -> Result<String> {
 /// Starts a stream and waits until it flows.
 fn steady(topology: &Topology, targets: &Targets) -> Result<Stream> {
     let stream = until(LIMIT, || Stream::start(&topology.client, targets)).context("starting the questions")?;
-    until(LIMIT, || if stream.is_steady(STEADY) { Ok(()) } else { Err(anyhow!("answers are missing")) })?;
+    until(LIMIT, || steady_since(&stream))?;
     Ok(stream)
+}
+
+fn steady_since(stream: &Stream) -> Result<Instant> {
+    stream.steady_since(STEADY).context("answers are missing")
 }
 
 /// Replaces a file as editors do: by a rename.
