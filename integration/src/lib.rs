@@ -3,5 +3,6 @@
 pub mod lab;
 pub mod netns;
 pub mod readme;
+pub mod sim;
 pub mod verify;
 pub mod workspace;

@@ -1,0 +1,547 @@
+//! A world on one virtual clock: the real machines of `core` for several nodes and a controller, a switch, clients,
+//! and faults drawn from a seed.
+//!
+//! Nothing in here decides anything that `core` decides. A [`World`] moves frames, heartbeats, snapshots and writes,
+//! each with a delay, and breaks what it is told to break. After every step it checks what must *never* be
+//! ([`Violation`]); [`World::check_settled`] checks what must be *in the end*, once faults are over.
+//!
+//! ```text
+//!                  ┌──────────── truth (objects and statuses) ◄───────────┐ writes
+//!        snapshots ▼                                          ▼ snapshots │
+//!   Speaker of each node ◄──── heartbeats ────► …         Controller ─────┘
+//!        │  ▲
+//!        ▼  │ frames
+//!       switch ◄────► clients (a neighbour table each)
+//! ```
+//!
+//! The same seed gives the same run, so a seed that fails is all there is to report ([`chaos::run`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ferrogate_core::{
+    controller::{self, Controller},
+    model::{InterfaceName, NodeName},
+    snapshot::Snapshot,
+    speaker::{self, Action, DataPath, Frame, Interface, Report, Speaker},
+    write::Write,
+};
+use ferrogate_wire::{ethernet::Mac, gossip::Heartbeat};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+pub mod chaos;
+pub mod facts;
+mod link;
+mod settled;
+
+pub use link::{Client, Link, Packet};
+
+/// Something that must never be, or that should be and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When, since the beginning of the world.
+    pub at: Duration,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {:?}: {}", self.at, self.what)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// The interface of every node that leads to the switch.
+pub const INTERFACE: &str = "eth1";
+
+/// A node: its speaker, its host, its way to the facts.
+#[derive(Debug)]
+pub struct NodeHost {
+    name: NodeName,
+    speaker: Option<Speaker>,
+    starts: u64,
+    is_stopping: bool,
+    /// The addresses on the host.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether its proxy is ready, whatever the speaker knows.
+    pub proxy_ready: bool,
+    source_is_stuck: bool,
+    /// The version of the truth its speaker goes by.
+    version: u64,
+    unreachable: BTreeSet<NodeName>,
+    /// Conflicts its speaker reported.
+    pub conflicts: usize,
+}
+
+/// The whole.
+#[derive(Debug)]
+pub struct World {
+    rng: SmallRng,
+    begin: Instant,
+    now: Duration,
+    agenda: BTreeMap<(Duration, u64), Happening>,
+    entries: u64,
+    data_path: DataPath,
+    heartbeat_interval: Duration,
+    truth: Snapshot,
+    version: u64,
+    /// When the last write of each process is carried out.
+    written: BTreeMap<Option<usize>, Duration>,
+    controller: Option<Controller>,
+    nodes: Vec<NodeHost>,
+    /// The switch and everything that hangs on it.
+    pub link: Link,
+    violation: Option<Violation>,
+    /// How many times a machine was stepped.
+    pub steps: u64,
+}
+
+/// What happens at a time of its own.
+#[derive(Debug)]
+enum Happening {
+    Heartbeat { from: usize, to: usize, bytes: Vec<u8> },
+    Packet { to: link::Port, packet: Packet },
+    SnapshotForNode(usize),
+    SnapshotForController,
+    Write { by: Option<usize>, write: Write },
+    ProxySeen(usize),
+}
+
+impl World {
+    /// A world with these facts, in which every node, the controller and all clients are up. Node `kN` of the facts
+    /// is node `N - 1`.
+    pub fn new(seed: u64, data_path: DataPath, heartbeat_interval: Duration, facts: Snapshot, clients: usize) -> Self {
+        let names: Vec<NodeName> = facts.nodes.keys().cloned().collect();
+        let mut world = Self {
+            rng: SmallRng::seed_from_u64(seed),
+            begin: Instant::now(),
+            now: Duration::ZERO,
+            agenda: BTreeMap::new(),
+            entries: 0,
+            data_path,
+            heartbeat_interval,
+            truth: facts,
+            version: 1,
+            written: BTreeMap::new(),
+            controller: None,
+            nodes: Vec::new(),
+            link: Link::new(names.len(), clients),
+            violation: None,
+            steps: 0,
+        };
+        for name in names {
+            world.nodes.push(NodeHost {
+                name,
+                speaker: None,
+                starts: 0,
+                is_stopping: false,
+                addresses: BTreeSet::new(),
+                proxy_ready: true,
+                source_is_stuck: false,
+                version: 0,
+                unreachable: BTreeSet::new(),
+                conflicts: 0,
+            });
+        }
+        for node in 0..world.nodes.len() {
+            world.start(node);
+        }
+        world.start_controller();
+        world
+    }
+
+    /// Virtual time since the beginning.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[NodeHost] {
+        &self.nodes
+    }
+
+    /// The facts as they are, whoever knows.
+    pub fn truth(&self) -> &Snapshot {
+        &self.truth
+    }
+
+    /// Changes the facts.
+    pub fn change(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.truth);
+        self.spread();
+    }
+
+    /// The nodes whose running speakers own this address.
+    pub fn owners(&self, address: IpAddr) -> Vec<usize> {
+        let owns =
+            |node: &NodeHost| node.speaker.as_ref().is_some_and(|speaker| speaker.owned().contains_key(&address));
+        self.nodes.iter().enumerate().filter(|(_, node)| owns(node)).map(|(index, _)| index).collect()
+    }
+
+    /// Runs until `end` or the first violation.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn run_until(&mut self, end: Duration) -> Result<(), Violation> {
+        loop {
+            if let Some(violation) = &self.violation {
+                return Err(violation.clone());
+            }
+            let happening = self.agenda.first_key_value().map(|(&(at, _), _)| at);
+            let machine = self.next_machine();
+            match (happening, machine) {
+                (Some(at), machine) if at <= end && machine.is_none_or(|(due, _)| at <= due) => {
+                    self.now = self.now.max(at);
+                    if let Some((_, happening)) = self.agenda.pop_first() {
+                        self.happen(happening);
+                    }
+                }
+                (_, Some((due, who))) if due <= end => {
+                    self.now = self.now.max(due);
+                    match who {
+                        Some(node) => self.step(node, speaker::Event::Tick),
+                        None => self.step_controller(controller::Event::Tick),
+                    }
+                }
+                _ => {
+                    self.now = end;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Runs for a time.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn run(&mut self, time: Duration) -> Result<(), Violation> {
+        self.run_until(self.now + time)
+    }
+
+    /// The machine that has something to do next: a node's speaker, or the controller (`None`).
+    fn next_machine(&self) -> Option<(Duration, Option<usize>)> {
+        let speakers = self.nodes.iter().enumerate().filter_map(|(index, node)| {
+            Some((node.speaker.as_ref()?.deadline()?.saturating_duration_since(self.begin), Some(index)))
+        });
+        let controller = self.controller.as_ref().and_then(Controller::deadline);
+        let controller = controller.map(|due| (due.saturating_duration_since(self.begin), None));
+        speakers.chain(controller).min_by_key(|(due, _)| *due)
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Heartbeat { from, to, bytes } => match Heartbeat::decode(&bytes) {
+                Ok(heartbeat) => {
+                    self.step(to, speaker::Event::Heard { from: facts::node_address(from), heartbeat });
+                }
+                Err(error) => self.blame(format!("a heartbeat cannot be read: {error}")),
+            },
+            Happening::Packet { to, packet } => self.arrive(to, packet),
+            Happening::SnapshotForNode(node) => {
+                let host = &mut self.nodes[node];
+                if host.source_is_stuck || host.speaker.is_none() || host.version == self.version {
+                    return;
+                }
+                host.version = self.version;
+                let snapshot = Snapshot { unreachable: host.unreachable.clone(), ..self.truth.clone() };
+                self.step(node, speaker::Event::Snapshot(Arc::new(snapshot)));
+            }
+            Happening::SnapshotForController => {
+                self.step_controller(controller::Event::Snapshot(Arc::new(self.truth.clone())));
+            }
+            Happening::Write { by, write } => self.carry_out(by, write),
+            Happening::ProxySeen(node) => {
+                let ready = self.nodes[node].proxy_ready;
+                self.step(node, speaker::Event::ProxyReady(ready));
+            }
+        }
+    }
+
+    fn step(&mut self, node: usize, event: speaker::Event) {
+        let now = self.begin + self.now;
+        let Some(speaker) = self.nodes[node].speaker.as_mut() else { return };
+        self.steps += 1;
+        let actions = speaker.step(now, event);
+        for action in actions {
+            self.perform(node, action);
+        }
+        self.check_safety(node);
+    }
+
+    fn step_controller(&mut self, event: controller::Event) {
+        let now = self.begin + self.now;
+        let Some(controller) = self.controller.as_mut() else { return };
+        self.steps += 1;
+        for write in controller.step(now, event) {
+            self.plan_write(None, write);
+        }
+    }
+
+    fn perform(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Send { interface, frame } => self.send_frame(node, &interface, frame),
+            Action::SendHeartbeat { to, heartbeat } => match heartbeat.encode() {
+                Ok(bytes) => self.send_heartbeat(node, &to, bytes),
+                Err(error) => self.blame(format!("a heartbeat cannot be written: {error}")),
+            },
+            Action::Listen { interfaces } => self.link.nodes[node].listens = interfaces.contains(INTERFACE),
+            Action::Hold { address } => {
+                if !self.nodes[node].addresses.insert(address) {
+                    self.blame(format!("{address} was put twice on the host of {}", self.nodes[node].name));
+                }
+            }
+            Action::Release { address } => {
+                if !self.nodes[node].addresses.remove(&address) {
+                    self.blame(format!(
+                        "{address} was taken off the host of {} without being there",
+                        self.nodes[node].name
+                    ));
+                }
+            }
+            Action::Join { group, .. } => drop(self.link.nodes[node].groups.insert(group)),
+            Action::Leave { group, .. } => drop(self.link.nodes[node].groups.remove(&group)),
+            Action::Write(write) => self.plan_write(Some(node), write),
+            Action::Report(Report::Conflict { .. }) => self.nodes[node].conflicts += 1,
+            Action::Report(_) => {}
+            Action::Finished => self.nodes[node].speaker = None,
+        }
+    }
+
+    fn send_heartbeat(&mut self, from: usize, to: &[IpAddr], bytes: Vec<u8>) {
+        let Some(to) = (0..self.nodes.len()).find(|&node| to.contains(&facts::node_address(node))) else { return };
+        if self.link.carries_heartbeat(&mut self.rng, from, to) {
+            let delay = self.link.delay(&mut self.rng);
+            self.plan(delay, Happening::Heartbeat { from, to, bytes });
+        }
+    }
+
+    fn carry_out(&mut self, by: Option<usize>, write: Write) {
+        match write {
+            Write::ServiceStatus { service, status } => {
+                let Some(found) = self.truth.services.get_mut(&service) else { return };
+                Arc::make_mut(found).observed = status;
+                self.check_sharing();
+            }
+            Write::PoolStatus { pool, status } => {
+                let Some(found) = self.truth.pools.get_mut(pool.name.as_ref()) else { return };
+                Arc::make_mut(found).observed = status;
+            }
+            Write::L2Status { service, node, status } => {
+                let nodes = Arc::make_mut(self.truth.announced_by.entry(service.clone()).or_default());
+                if status.is_some() {
+                    nodes.insert(node);
+                } else {
+                    nodes.remove(&node);
+                }
+                if nodes.is_empty() {
+                    self.truth.announced_by.remove(&service);
+                }
+            }
+            Write::Membership { unreachable, .. } => {
+                if let Some(node) = by {
+                    self.nodes[node].unreachable = unreachable;
+                }
+                return;
+            }
+            Write::IngressStatus { .. } | Write::Condition { .. } | Write::Event(_) => return,
+        }
+        self.spread();
+    }
+
+    /// Lets everyone know of new facts, sooner or later.
+    fn spread(&mut self) {
+        self.version += 1;
+        for node in 0..self.nodes.len() {
+            let delay = self.between(1, 5);
+            self.plan(delay, Happening::SnapshotForNode(node));
+        }
+        let delay = self.between(1, 5);
+        self.plan(delay, Happening::SnapshotForController);
+    }
+
+    fn plan(&mut self, delay: Duration, happening: Happening) {
+        self.entries += 1;
+        self.agenda.insert((self.now + delay, self.entries), happening);
+    }
+
+    /// Writes of one process are carried out in their order.
+    fn plan_write(&mut self, by: Option<usize>, write: Write) {
+        let earliest = self.written.get(&by).copied().unwrap_or_default();
+        let at = (self.now + self.between(1, 4)).max(earliest);
+        self.written.insert(by, at);
+        self.plan(at - self.now, Happening::Write { by, write });
+    }
+
+    fn between(&mut self, first: u64, last: u64) -> Duration {
+        Duration::from_micros(self.rng.random_range(first * 1000..=last * 1000))
+    }
+
+    fn blame(&mut self, what: String) {
+        self.violation.get_or_insert(Violation { at: self.now, what });
+    }
+
+    /// What must never be, whatever is broken.
+    fn check_safety(&mut self, node: usize) {
+        let Some(own) = &self.nodes[node].speaker else { return };
+        if own.owned().is_empty() {
+            return;
+        }
+        if self.data_path == DataPath::Proxy
+            && let Some(address) = own.owned().keys().find(|address| !self.nodes[node].addresses.contains(address))
+        {
+            self.blame(format!("{} owns {address} without having it on the host", self.nodes[node].name));
+            return;
+        }
+        for (other, host) in self.nodes.iter().enumerate() {
+            let Some(speaker) = host.speaker.as_ref().filter(|_| other != node) else { continue };
+            let Some(address) = own.owned().keys().find(|address| speaker.owned().contains_key(address)) else {
+                continue;
+            };
+            // Two owners are only allowed to two who know different things.
+            if host.version == self.nodes[node].version && own.standings() == speaker.standings() {
+                let what = format!("{} and {} know the same and both own {address}", self.nodes[node].name, host.name);
+                self.violation.get_or_insert(Violation { at: self.now, what });
+            }
+        }
+    }
+
+    /// No address is ever given to two Services that may not share it.
+    fn check_sharing(&mut self) {
+        let services: Vec<_> = self.truth.services.values().cloned().collect();
+        for (index, one) in services.iter().enumerate() {
+            for other in &services[..index] {
+                let shared = one.observed.addresses.iter().find(|address| other.observed.addresses.contains(address));
+                if let Some(address) = shared.filter(|_| !facts::may_share(one, other)) {
+                    self.blame(format!("{} and {} both have {address} and may not share it", one.key, other.key));
+                }
+            }
+        }
+    }
+}
+
+/// Processes, and what can be done to them.
+impl World {
+    /// Starts the speaker of a node, as a new process on a clean host.
+    pub fn start(&mut self, node: usize) {
+        let interfaces = self.interfaces(node);
+        let host = &mut self.nodes[node];
+        host.starts += 1;
+        host.is_stopping = false;
+        // What an earlier process left on the host is swept at the start.
+        host.addresses.clear();
+        let mut config = speaker::Config::new(host.name.clone(), self.data_path, host.starts);
+        config.heartbeat_interval = self.heartbeat_interval;
+        host.speaker = Some(Speaker::new(config));
+        host.version = 0;
+        self.link.nodes[node].restart();
+        self.step(node, speaker::Event::Interfaces(interfaces));
+        let (source, proxy) = (self.between(1, 30), self.between(1, 60));
+        self.plan(source, Happening::SnapshotForNode(node));
+        self.plan(proxy, Happening::ProxySeen(node));
+    }
+
+    /// Ends the speaker of a node without a word.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].speaker = None;
+        self.link.nodes[node].restart();
+    }
+
+    /// Asks the speaker of a node to stop.
+    pub fn stop(&mut self, node: usize) {
+        self.nodes[node].is_stopping = true;
+        self.step(node, speaker::Event::Shutdown);
+    }
+
+    /// Whether the speaker of a node is running.
+    pub fn runs(&self, node: usize) -> bool {
+        self.nodes[node].speaker.is_some()
+    }
+
+    /// Whether the speaker of a node was asked to stop and has not finished.
+    pub fn is_stopping(&self, node: usize) -> bool {
+        self.nodes[node].is_stopping && self.runs(node)
+    }
+
+    /// Whether the node as a whole can forward: it has power, whatever its speaker does.
+    pub fn set_power(&mut self, node: usize, on: bool) {
+        self.link.nodes[node].has_power = on;
+        if on && !self.runs(node) {
+            self.start(node);
+        }
+        if !on {
+            self.kill(node);
+            self.nodes[node].addresses.clear();
+        }
+    }
+
+    /// Pulls or plugs the cable of a node.
+    pub fn set_cable(&mut self, node: usize, plugged: bool) {
+        if self.link.nodes[node].has_cable != plugged {
+            self.link.nodes[node].has_cable = plugged;
+            let interfaces = self.interfaces(node);
+            self.step(node, speaker::Event::Interfaces(interfaces));
+        }
+    }
+
+    /// Makes a node's proxy ready or not; its speaker notices after a while.
+    pub fn set_proxy(&mut self, node: usize, ready: bool) {
+        self.nodes[node].proxy_ready = ready;
+        let delay = self.between(1, 20);
+        self.plan(delay, Happening::ProxySeen(node));
+    }
+
+    /// Holds up a node's source of facts, or lets it go on.
+    pub fn set_source(&mut self, node: usize, stuck: bool) {
+        self.nodes[node].source_is_stuck = stuck;
+        if !stuck {
+            let delay = self.between(1, 5);
+            self.plan(delay, Happening::SnapshotForNode(node));
+        }
+    }
+
+    /// Ends the controller, if it runs.
+    pub fn kill_controller(&mut self) {
+        self.controller = None;
+    }
+
+    /// Starts the controller, if it does not run.
+    pub fn start_controller(&mut self) {
+        if self.controller.is_none() {
+            self.controller = Some(Controller::new(controller::Config::default()));
+            self.step_controller(controller::Event::Snapshot(Arc::new(self.truth.clone())));
+            self.step_controller(controller::Event::Leads(true));
+        }
+    }
+
+    fn interfaces(&self, node: usize) -> BTreeMap<InterfaceName, Interface> {
+        let interface = facts::interface(node, self.link.nodes[node].has_cable);
+        BTreeMap::from([(INTERFACE.into(), interface)])
+    }
+
+    fn send_frame(&mut self, node: usize, interface: &InterfaceName, frame: Frame) {
+        let mac = facts::node_mac(node);
+        let (source, sender, address): (Mac, Mac, IpAddr) = match &frame {
+            Frame::Arp(arp) => (arp.source, arp.sender_mac, arp.sender.into()),
+            Frame::Advertisement(advertisement) => (
+                advertisement.source_mac,
+                advertisement.target_link_layer.unwrap_or(advertisement.source_mac),
+                advertisement.target.into(),
+            ),
+        };
+        if source != mac || sender != mac || interface.as_str() != INTERFACE {
+            self.blame(format!("{} sent a frame that is not its own: {frame:?}", self.nodes[node].name));
+        }
+        if self.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address) {
+            self.blame(format!("{} spoke for {address} without having it on the host", self.nodes[node].name));
+        }
+        self.transmit(link::Port::Node(node), Packet::from(frame));
+    }
+}

@@ -1,0 +1,147 @@
+//! What must be true once nothing is broken and time has passed. It is told in the words of a user, not of `core`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use ferrogate_core::{
+    model::{
+        NodeName,
+        node::EXCLUDE_LABEL,
+        service::{Service, TrafficPolicy},
+    },
+    speaker::DataPath,
+};
+
+use super::{Violation, World, facts};
+
+impl World {
+    /// Checks that every address with a usable endpoint and an able node has exactly one owner, that everybody on the
+    /// link knows it, and that statuses say so.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn check_settled(&mut self) -> Result<(), Violation> {
+        let mut owners: BTreeMap<IpAddr, Option<usize>> = BTreeMap::new();
+        for service in self.truth.services.values().filter(|service| service.load_balancer.is_some()) {
+            if service.observed.addresses.is_empty() {
+                return self.fault(format!("{} has no address", service.key));
+            }
+            for &address in &service.observed.addresses {
+                owners.insert(address, None);
+            }
+        }
+        for (&address, owner) in &mut owners {
+            *owner = self.sole_owner(address)?;
+        }
+        self.check_statuses(&owners)?;
+        self.check_neighbours(&owners)?;
+        for client in 0..self.link.clients.len() {
+            for &address in owners.keys() {
+                self.ask(client, address);
+            }
+        }
+        self.run(Duration::from_millis(5))?;
+        for (client, state) in self.link.clients.iter().enumerate() {
+            for (address, owner) in &owners {
+                let answers = &state.asking[address];
+                let expected: BTreeSet<_> = owner.map(facts::node_mac).into_iter().collect();
+                if *answers != expected {
+                    return self.fault(format!(
+                        "client {client} asked for {address} and was answered by {answers:?} instead of {expected:?}"
+                    ));
+                }
+            }
+        }
+        self.check_neighbours(&owners)
+    }
+
+    /// Checks, some seconds later, that nothing is left over: hosts have what their speakers own, and the link is quiet.
+    ///
+    /// # Errors
+    /// What is left over.
+    pub fn check_tidy(&mut self) -> Result<(), Violation> {
+        for host in &self.nodes {
+            let owned: BTreeSet<IpAddr> =
+                host.speaker.iter().flat_map(|speaker| speaker.owned().keys().copied()).collect();
+            let expected = if self.data_path == DataPath::Proxy { owned } else { BTreeSet::new() };
+            if host.addresses != expected {
+                return self.fault(format!("{} has {:?} on the host and owns {expected:?}", host.name, host.addresses));
+            }
+        }
+        Ok(())
+    }
+
+    /// The node that owns an address, which must be one that can serve it; `None` where no node can.
+    fn sole_owner(&self, address: IpAddr) -> Result<Option<usize>, Violation> {
+        let services = self.truth.services.values().filter(|service| service.observed.addresses.contains(&address));
+        let services: Vec<&Service> = services.map(|service| &**service).collect();
+        let able: BTreeSet<usize> =
+            (0..self.nodes.len()).filter(|&node| services.iter().any(|service| self.is_able(node, service))).collect();
+        match self.owners(address)[..] {
+            [] if able.is_empty() => Ok(None),
+            [owner] if able.contains(&owner) => Ok(Some(owner)),
+            ref owners => {
+                let names =
+                    |nodes: &[usize]| -> Vec<NodeName> { nodes.iter().map(|&node| facts::node_name(node)).collect() };
+                let able: Vec<usize> = able.into_iter().collect();
+                self.fault(format!("{address} is owned by {:?}; able are {:?}", names(owners), names(&able)))
+            }
+        }
+    }
+
+    fn is_able(&self, node: usize, service: &Service) -> bool {
+        let host = &self.nodes[node];
+        let Some(object) = self.truth.nodes.get(&host.name) else { return false };
+        let port = &self.link.nodes[node];
+        let is_up = host.speaker.is_some() && port.has_power && port.has_cable;
+        let carries = self.data_path == DataPath::KubeProxy || host.proxy_ready;
+        let is_chosen =
+            self.truth.l2_advertisements.values().any(|advertisement| advertisement.allows_node(&object.labels));
+        let is_welcome = !object.labels.contains_key(EXCLUDE_LABEL) && !object.network_unavailable;
+        let mut usable = service.endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
+        let has_endpoint = match service.external_traffic_policy {
+            TrafficPolicy::Cluster => usable.next().is_some(),
+            TrafficPolicy::Local => usable.any(|endpoint| endpoint.node.as_ref() == Some(&host.name)),
+        };
+        service.load_balancer.is_some() && is_up && carries && is_chosen && is_welcome && has_endpoint
+    }
+
+    fn check_statuses(&self, owners: &BTreeMap<IpAddr, Option<usize>>) -> Result<(), Violation> {
+        let named = |service: &Service| {
+            let nodes = self.truth.announced_by.get(&service.key);
+            nodes.map(|nodes| (**nodes).clone()).unwrap_or_default()
+        };
+        for service in self.truth.services.values() {
+            let owner = service.observed.addresses.first().and_then(|address| owners.get(address).copied().flatten());
+            let serves = owner.filter(|&owner| self.is_able(owner, service));
+            let expected: BTreeSet<NodeName> = serves.map(facts::node_name).into_iter().collect();
+            if named(service) != expected {
+                let what = format!("{} is said to be announced by {:?}, not {expected:?}", service.key, named(service));
+                return self.fault(what);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_neighbours(&self, owners: &BTreeMap<IpAddr, Option<usize>>) -> Result<(), Violation> {
+        for (client, state) in self.link.clients.iter().enumerate() {
+            for (address, mac) in &state.neighbours {
+                let Some(Some(owner)) = owners.get(address) else { continue };
+                if *mac != facts::node_mac(*owner) && !state.deprived.contains(address) {
+                    return self.fault(format!(
+                        "client {client} sends what is for {address} to {mac}; its owner is {}",
+                        facts::node_name(*owner)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fault<T>(&self, what: String) -> Result<T, Violation> {
+        Err(Violation { at: self.now, what })
+    }
+}
