@@ -472,8 +472,10 @@ impl Speaker {
             actions.push(Action::Report(Report::MemberLost { node }));
             doubt.ground = true;
         }
+        if doubt.ground {
+            self.tell_membership(&mut actions);
+        }
         self.review(now, doubt, &mut actions);
-        self.tell_membership(&mut actions);
         for conflict in self.layer2.tick(now, &mut actions) {
             self.complain(conflict, &mut actions);
         }

@@ -66,6 +66,8 @@ pub const INTERFACE: &str = "eth1";
 pub struct NodeHost {
     name: NodeName,
     speaker: Option<Speaker>,
+    /// Its deadline.
+    due: Option<Duration>,
     starts: u64,
     is_stopping: bool,
     /// The addresses on the host.
@@ -95,6 +97,7 @@ pub struct World {
     /// When the last write of each process is carried out.
     written: BTreeMap<Option<usize>, Duration>,
     controller: Option<Controller>,
+    controller_due: Option<Duration>,
     nodes: Vec<NodeHost>,
     /// The switch and everything that hangs on it.
     pub link: Link,
@@ -131,6 +134,7 @@ impl World {
             version: 1,
             written: BTreeMap::new(),
             controller: None,
+            controller_due: None,
             nodes: Vec::new(),
             link: Link::new(names.len(), clients),
             violation: None,
@@ -140,6 +144,7 @@ impl World {
             world.nodes.push(NodeHost {
                 name,
                 speaker: None,
+                due: None,
                 starts: 0,
                 is_stopping: false,
                 addresses: BTreeSet::new(),
@@ -228,12 +233,8 @@ impl World {
 
     /// The machine that has something to do next: a node's speaker, or the controller (`None`).
     fn next_machine(&self) -> Option<(Duration, Option<usize>)> {
-        let speakers = self.nodes.iter().enumerate().filter_map(|(index, node)| {
-            Some((node.speaker.as_ref()?.deadline()?.saturating_duration_since(self.begin), Some(index)))
-        });
-        let controller = self.controller.as_ref().and_then(Controller::deadline);
-        let controller = controller.map(|due| (due.saturating_duration_since(self.begin), None));
-        speakers.chain(controller).min_by_key(|(due, _)| *due)
+        let speakers = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((node.due?, Some(index))));
+        speakers.chain(self.controller_due.map(|due| (due, None))).min_by_key(|(due, _)| *due)
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -267,9 +268,11 @@ impl World {
 
     fn step(&mut self, node: usize, event: speaker::Event) {
         let now = self.begin + self.now;
-        let Some(speaker) = self.nodes[node].speaker.as_mut() else { return };
+        let host = &mut self.nodes[node];
+        let Some(speaker) = host.speaker.as_mut() else { return };
         self.steps += 1;
         let actions = speaker.step(now, event);
+        host.due = speaker.deadline().map(|due| due.saturating_duration_since(self.begin));
         for action in actions {
             self.perform(node, action);
         }
@@ -280,7 +283,9 @@ impl World {
         let now = self.begin + self.now;
         let Some(controller) = self.controller.as_mut() else { return };
         self.steps += 1;
-        for write in controller.step(now, event) {
+        let writes = controller.step(now, event);
+        self.controller_due = controller.deadline().map(|due| due.saturating_duration_since(self.begin));
+        for write in writes {
             self.plan_write(None, write);
         }
     }
@@ -311,7 +316,7 @@ impl World {
             Action::Write(write) => self.plan_write(Some(node), write),
             Action::Report(Report::Conflict { .. }) => self.nodes[node].conflicts += 1,
             Action::Report(_) => {}
-            Action::Finished => self.nodes[node].speaker = None,
+            Action::Finished => self.kill(node),
         }
     }
 
@@ -451,6 +456,7 @@ impl World {
     /// Ends the speaker of a node without a word.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].speaker = None;
+        self.nodes[node].due = None;
         self.link.nodes[node].restart();
     }
 
@@ -510,6 +516,7 @@ impl World {
     /// Ends the controller, if it runs.
     pub fn kill_controller(&mut self) {
         self.controller = None;
+        self.controller_due = None;
     }
 
     /// Starts the controller, if it does not run.
