@@ -614,6 +614,9 @@ impl Speaker {
 
     /// Decides again whatever is in doubt, and does what follows from it.
     fn review(&mut self, now: Instant, mut doubt: Doubt, actions: &mut Vec<Action>) {
+        if !doubt.ground && !doubt.everything && doubt.services.is_empty() && doubt.addresses.is_empty() {
+            return;
+        }
         let Some(snapshot) = self.snapshot.clone().filter(|_| self.interfaces.is_some()) else { return };
         let is_first = self.ground.is_none();
         let mut ground = self.ground.take();

@@ -3,14 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use ferrogate_integration::sim::chaos;
+use ferrogate_core::{
+    model::{Family, advertisement::PreferredNodes, selector::LabelSelector},
+    speaker::DataPath,
+};
+use ferrogate_integration::sim::{World, chaos, facts};
 
 const DEFAULT_SEEDS: u64 = 10_000;
+const MS: Duration = Duration::from_millis(1);
+const INTERVAL: Duration = Duration::from_millis(50);
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
@@ -49,4 +60,170 @@ fn whatever_breaks_addresses_never_split_and_all_come_back() {
         }
         Err(failure) => panic!("{failure}"),
     }
+}
+
+/// Three nodes, the Service `web` in both families, and two clients that know where its addresses are.
+struct Scene {
+    world: World,
+    owner: usize,
+    addresses: Vec<IpAddr>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut world = World::new(1, DataPath::Proxy, INTERVAL, facts::cluster(3), 2);
+        let web = facts::service("web", 80, &[Family::V4, Family::V6], &[0, 1, 2]);
+        world.change(|facts| drop(facts.services.insert(web.key.clone(), Arc::new(web))));
+        world.run(Duration::from_secs(10)).unwrap();
+        world.check_settled().unwrap();
+        let addresses: Vec<IpAddr> =
+            world.truth().services.values().flat_map(|web| web.observed.addresses.clone()).collect();
+        let owner = world.owners(addresses[0])[0];
+        Self { world, owner, addresses }
+    }
+
+    /// Lets time pass and sends a packet from every client to every address each 2 ms. Returns the longest time in
+    /// which one of them got none through, and how many were lost.
+    fn probe(&mut self, time: Duration) -> (Duration, usize) {
+        let end = self.world.now() + time;
+        let (mut longest, mut lost) = (Duration::ZERO, 0);
+        let mut gaps = vec![Duration::ZERO; 2 * self.addresses.len()];
+        while self.world.now() < end {
+            self.world.run(MS * 2).unwrap();
+            for (way, gap) in gaps.iter_mut().enumerate() {
+                if self.world.is_served(way % 2, self.addresses[way / 2]) {
+                    *gap = Duration::ZERO;
+                } else {
+                    *gap += MS * 2;
+                    lost += 1;
+                }
+                longest = longest.max(*gap);
+            }
+        }
+        (longest, lost)
+    }
+
+    fn conflicts(&self) -> usize {
+        self.world.nodes().iter().map(|node| node.conflicts).sum()
+    }
+}
+
+#[test]
+fn n_100_every_client_is_answered_by_the_one_owner_and_nothing_is_a_conflict() {
+    let mut scene = Scene::new();
+
+    scene.world.run(Duration::from_secs(30)).unwrap();
+
+    scene.world.check_settled().unwrap();
+    scene.world.check_tidy().unwrap();
+    assert_eq!(scene.conflicts(), 0);
+}
+
+#[test]
+fn n_105_when_the_link_of_the_owner_is_cut_clients_lose_at_most_200_ms() {
+    for cut_after in 0..50 {
+        let mut scene = Scene::new();
+        scene.world.run(MS * cut_after).unwrap();
+
+        scene.world.set_cable(scene.owner, false);
+        let (longest, _) = scene.probe(Duration::from_secs(1));
+
+        assert!(longest <= MS * 200, "cut {cut_after} ms later: {longest:?}");
+        scene.world.check_settled().unwrap();
+    }
+}
+
+#[test]
+fn m_120_when_the_owner_dies_clients_lose_at_most_200_ms() {
+    let mut scene = Scene::new();
+
+    scene.world.set_power(scene.owner, false);
+    let (longest, _) = scene.probe(Duration::from_secs(1));
+
+    assert!(longest <= MS * 200, "{longest:?}");
+    scene.world.check_settled().unwrap();
+}
+
+#[test]
+fn n_106_a_speaker_that_is_asked_to_stop_and_starts_again_loses_nothing() {
+    let mut scene = Scene::new();
+
+    scene.world.stop(scene.owner);
+    let (_, lost) = scene.probe(Duration::from_secs(3));
+    assert_eq!(lost, 0);
+    assert!(!scene.world.runs(scene.owner));
+    scene.world.check_settled().unwrap();
+
+    scene.world.start(scene.owner);
+    let (_, lost) = scene.probe(Duration::from_secs(10));
+    assert_eq!(lost, 0);
+    assert_eq!(scene.world.owners(scene.addresses[0]), [scene.owner]);
+    scene.world.check_settled().unwrap();
+    assert_eq!(scene.conflicts(), 0);
+}
+
+#[test]
+fn n_106_a_move_to_a_preferred_node_loses_nothing() {
+    let mut scene = Scene::new();
+    let next = (scene.owner + 1) % 3;
+    let label = ("name".to_owned(), facts::node_name(next).to_string());
+    let preference = LabelSelector { match_labels: [label].into(), match_expressions: Vec::new() };
+    let mut advertisement = facts::advertisement();
+    advertisement.preferred_nodes = vec![PreferredNodes { weight: std::num::NonZeroU8::MIN, preference }];
+
+    scene
+        .world
+        .change(|facts| drop(facts.l2_advertisements.insert(advertisement.key.clone(), Arc::new(advertisement))));
+    let (_, lost) = scene.probe(Duration::from_secs(10));
+
+    assert_eq!(lost, 0);
+    assert_eq!(scene.world.owners(scene.addresses[0]), [next]);
+    scene.world.check_settled().unwrap();
+    scene.world.check_tidy().unwrap();
+    assert_eq!(scene.conflicts(), 0);
+}
+
+#[test]
+fn when_the_proxy_of_the_owner_fails_another_node_takes_over_at_once() {
+    let mut scene = Scene::new();
+
+    scene.world.set_proxy(scene.owner, false);
+    let (longest, _) = scene.probe(Duration::from_secs(1));
+
+    // Noticing takes up to 20 ms here; the rest is one heartbeat.
+    assert!(longest <= MS * 30, "{longest:?}");
+    scene.world.check_settled().unwrap();
+}
+
+#[test]
+fn n_111_after_a_partition_one_owner_remains_within_a_second_and_clients_follow_it() {
+    let mut scene = Scene::new();
+    let others: BTreeSet<usize> = (0..3).filter(|&node| node != scene.owner).collect();
+    scene.world.link.part(&others, &BTreeSet::from([1]));
+    scene.world.run(Duration::from_secs(20)).unwrap();
+    assert_eq!(scene.world.owners(scene.addresses[0]).len(), 2);
+    assert!(scene.world.is_served(0, scene.addresses[0]) && scene.world.is_served(1, scene.addresses[0]));
+
+    scene.world.link.heal();
+    let (_, lost) = scene.probe(Duration::from_secs(1));
+
+    assert_eq!(lost, 0);
+    assert_eq!(scene.world.owners(scene.addresses[0]), [scene.owner]);
+    scene.world.check_settled().unwrap();
+}
+
+#[test]
+fn a_node_that_has_lost_its_link_takes_nothing_with_it_when_it_comes_back() {
+    let mut scene = Scene::new();
+    let other = (scene.owner + 1) % 3;
+    scene.world.set_cable(other, false);
+    let (_, lost) = scene.probe(Duration::from_secs(20));
+    assert_eq!(lost, 0);
+
+    scene.world.set_cable(other, true);
+    let (_, lost) = scene.probe(Duration::from_secs(2));
+
+    assert_eq!(lost, 0);
+    assert_eq!(scene.conflicts(), 0);
+    scene.world.check_settled().unwrap();
 }

@@ -67,7 +67,7 @@ impl Chaos {
         let nodes = rng.random_range(2..=4);
         let clients = rng.random_range(1..=2);
         let data_path = if rng.random() { DataPath::Proxy } else { DataPath::KubeProxy };
-        let interval = *[50, 50, 100, 200].choose(&mut rng).unwrap_or(&50) * MS;
+        let interval = *[50, 100, 200].choose(&mut rng).unwrap_or(&50) * MS;
         let world = World::new(rng.random(), data_path, interval, facts::cluster(nodes), clients);
         Self { rng, world, detection: interval * 3, services: 0, history: Vec::new() }
     }
@@ -88,7 +88,7 @@ impl Chaos {
         self.mend();
         self.world.run(Duration::from_secs(1) + self.detection * 2)?;
         self.world.check_settled()?;
-        if self.rng.random_ratio(1, 8) {
+        if self.rng.random_ratio(1, 16) {
             self.world.run(Duration::from_secs(6))?;
             self.world.check_settled()?;
             self.world.check_tidy()?;

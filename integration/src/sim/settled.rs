@@ -110,9 +110,11 @@ impl World {
     }
 
     fn check_statuses(&self, owners: &BTreeMap<IpAddr, Option<usize>>) -> Result<(), Violation> {
-        let named = |service: &Service| {
+        // A node that died could not take its status away.
+        let runs = |name: &NodeName| self.nodes.iter().any(|host| host.name == *name && host.speaker.is_some());
+        let named = |service: &Service| -> BTreeSet<NodeName> {
             let nodes = self.truth.announced_by.get(&service.key);
-            nodes.map(|nodes| (**nodes).clone()).unwrap_or_default()
+            nodes.into_iter().flat_map(|nodes| nodes.iter()).filter(|name| runs(name)).cloned().collect()
         };
         for service in self.truth.services.values() {
             let owner = service.observed.addresses.first().and_then(|address| owners.get(address).copied().flatten());
