@@ -4,9 +4,8 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
-use ferrogate_cluster::Role;
 use ferrogate_core::{
     controller::{self, Verdict},
     model::{NodeName, ServiceKey},
@@ -18,7 +17,6 @@ use ferrogate_core::{
     },
 };
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use crate::{Output, source::SourceArgs};
 
@@ -62,18 +60,11 @@ pub async fn show(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 
 /// The facts as the speaker that announces the Service sees them: only it can say whom it has lost sight of.
 async fn facts(source: &SourceArgs, key: &ServiceKey) -> anyhow::Result<Arc<Snapshot>> {
-    let snapshot = read(source, None).await?;
+    let snapshot = source.read(None).await?;
     match owners(&snapshot, key).pop_first() {
-        Some(owner) => read(source, Some(owner)).await,
+        Some(owner) => source.read(Some(owner)).await,
         None => Ok(snapshot),
     }
-}
-
-async fn read(source: &SourceArgs, viewpoint: Option<NodeName>) -> anyhow::Result<Arc<Snapshot>> {
-    let mut cluster = source.open(Role::Reader(viewpoint), CancellationToken::new()).await.context("no facts")?;
-    let snapshot = cluster.snapshots.borrow().clone();
-    cluster.closed().await;
-    Ok(snapshot)
 }
 
 fn owners(snapshot: &Snapshot, key: &ServiceKey) -> BTreeSet<NodeName> {

@@ -1,15 +1,21 @@
 //! Where facts come from: flags of every command that needs them, and the [`Cluster`] they open.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ferrogate_cluster::{Cluster, DirectoryConfig, Role};
-use ferrogate_core::model::{
-    NodeName,
-    service::{ClassPolicy, DEFAULT_CLASS},
+use ferrogate_cluster::{Cluster, DirectoryConfig, KubernetesConfig, Role};
+use ferrogate_core::{
+    model::{
+        NodeName,
+        service::{ClassPolicy, DEFAULT_CLASS},
+    },
+    snapshot::Snapshot,
 };
 use tokio_util::sync::CancellationToken;
+
+/// How long a command that a person waits for tries to reach the API server.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where facts come from.
 #[derive(Args, Clone, Debug)]
@@ -73,7 +79,19 @@ impl SourceArgs {
         ClassPolicy { class, serve_classless: self.serve_classless }
     }
 
-    /// Opens the source; the first snapshot is complete when this returns.
+    /// Reads all facts once. `viewpoint` is the node whose speaker is asked whom it has lost sight of.
+    pub async fn read(&self, viewpoint: Option<NodeName>) -> anyhow::Result<Arc<Snapshot>> {
+        let open = self.open(Role::Reader(viewpoint), CancellationToken::new());
+        let mut cluster = tokio::time::timeout(READ_PATIENCE, open).await.with_context(|| {
+            format!("no answer from the API server within {READ_PATIENCE:?}; see the log for why")
+        })??;
+        let snapshot = cluster.snapshots.borrow().clone();
+        cluster.closed().await;
+        Ok(snapshot)
+    }
+
+    /// Opens the source; the first snapshot is complete when this returns. A long-running role waits for an API
+    /// server as long as it takes.
     pub async fn open(&self, role: Role, shutdown: CancellationToken) -> anyhow::Result<Cluster> {
         match (&self.manifests, self.state_folder()) {
             (Some(manifests), Some(state)) => {
@@ -81,7 +99,15 @@ impl SourceArgs {
                 let what = format!("cannot follow the manifests in {}", manifests.display());
                 Cluster::directory(config, shutdown).await.context(what)
             }
-            _ => bail!("give --manifests DIR: this build follows folders only"),
+            _ => {
+                let host = NodeArgs { node: None }.name()?;
+                let identity = format!("{host}-{}", std::process::id());
+                let namespace = self.namespace.clone();
+                let config = KubernetesConfig { namespace, role, identity, class: self.class() };
+                Cluster::kubernetes(config, shutdown)
+                    .await
+                    .context("cannot follow an API server; give --manifests DIR to work without one")
+            }
         }
     }
 }

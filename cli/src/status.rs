@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-use ferrogate_cluster::Role;
 use ferrogate_core::snapshot::Snapshot;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     Output,
@@ -53,9 +51,7 @@ struct ProblemRow {
 
 /// Prints the status; the exit code is 0 whatever it says, since problems are findings, not failures.
 pub async fn show(source: &SourceArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let mut cluster = source.open(Role::Reader(None), CancellationToken::new()).await?;
-    let snapshot = cluster.snapshots.borrow().clone();
-    cluster.closed().await;
+    let snapshot = source.read(None).await?;
     let status = status(&snapshot);
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
@@ -121,7 +117,7 @@ fn tables(status: &Status) -> String {
     }
     let mut text = format!("{services}\n{pools}");
     if !status.problems.is_empty() {
-        let mut problems = Table::new(&["LEFT OUT", "REASON", "WHY"]);
+        let mut problems = Table::new(&["PROBLEM IN", "REASON", "WHAT"]);
         for row in &status.problems {
             problems.row([&row.origin, &row.reason, &row.message]);
         }
@@ -154,15 +150,13 @@ pub async fn doctor(source: &SourceArgs, output: Output) -> anyhow::Result<ExitC
 /// Whether facts can be had, and what is wrong with them.
 async fn facts(source: &SourceArgs) -> Vec<Check> {
     const NAME: &str = "source of facts";
-    let mut cluster = match source.open(Role::Reader(None), CancellationToken::new()).await {
-        Ok(cluster) => cluster,
+    let snapshot = match source.read(None).await {
+        Ok(snapshot) => snapshot,
         Err(error) => {
             let remedy = "give --manifests DIR, or a kubeconfig that reaches the API server";
             return vec![Check::failure(NAME, format!("{error:#}"), remedy)];
         }
     };
-    let snapshot = cluster.snapshots.borrow().clone();
-    cluster.closed().await;
     let found = format!(
         "{} Services, {} pools, {} Nodes, {} Ingresses",
         snapshot.services.len(),
