@@ -8,16 +8,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use ferrogate_core::model::{Family, InterfaceName};
-use futures::TryStreamExt;
+use futures::{TryStreamExt, future::join_all};
 use rtnetlink::{
-    Handle,
-    packet_route::address::{
-        AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
+    Handle, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{
+            AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
+            CacheInfo,
+        },
+        route::RouteType,
     },
 };
 use tracing::{error, info, warn};
@@ -29,6 +35,12 @@ pub const ADDRESS_PROTOCOL: u8 = 70;
 
 /// `IFA_LABEL` of our IPv4 addresses.
 pub const ADDRESS_LABEL: &str = "lo:ferrogate";
+
+/// Netlink requests under way at a time.
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// How long the kernel may take to make the local routes of new addresses; milliseconds are usual.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Why addresses cannot be put on this host at all.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +80,8 @@ pub(crate) struct Host {
     held: BTreeMap<IpAddr, bool>,
     /// What an earlier life left behind, until it is held again or swept.
     leftovers: BTreeSet<IpAddr>,
+    /// The newest IPv6 address, until the kernel is known to take in its traffic.
+    newest: Option<Ipv6Addr>,
     /// When to sweep.
     sweep_at: Option<Instant>,
 }
@@ -81,6 +95,7 @@ impl Host {
             loopback_is_up: false,
             held: BTreeMap::new(),
             leftovers: BTreeSet::new(),
+            newest: None,
             sweep_at: None,
         };
         host.interfaces(interfaces);
@@ -111,48 +126,82 @@ impl Host {
         addresses.try_filter_map(async |message| Ok(ours(&message))).try_collect().await
     }
 
-    /// Puts an address on the host.
+    /// Puts addresses on the host.
     ///
     /// # Errors
-    /// When no address can be put there, now or later. What concerns this one alone is logged.
-    pub(crate) async fn hold(&mut self, address: IpAddr) -> Result<(), HostError> {
-        if self.held.contains_key(&address) {
-            return Ok(());
+    /// When no address can be put there, now or later. What concerns one alone is logged.
+    pub(crate) async fn hold(&mut self, addresses: &[IpAddr]) -> Result<(), HostError> {
+        let mut missing = Vec::new();
+        for &address in addresses {
+            if self.leftovers.remove(&address) {
+                self.held.insert(address, true);
+            } else if !self.held.contains_key(&address) {
+                missing.push(address);
+            }
         }
-        if self.leftovers.remove(&address) {
-            self.held.insert(address, true);
-            return Ok(());
-        }
-        let Some(loopback) = self.loopback else {
-            error!(%address, "there is no loopback interface to put the address on");
+        let (Some(loopback), Some(first)) = (self.loopback, missing.first()) else {
             return Ok(());
         };
         if !self.loopback_is_up {
-            error!(%address, "the loopback interface is down and takes no traffic in; run: ip link set lo up");
+            error!(address = %first, "the loopback interface is down and takes no traffic in; run: ip link set lo up");
         }
-        let prefix_len = if address.is_ipv4() { 32 } else { 128 };
-        let mut request = self.netlink.address().add(loopback, address, prefix_len);
-        mark(request.message_mut(), address);
-        match request.execute().await {
-            Ok(()) => {
-                self.held.insert(address, true);
+        // Few enough at a time for all answers to fit into the buffer of the socket.
+        for some in missing.chunks(REQUESTS_AT_ONCE) {
+            let add = some.iter().map(|&address| {
+                let mut request = self.netlink.address().add(loopback, address, 0);
+                mark(request.message_mut(), address);
+                async move { (address, request.execute().await) }
+            });
+            for (address, added) in join_all(add).await {
+                self.note_added(address, added)?;
             }
-            Err(error) => match code(&error) {
-                Some(libc::EPERM) => return Err(HostError::NotPermitted { address }),
-                Some(libc::EEXIST) => {
-                    warn!(%address, "the address is on the loopback interface already and will stay there");
-                    self.held.insert(address, false);
-                }
-                Some(libc::EACCES) if address.is_ipv6() => {
-                    error!(
-                        %address,
-                        "IPv6 is switched off on the loopback interface; run: sysctl -w net.ipv6.conf.lo.disable_ipv6=0"
-                    );
-                }
-                _ => error!(%address, %error, "cannot put the address on the loopback interface"),
-            },
         }
         Ok(())
+    }
+
+    fn note_added(&mut self, address: IpAddr, added: Result<(), rtnetlink::Error>) -> Result<(), HostError> {
+        let Err(error) = added else {
+            self.held.insert(address, true);
+            if let IpAddr::V6(address) = address {
+                self.newest = Some(address);
+            }
+            return Ok(());
+        };
+        match code(&error) {
+            Some(libc::EPERM) => return Err(HostError::NotPermitted { address }),
+            Some(libc::EEXIST) => {
+                warn!(%address, "the address is on the loopback interface already and will stay there");
+                self.held.insert(address, false);
+            }
+            Some(libc::EACCES) if address.is_ipv6() => {
+                error!(
+                    %address,
+                    "IPv6 is switched off on the loopback interface; run: sysctl -w net.ipv6.conf.lo.disable_ipv6=0"
+                );
+            }
+            _ => error!(%address, %error, "cannot put the address on the loopback interface"),
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel takes in traffic for everything held. It makes the local routes of IPv6 addresses a
+    /// little later than the addresses and in their order; who announces before that loses the first packets.
+    pub(crate) async fn settle(&mut self) {
+        let Some(newest) = self.newest.take() else { return };
+        let give_up_at = Instant::now() + SETTLE_PATIENCE;
+        while !self.is_local(newest).await {
+            if Instant::now() > give_up_at {
+                warn!(address = %newest, "the kernel has no local route to the address yet");
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn is_local(&self, address: Ipv6Addr) -> bool {
+        let question = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build();
+        let mut routes = pin!(self.netlink.route().get(question).execute());
+        matches!(routes.try_next().await, Ok(Some(route)) if route.header.kind == RouteType::Local)
     }
 
     /// Takes an address off the host.
@@ -160,6 +209,7 @@ impl Host {
         if self.held.remove(&address) == Some(true) {
             self.delete(address).await;
         }
+        self.newest.take_if(|newest| IpAddr::V6(*newest) == address);
     }
 
     /// Whether an IPv4 address is on the host, so that the kernel must be known to keep quiet about it.
@@ -207,8 +257,8 @@ impl Host {
 fn mark(message: &mut AddressMessage, address: IpAddr) {
     let header = &mut message.header;
     header.family = match address {
-        IpAddr::V4(_) => rtnetlink::packet_route::AddressFamily::Inet,
-        IpAddr::V6(_) => rtnetlink::packet_route::AddressFamily::Inet6,
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
     };
     header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
     message.attributes = vec![

@@ -14,12 +14,12 @@ use ferrogate_core::{
 use ferrogate_wire::ethernet::Mac;
 use futures::{FutureExt, StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
-    Handle, MulticastGroup, new_multicast_connection,
+    Handle, MulticastGroup, new_connection, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags},
-        link::{LinkAttribute, LinkFlags},
+        link::LinkAttribute,
     },
     sys::SocketAddr,
 };
@@ -62,27 +62,31 @@ pub(crate) struct Following {
 /// Reads the interfaces now and follows them in a task.
 pub(crate) async fn follow(tasks: &mut JoinSet<()>) -> Result<Following, InterfacesError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, netlink, changes) = new_multicast_connection(&groups).map_err(InterfacesError::Socket)?;
+    // Two connections: a flood of changes makes the kernel drop messages, and an answer that is dropped would be waited
+    // for without end.
+    let (connection, _, changes) = new_multicast_connection(&groups).map_err(InterfacesError::Socket)?;
+    tasks.spawn(connection);
+    let (connection, netlink, _) = new_connection().map_err(InterfacesError::Socket)?;
     tasks.spawn(connection);
     let first = read(&netlink).await.map_err(InterfacesError::Read)?;
     let (sender, next) = mpsc::channel(CHANGES);
-    tasks.spawn(publish(first.clone(), sender, netlink.clone(), changes));
-    Ok(Following { first, next, netlink })
+    let following = Following { first: first.interfaces.clone(), next, netlink: netlink.clone() };
+    tasks.spawn(publish(first, sender, netlink, changes));
+    Ok(following)
 }
 
 async fn publish(
-    mut known: Interfaces,
+    mut known: Reading,
     sender: mpsc::Sender<Interfaces>,
     netlink: Handle,
     mut changes: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 ) {
     while let Some((change, _)) = changes.next().await {
-        let loopback: BTreeSet<u32> = known.values().filter(|own| own.loopback).map(|own| own.index).collect();
-        let mut concerns = concerns_interfaces(&change, &loopback);
-        let mut went_down = BTreeSet::from_iter(down(&change));
+        let loopbacks = known.interfaces.values().filter(|interface| interface.loopback);
+        let loopbacks: BTreeSet<u32> = loopbacks.map(|interface| interface.index).collect();
+        let mut concerns = concerns_interfaces(&change, &loopbacks);
         while let Some(Some((change, _))) = changes.next().now_or_never() {
-            concerns |= concerns_interfaces(&change, &loopback);
-            went_down.extend(down(&change));
+            concerns |= concerns_interfaces(&change, &loopbacks);
         }
         if !concerns {
             continue;
@@ -96,85 +100,102 @@ async fn publish(
                 }
             }
         };
-        // An interface that went down and came back before it was read was down all the same: whoever is behind it may
-        // have forgotten this node.
-        let mut between = fresh.clone();
-        for interface in between.values_mut().filter(|interface| went_down.contains(&interface.index)) {
-            interface.carrier = false;
-        }
-        for next in [between, fresh] {
-            if next != known {
-                known.clone_from(&next);
-                if sender.send(next).await.is_err() {
+        let between = fresh.between(&known);
+        if between.is_some() || fresh.interfaces != known.interfaces {
+            for interfaces in between.into_iter().chain([fresh.interfaces.clone()]) {
+                if sender.send(interfaces).await.is_err() {
                     return;
                 }
             }
         }
-    }
-}
-
-/// The interface that a message says is switched off or has no carrier.
-fn down(change: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
-    match &change.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-            let header = &link.header;
-            (!header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp)).then_some(header.index)
-        }
-        _ => None,
+        known = fresh;
     }
 }
 
 /// Whether a message can change the facts. Addresses on the loopback cannot: most of them are our own doing, and
 /// reading everything again for each of a thousand would take long.
-fn concerns_interfaces(change: &NetlinkMessage<RouteNetlinkMessage>, loopback: &BTreeSet<u32>) -> bool {
+fn concerns_interfaces(change: &NetlinkMessage<RouteNetlinkMessage>, loopbacks: &BTreeSet<u32>) -> bool {
     match &change.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
-        ) => !loopback.contains(&address.header.index),
+        ) => !loopbacks.contains(&address.header.index),
         // An overrun means that messages were lost.
         _ => true,
     }
 }
 
-async fn read(handle: &Handle) -> Result<Interfaces, rtnetlink::Error> {
+/// The interfaces, and how often each, by its number, has lost its carrier.
+struct Reading {
+    interfaces: Interfaces,
+    losses: BTreeMap<u32, u32>,
+}
+
+impl Reading {
+    /// The interfaces as they were between an earlier reading and this one, if that is different: one that lost its
+    /// carrier and has it again was without in between, and whoever is behind it may have forgotten this node.
+    fn between(&self, earlier: &Self) -> Option<Interfaces> {
+        let mut between = self.interfaces.clone();
+        let mut is_different = false;
+        for interface in between.values_mut().filter(|interface| interface.carrier) {
+            let losses = |reading: &Self| reading.losses.get(&interface.index).copied();
+            if losses(earlier).is_some_and(|before| losses(self) != Some(before)) {
+                interface.carrier = false;
+                is_different = true;
+            }
+        }
+        is_different.then_some(between)
+    }
+}
+
+async fn read(netlink: &Handle) -> Result<Reading, rtnetlink::Error> {
+    let mut names = BTreeMap::new();
     let mut enslaved = BTreeSet::new();
-    let mut links = handle.link().get().execute();
+    let mut losses = BTreeMap::new();
+    let mut links = netlink.link().get().execute();
     while let Some(link) = links.try_next().await? {
-        if link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_))) {
-            enslaved.insert(link.header.index);
+        let index = link.header.index;
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => drop(names.insert(index, name)),
+                LinkAttribute::Controller(_) => drop(enslaved.insert(index)),
+                LinkAttribute::CarrierDownCount(count) => drop(losses.insert(index, count)),
+                _ => {}
+            }
         }
     }
-    let mut tentative: BTreeSet<(u32, IpAddr)> = BTreeSet::new();
-    let mut addresses = handle.address().get().execute();
-    while let Some(address) = addresses.try_next().await? {
-        let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
-        if !address.header.flags.intersects(unusable) {
+    let mut unusable: BTreeSet<(u32, IpAddr)> = BTreeSet::new();
+    let mut addresses = netlink.address().get().execute();
+    while let Some(message) = addresses.try_next().await? {
+        if !message.header.flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed) {
             continue;
         }
-        tentative.extend(address.attributes.iter().filter_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some((address.header.index, *ip)),
+        unusable.extend(message.attributes.iter().filter_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some((message.header.index, *ip)),
             _ => None,
         }));
     }
 
-    let interfaces = pnet::datalink::interfaces().into_iter().map(|found| {
-        let usable = |address: &&_| {
-            let address: &Prefix = address;
-            !tentative.contains(&(found.index, address.ip()))
-        };
-        let interface = Interface {
-            index: found.index,
-            mac: found.mac.map(|mac| Mac(mac.octets())).filter(|mac| mac.is_station()),
-            up: found.is_up(),
-            carrier: found.is_running() && found.is_lower_up(),
-            broadcast: found.is_broadcast(),
-            no_arp: found.flags & NO_ARP != 0,
-            loopback: found.is_loopback(),
-            enslaved: enslaved.contains(&found.index),
+    // An address with a label of its own (`eth0:1`) looks like an interface here; by the number it is found to belong
+    // to one.
+    let found = pnet::datalink::interfaces();
+    let interfaces = found.iter().filter(|found| names.get(&found.index) == Some(&found.name)).map(|main| {
+        let labels = found.iter().filter(|other| other.index == main.index);
+        let addresses = labels.flat_map(|label| &label.ips).filter(|address: &&Prefix| {
             // Addresses of the loopback are of no use to anyone here and may be many.
-            addresses: found.ips.iter().filter(usable).filter(|_| !found.is_loopback()).copied().collect(),
+            !main.is_loopback() && !unusable.contains(&(main.index, address.ip()))
+        });
+        let interface = Interface {
+            index: main.index,
+            mac: main.mac.map(|mac| Mac(mac.octets())).filter(|mac| mac.is_station()),
+            up: main.is_up(),
+            carrier: main.is_running() && main.is_lower_up(),
+            broadcast: main.is_broadcast(),
+            no_arp: main.flags & NO_ARP != 0,
+            loopback: main.is_loopback(),
+            enslaved: enslaved.contains(&main.index),
+            addresses: addresses.copied().collect(),
         };
-        (InterfaceName::from(found.name.as_str()), interface)
+        (InterfaceName::from(main.name.as_str()), interface)
     });
-    Ok(interfaces.collect())
+    Ok(Reading { interfaces: interfaces.collect(), losses })
 }

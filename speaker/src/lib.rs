@@ -220,6 +220,13 @@ impl Hands {
         }
         let actions = speaker.step(now, event);
         self.check_host(&actions)?;
+        // All together, and before anything is told to the outside.
+        let hold = actions.iter().filter_map(|action| match action {
+            Action::Hold { address } => Some(*address),
+            _ => None,
+        });
+        self.host.hold(&hold.collect::<Vec<_>>()).await?;
+        self.host.settle().await;
         for action in actions {
             log_action(&action);
             if action == Action::Finished {
@@ -235,13 +242,13 @@ impl Hands {
             Action::Send { interface, frame } => self.layer2.send(&interface, &frame),
             Action::SendHeartbeat { to, heartbeat } => self.heartbeats.send(&to, &heartbeat)?,
             Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
-            Action::Hold { address } => self.host.hold(address).await?,
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),
             Action::Write(write) => self.outbox.push(write),
             Action::Report(report) => self.report(report),
-            Action::Finished => {}
+            // Done before, and by the caller.
+            Action::Hold { .. } | Action::Finished => {}
         }
         Ok(())
     }

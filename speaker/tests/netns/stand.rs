@@ -47,7 +47,10 @@ use nix::{
 };
 use pnet::datalink::{self, Channel, DataLinkSender};
 use prometheus_client::registry::Registry;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, MulticastGroup, packet_route::address::AddressAttribute};
+use rtnetlink::{
+    Handle, LinkUnspec, LinkVeth, MulticastGroup,
+    packet_route::address::{AddressAttribute, AddressHeaderFlags},
+};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +64,7 @@ pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456
 pub const CLIENT_IP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Namespace(Arc<File>);
 
@@ -119,24 +122,40 @@ impl Namespace {
 
     /// Addresses on `lo` that were not there from the start.
     pub fn held(&self) -> BTreeSet<IpAddr> {
-        self.netlink(async |netlink| addresses_on_loopback(&netlink).await)
+        let mut held = self.netlink(async |netlink| addresses_on(&netlink, "lo").await);
+        held.retain(|address| !address.is_loopback());
+        held
     }
 
     /// Waits until the addresses on `lo` are exactly these.
     pub fn wait_until_held(&self, expected: impl IntoIterator<Item = IpAddr>) {
         let expected: BTreeSet<IpAddr> = expected.into_iter().collect();
+        self.wait_for_addresses("lo", move |held| held.iter().filter(|address| !address.is_loopback()).eq(&expected));
+    }
+
+    /// Waits until an interface has its link-local address, and so a carrier.
+    pub fn wait_until_linked(&self, interface: &'static str) {
+        let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        self.wait_for_addresses(interface, move |addresses| addresses.iter().any(is_link_local));
+    }
+
+    fn wait_for_addresses(
+        &self,
+        interface: &'static str,
+        are_right: impl Fn(&BTreeSet<IpAddr>) -> bool + Send + 'static,
+    ) {
         self.run(move || {
             runtime().block_on(async {
                 let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
                 let (connection, netlink, mut changes) = rtnetlink::new_multicast_connection(&groups).unwrap();
                 tokio::spawn(connection);
                 loop {
-                    let held = addresses_on_loopback(&netlink).await;
-                    if held == expected {
+                    let addresses = addresses_on(&netlink, interface).await;
+                    if are_right(&addresses) {
                         return;
                     }
                     let change = tokio::time::timeout(PATIENCE, changes.next()).await;
-                    assert!(change.is_ok(), "expected {expected:?} on lo, found {held:?}");
+                    assert!(change.is_ok(), "not what is expected on {interface}: {addresses:?}");
                 }
             });
         });
@@ -180,16 +199,17 @@ async fn up(netlink: &Handle, name: &str) {
     netlink.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.unwrap();
 }
 
-async fn addresses_on_loopback(netlink: &Handle) -> BTreeSet<IpAddr> {
-    let loopback = index(netlink, "lo").await;
-    let addresses = netlink.address().get().set_link_index_filter(loopback).execute();
+/// The addresses that can be used.
+async fn addresses_on(netlink: &Handle, interface: &str) -> BTreeSet<IpAddr> {
+    let index = index(netlink, interface).await;
+    let addresses = netlink.address().get().set_link_index_filter(index).execute();
     let messages: Vec<_> = addresses.try_collect().await.unwrap();
-    let attributes = messages.into_iter().flat_map(|message| message.attributes);
-    let addresses = attributes.filter_map(|attribute| match attribute {
+    let usable = messages.into_iter().filter(|found| !found.header.flags.contains(AddressHeaderFlags::Tentative));
+    let addresses = usable.flat_map(|message| message.attributes).filter_map(|attribute| match attribute {
         AddressAttribute::Address(address) => Some(address),
         _ => None,
     });
-    addresses.filter(|address| !address.is_loopback()).collect()
+    addresses.collect()
 }
 
 /// The node and the client on one cable, `eth0` at both ends.
@@ -203,15 +223,18 @@ impl Stand {
         let stand = Self { node: Namespace::new(), client: Namespace::new() };
         stand.node.set("ipv4/conf/all/arp_ignore", "1");
         stand.node.set("ipv4/conf/all/arp_announce", "2");
-        stand.connect("eth0", NODE_MAC);
+        stand.lay_cable("eth0", NODE_MAC);
+        stand.node.up("eth0");
         stand.node.add_address("eth0", NODE_IP.into(), 24);
         stand.client.add_address("eth0", CLIENT_IP.into(), 24);
         stand.client.add_address("eth0", CLIENT_IP6.into(), 64);
+        stand.node.wait_until_linked("eth0");
+        stand.client.wait_until_linked("eth0");
         stand
     }
 
-    /// Lays a cable whose ends have the same name, switched on at both.
-    pub fn connect(&self, name: &'static str, node_mac: Mac) {
+    /// Lays a cable whose ends have the same name; the end at the node is still switched off.
+    pub fn lay_cable(&self, name: &'static str, node_mac: Mac) {
         let node = self.node.0.clone();
         self.client.netlink(async move |netlink| {
             let far = "far-end";
@@ -222,7 +245,6 @@ impl Stand {
             let moved = far.name(name.to_owned()).setns_by_fd(node.as_raw_fd()).build();
             netlink.link().set(moved).execute().await.unwrap();
         });
-        self.node.up(name);
     }
 
     /// What the client sees on an interface from now on.
@@ -284,14 +306,25 @@ impl Tap {
         let give_up_at = Instant::now() + PATIENCE;
         loop {
             let left = give_up_at.saturating_duration_since(Instant::now());
-            let frame = self.received.recv_timeout(left).expect("a frame within the patience of the test");
-            let seen = match (arp::decode(&frame), ndp::decode(&frame)) {
-                (Ok(arp), _) => Seen::Arp(arp),
-                (_, Ok(ndp)) => Seen::Ndp(ndp),
-                _ => Seen::Other(frame),
-            };
+            let seen = Seen::from(self.received.recv_timeout(left).expect("a frame within the patience of the test"));
             if seen.source() != CLIENT_MAC {
                 return seen;
+            }
+        }
+    }
+
+    /// Asks until an answer comes. A link that has just come up swallows what is sent at first.
+    pub fn ask_until_answered(&mut self, question: &[u8], address: impl Into<IpAddr>) {
+        let (address, give_up_at) = (address.into(), Instant::now() + PATIENCE);
+        loop {
+            assert!(Instant::now() < give_up_at, "no answer about {address}");
+            self.send(question);
+            let wait_until = Instant::now() + Duration::from_millis(100);
+            while let Some(left) = wait_until.checked_duration_since(Instant::now()) {
+                let seen = self.received.recv_timeout(left).map(Seen::from);
+                if seen.is_ok_and(|seen| seen.is_answer_about(address)) {
+                    return;
+                }
             }
         }
     }
@@ -337,6 +370,16 @@ pub fn question6(source: Ipv6Addr, target: Ipv6Addr) -> Solicitation {
         destination: group,
         target,
         source_link_layer: (!source.is_unspecified()).then_some(CLIENT_MAC),
+    }
+}
+
+impl From<Vec<u8>> for Seen {
+    fn from(frame: Vec<u8>) -> Self {
+        match (arp::decode(&frame), ndp::decode(&frame)) {
+            (Ok(arp), _) => Self::Arp(arp),
+            (_, Ok(ndp)) => Self::Ndp(ndp),
+            _ => Self::Other(frame),
+        }
     }
 }
 
