@@ -261,7 +261,7 @@ async fn a_file_edited_through_a_broken_state_drops_no_service() {
 }
 
 #[tokio::test]
-async fn an_object_that_becomes_invalid_stays_in_force_as_it_was() {
+async fn m_036_an_object_that_becomes_invalid_stays_in_force_as_it_was() {
     let folders = Folders::new();
     folders.put("a.yaml", &format!("{}---\n{}", pool("p", "192.0.2.0/24"), service("web")));
     let mut cluster = folders.open().await;
