@@ -7,6 +7,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 mod arp;
 #[path = "../../fuzz/targets/bgp.rs"]
 mod bgp;
+#[path = "../../fuzz/targets/gossip.rs"]
+mod gossip;
 #[path = "../../fuzz/targets/http1_chunks.rs"]
 mod http1_chunks;
 #[path = "../../fuzz/targets/http1_request.rs"]
@@ -22,6 +24,7 @@ type Check = fn(&[u8]);
 const TARGETS: &[(&str, Check)] = &[
     ("arp", arp::check),
     ("bgp", bgp::check),
+    ("gossip", gossip::check),
     ("ndp", ndp::check),
     ("http1_chunks", http1_chunks::check),
     ("http1_request", http1_request::check),
