@@ -135,7 +135,7 @@ impl Host {
         let names = interfaces.filter_map(|entry| entry.file_name().into_string().ok());
         let mut loose: Vec<String> = names
             .filter(|name| !matches!(name.as_str(), "all" | "default" | "lo"))
-            .filter(|name| self.arp_value(name, "arp_ignore") < 1 || self.arp_value(name, "arp_announce") < 1)
+            .filter(|name| self.arp_value(name, "arp_ignore") < 1 || self.arp_value(name, "arp_announce") < 2)
             .collect();
         loose.sort();
         if loose.is_empty() {
