@@ -397,3 +397,47 @@ fn log_action(action: &Action) {
         _ => debug!(?action, "action"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ferrogate_core::model::ServiceKey;
+
+    use super::*;
+
+    fn membership(unreachable: &[&str]) -> Write {
+        let unreachable = unreachable.iter().map(|&node| node.into()).collect();
+        Write::Membership { node: "node-a".into(), unreachable }
+    }
+
+    fn silent(service: &str) -> Write {
+        Write::L2Status { service: ServiceKey::new("default", service), node: "node-a".into(), status: None }
+    }
+
+    #[tokio::test]
+    async fn writes_nobody_takes_wait_in_order_and_only_the_newest_about_each_thing() {
+        let (writes, mut taken) = mpsc::channel(1);
+        let mut outbox = Outbox { writes, waiting: VecDeque::new() };
+
+        for write in [silent("first"), membership(&["node-b"]), silent("second"), membership(&[]), silent("second")] {
+            outbox.push(write);
+        }
+
+        assert_eq!(taken.recv().await, Some(silent("first")));
+        for expected in [membership(&[]), silent("second")] {
+            outbox.moves().await;
+            assert_eq!(taken.recv().await, Some(expected));
+        }
+        assert_eq!(outbox.waiting, []);
+    }
+
+    #[tokio::test]
+    async fn when_nobody_writes_any_more_nothing_waits() {
+        let (writes, taken) = mpsc::channel(1);
+        drop(taken);
+        let mut outbox = Outbox { writes, waiting: VecDeque::new() };
+
+        outbox.push(silent("first"));
+
+        assert_eq!(outbox.waiting, []);
+    }
+}
