@@ -476,7 +476,9 @@ impl Translator {
 
     fn follow_slice(&mut self, id: &Id) {
         let mut problems = Vec::new();
-        if let Some(found) = self.objects.in_force(id)
+        // In a cluster slices outlive their Service for a moment, and nobody has mistyped a name.
+        if self.rules.source == Source::Directory
+            && let Some(found) = self.objects.in_force(id)
             && let Fact::EndpointSlice(slice) = &**found.fact
             && self.objects.in_force(&Id { kind: Kind::Service, key: slice.service.clone() }).is_none()
         {

@@ -557,6 +557,15 @@ fn l_029_a_backend_of_type_external_name_is_refused_and_has_no_endpoints() {
     assert!(snapshot.services.values().all(|service| service.endpoints.is_empty()));
 }
 
+#[test]
+fn a_slice_without_its_service_is_reported_in_a_folder_only() {
+    let text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: \
+                {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [192.0.2.1]}]\n";
+
+    assert!(problems(&snapshot_in(Source::Directory, text))[0].contains("Service \"default/web\" does not exist"));
+    assert_eq!(problems(&snapshot_in(Source::Kubernetes, text)), Vec::<String>::new());
+}
+
 fn class(name: &str, controller: &str, default: bool) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: {name}, annotations: \
