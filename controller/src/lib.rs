@@ -120,10 +120,10 @@ fn log(write: &Write) {
         }
         Write::IngressStatus { ingress, addresses } => info!(%ingress, address = ?addresses, "address of an ingress"),
         Write::Event(event) if event.severity == Severity::Warning => {
-            warn!(object = %event.object, reason = event.reason, message = event.message, "event");
+            warn!(object = %event.object, reason = event.reason, error = event.message, "event");
         }
         Write::Condition { object, condition } if !condition.holds => {
-            warn!(%object, reason = condition.reason, message = condition.message, "object left out");
+            warn!(%object, reason = condition.reason, error = condition.message, "object left out");
         }
         other => debug!(write = ?other, "write"),
     }
