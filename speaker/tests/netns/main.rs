@@ -190,6 +190,22 @@ fn n_102_frames_that_are_not_right_are_never_answered() {
 }
 
 #[test]
+fn n_104_a_client_that_holds_an_old_entry_follows_the_first_frame() {
+    let stand = Stand::new();
+    let former = Mac([2, 0, 0, 0, 0, 9]);
+    for address in BOTH {
+        stand.client.believe("eth0", address, former);
+    }
+
+    let speaker = stand.speaker(snapshot([&BOTH[..]]), ONCE);
+
+    for address in BOTH {
+        stand.client.wait_until_believed(address, NODE_MAC);
+    }
+    speaker.stop().unwrap();
+}
+
+#[test]
 fn n_107_an_interface_that_comes_back_is_announced_on_again_within_a_second() {
     let stand = Stand::new();
     let mut client = stand.watch("eth0");

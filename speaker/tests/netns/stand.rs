@@ -49,7 +49,10 @@ use pnet::datalink::{self, Channel, DataLinkSender};
 use prometheus_client::registry::Registry;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, MulticastGroup,
-    packet_route::address::{AddressAttribute, AddressHeaderFlags},
+    packet_route::{
+        address::{AddressAttribute, AddressHeaderFlags},
+        neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    },
 };
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio::sync::{mpsc, watch};
@@ -156,6 +159,38 @@ impl Namespace {
                     }
                     let change = tokio::time::timeout(PATIENCE, changes.next()).await;
                     assert!(change.is_ok(), "not what is expected on {interface}: {addresses:?}");
+                }
+            });
+        });
+    }
+
+    /// Believes that an address is somewhere, as after an earlier conversation.
+    pub fn believe(&self, interface: &'static str, address: IpAddr, mac: Mac) {
+        self.netlink(async move |netlink| {
+            let index = index(&netlink, interface).await;
+            let entry = netlink.neighbours().add(index, address).link_layer_address(&mac.0);
+            entry.state(NeighbourState::Reachable).execute().await.unwrap();
+        });
+    }
+
+    /// Waits until the kernel believes that an address is there.
+    pub fn wait_until_believed(&self, address: IpAddr, mac: Mac) {
+        self.run(move || {
+            runtime().block_on(async {
+                let (connection, netlink, mut changes) =
+                    rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh]).unwrap();
+                tokio::spawn(connection);
+                loop {
+                    let entries: Vec<_> = netlink.neighbours().get().execute().try_collect().await.unwrap();
+                    let is_right = |entry: &NeighbourMessage| {
+                        entry.attributes.contains(&NeighbourAttribute::Destination(address.into()))
+                            && entry.attributes.contains(&NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()))
+                    };
+                    if entries.iter().any(is_right) {
+                        return;
+                    }
+                    let change = tokio::time::timeout(PATIENCE, changes.next()).await;
+                    assert!(change.is_ok(), "{address} is not at {mac}: {entries:?}");
                 }
             });
         });
