@@ -18,5 +18,6 @@ pub mod probe;
 pub mod product;
 pub mod report;
 pub mod scenario;
+pub mod standalone;
 pub mod topology;
 pub mod wait;

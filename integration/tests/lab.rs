@@ -65,6 +65,11 @@ fn an_edited_manifest_takes_effect_and_drops_nothing() {
 }
 
 #[test]
+fn one_process_serves_a_folder_of_manifests_and_keeps_its_addresses() {
+    shows_everything(Scenario::Standalone);
+}
+
+#[test]
 fn nothing_survives_a_lab_that_is_killed_without_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     // Anything that ends at once does; the lab itself stays because of --keep.

@@ -14,10 +14,8 @@ use clap::{Parser, Subcommand};
 use ferrogate_integration::{
     lab::{
         backend,
-        product::Product,
         report::Report,
-        scenario::{self, Scenario},
-        topology::Topology,
+        scenario::{Scenario, World},
     },
     netns, workspace,
 };
@@ -29,6 +27,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the inner process may take to clean up after a signal.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Lines of a log that are shown when something failed.
+const TAIL: usize = 30;
 
 /// Builds Ferrogate from this tree, runs it on a switch, three nodes and a client made of network namespaces, and
 /// shows that it works. Nothing of it survives this command, and nothing leaves by this machine's own interfaces.
@@ -132,22 +133,20 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<ExitCode> {
     netns::check()?;
     let binary = arguments.binary.as_ref().context("no binary")?;
 
-    println!("making a switch, {} nodes and a client", ferrogate_integration::lab::topology::NODES);
-    let topology = Topology::new()?;
-    let mut product = Product::new(binary, folder, &workspace::root().join("examples/quickstart"))?;
-    product.start(&topology)?;
+    println!("making the network of scenario {}", arguments.scenario.name());
+    let mut world = World::new(arguments.scenario, binary, folder)?;
     let mut report = Report::new(arguments.scenario.name());
-    scenario::run(arguments.scenario, &topology, &mut product, &mut report);
+    world.show(arguments.scenario, &mut report);
 
     println!("\n{}", report.table());
     if !report.ok() {
-        println!("{}", product.tails());
+        world.logs().iter().for_each(|log| show_tail(log));
     }
     if let Some(path) = &arguments.json {
         report.write(path).with_context(|| format!("writing {}", path.display()))?;
     }
     if arguments.keep {
-        hint(arguments.own_user, &outer_name, &topology, &product);
+        hint(arguments.own_user, &outer_name, &world);
         wait_for_enter();
     }
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -174,16 +173,26 @@ fn leave_on_signal(folder: PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn hint(own_user: bool, outer_name: &Path, topology: &Topology, product: &Product) {
+fn show_tail(log: &Path) {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    println!("the end of {}:", log.file_name().unwrap_or_default().to_string_lossy());
+    for line in &lines[lines.len().saturating_sub(TAIL)..] {
+        println!("  | {line}");
+    }
+}
+
+fn hint(own_user: bool, outer_name: &Path, world: &World) {
     let pid = outer_name.display();
     // Descriptors of this process hold the namespaces; only the root of its user namespace may enter them.
     let user = if own_user { format!("--preserve-credentials --user=/proc/{pid}/ns/user ") } else { String::new() };
-    let enter = format!("nsenter {user}--net=/proc/{pid}/fd");
-    println!("it keeps running; edit {} and watch {}", product.manifests().display(), product.state().display());
+    let (manifests, state) = world.folders();
+    println!("it keeps running; edit {} and watch {}", manifests.display(), state.display());
     println!("a shell in a namespace:");
-    let nodes = topology.nodes.iter().map(|node| &node.namespace);
-    for namespace in nodes.chain([&topology.client]) {
-        println!("  {:<8} {enter}/{} $SHELL", namespace.name(), namespace.descriptor());
+    for namespace in world.namespaces() {
+        let (name, descriptor) = (namespace.name(), namespace.descriptor());
+        println!("  {name:<8} nsenter {user}--net=/proc/{pid}/fd/{descriptor} $SHELL");
     }
     println!("press Enter or Ctrl-C to end it");
 }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -134,6 +135,26 @@ pub struct Losses {
     pub tcp_broken: usize,
     /// TCP connections that stood before.
     pub tcp_open: usize,
+}
+
+impl Losses {
+    /// What was asked, when nothing at all was lost.
+    ///
+    /// # Errors
+    /// What was lost.
+    pub fn none(&self) -> Result<String> {
+        ensure!(
+            self.lost + self.http_failed + self.tcp_broken == 0,
+            "lost {} datagrams, {} HTTP requests, {} TCP connections",
+            self.lost,
+            self.http_failed,
+            self.tcp_broken
+        );
+        Ok(format!(
+            "{} datagrams, {} HTTP requests, {} TCP connections, longest gap {:.1} ms",
+            self.sent, self.http_sent, self.tcp_open, self.longest_gap_ms
+        ))
+    }
 }
 
 /// A stream of questions from a namespace.

@@ -24,9 +24,6 @@ const PROXY_ADMIN: u16 = 17482;
 /// A process has this long to say that it is ready.
 const START: Duration = Duration::from_secs(15);
 
-/// Lines of a log that are shown when something failed.
-const TAIL: usize = 30;
-
 /// One process of the product.
 #[derive(Debug)]
 struct Process {
@@ -168,24 +165,6 @@ impl Product {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--manifests").arg(self.manifests()).arg("--state").arg(self.state());
         command
-    }
-
-    /// The end of every log, for a report of a failure.
-    pub fn tails(&self) -> String {
-        let mut logs: Vec<_> =
-            fs::read_dir(self.logs()).into_iter().flatten().flatten().map(|log| log.path()).collect();
-        logs.sort();
-        let mut text = String::new();
-        for path in logs {
-            let log = fs::read(&path).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let lines: Vec<_> = log.lines().collect();
-            text += &format!("the end of {}:\n", path.file_name().unwrap_or_default().to_string_lossy());
-            for line in &lines[lines.len().saturating_sub(TAIL)..] {
-                text += &format!("  | {line}\n");
-            }
-        }
-        text
     }
 }
 

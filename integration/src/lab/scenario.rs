@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -13,13 +14,18 @@ use clap::ValueEnum;
 use ferrogate_wire::ethernet::Mac;
 use serde_json::Value;
 
-use crate::lab::{
-    neighbours,
-    probe::{self, Stream, Targets},
-    product::Product,
-    report::Report,
-    topology::{CLIENT, Node, STRANGER, Topology},
-    wait::until,
+use crate::{
+    lab::{
+        neighbours,
+        probe::{self, Stream, Targets},
+        product::Product,
+        report::Report,
+        standalone::Host,
+        topology::{CLIENT, Node, STRANGER, Topology},
+        wait::until,
+    },
+    netns::Namespace,
+    workspace,
 };
 
 /// How long anything may take to become true.
@@ -49,6 +55,8 @@ pub enum Scenario {
     Restart,
     /// A manifest is edited: it takes effect within a second, and no request is dropped
     Edit,
+    /// One host, one process, loopback addresses: the quickstart as its README starts it
+    Standalone,
 }
 
 impl Scenario {
@@ -58,21 +66,86 @@ impl Scenario {
             Self::Quickstart => "quickstart",
             Self::Restart => "restart",
             Self::Edit => "edit",
+            Self::Standalone => "standalone",
         }
     }
 }
 
-/// Shows a scenario. It ends early when a step fails on which the rest stands.
-pub fn run(scenario: Scenario, topology: &Topology, product: &mut Product, report: &mut Report) {
-    let mut stage = Stage { topology, product, report };
-    let Some(addresses) = stage.settle() else { return };
-    let shown = match scenario {
-        Scenario::Quickstart => stage.quickstart(&addresses),
-        Scenario::Restart => stage.restart(&addresses),
-        Scenario::Edit => stage.edit(&addresses),
-    };
-    if shown.is_none() {
-        stage.report.add("the rest", Duration::ZERO, Err::<String, _>("not shown, because it stands on what failed"));
+/// Where a scenario takes place.
+pub enum World {
+    /// The switch, the nodes and the client, with a process of the product for each role.
+    Network(Topology, Product),
+    /// One host with one process.
+    Host(Host),
+}
+
+impl World {
+    /// Makes the world of a scenario and starts what runs in it, with its files below `folder`.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or something does not start.
+    pub fn new(scenario: Scenario, binary: &Path, folder: &Path) -> Result<Self> {
+        let example = workspace::root().join("examples/quickstart");
+        if scenario == Scenario::Standalone {
+            return Ok(Self::Host(Host::new(binary, folder, &example)?));
+        }
+        let topology = Topology::new()?;
+        let mut product = Product::new(binary, folder, &example)?;
+        product.start(&topology)?;
+        Ok(Self::Network(topology, product))
+    }
+
+    /// Shows a scenario. It ends early when a step fails on which the rest stands.
+    pub fn show(&mut self, scenario: Scenario, report: &mut Report) {
+        let (topology, product) = match self {
+            Self::Host(host) => return host.show(report),
+            Self::Network(topology, product) => (topology, product),
+        };
+        let mut stage = Stage { topology, product, report };
+        let Some(addresses) = stage.settle() else { return };
+        let shown = match scenario {
+            Scenario::Quickstart | Scenario::Standalone => stage.quickstart(&addresses),
+            Scenario::Restart => stage.restart(&addresses),
+            Scenario::Edit => stage.edit(&addresses),
+        };
+        if shown.is_none() {
+            stage.report.add(
+                "the rest",
+                Duration::ZERO,
+                Err::<String, _>("not shown, because it stands on what failed"),
+            );
+        }
+    }
+
+    /// Every namespace a person may want a shell in.
+    pub fn namespaces(&self) -> Vec<&Namespace> {
+        match self {
+            Self::Host(host) => vec![&host.namespace],
+            Self::Network(topology, _) => {
+                topology.nodes.iter().map(|node| &node.namespace).chain([&topology.client]).collect()
+            }
+        }
+    }
+
+    /// What users write, and what the product writes.
+    pub fn folders(&self) -> (PathBuf, PathBuf) {
+        match self {
+            Self::Host(host) => (host.manifests(), host.state()),
+            Self::Network(_, product) => (product.manifests(), product.state()),
+        }
+    }
+
+    /// Every log of the product.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Host(host) => vec![host.log()],
+            Self::Network(_, product) => {
+                let entries = fs::read_dir(product.logs()).into_iter().flatten().flatten();
+                let mut logs: Vec<_> = entries.map(|log| log.path()).collect();
+                logs.sort();
+                logs
+            }
+        }
     }
 }
 
@@ -286,7 +359,7 @@ impl Stage<'_> {
             ensure!(now == *addresses, "{now:?} instead of {addresses:?}");
             anyhow::Ok(format!("ingress {}; echo {}", list(&now.ingress), list(&now.echo)))
         });
-        report.check("clients noticed nothing", || steady.and_then(|_| nothing_lost(&losses)));
+        report.check("clients noticed nothing", || steady.and_then(|_| losses.none()));
         report.set_failover(losses);
         Some(())
     }
@@ -317,25 +390,10 @@ impl Stage<'_> {
             .and_then(|()| until(Duration::from_secs(1), || page(topology, http, "/cart").and_then(from_cart)));
         report.add("the repaired file is served within a second", begun.elapsed(), repaired);
         let losses = stream?.finish();
-        report.check("no request was dropped", || nothing_lost(&losses));
+        report.check("no request was dropped", || losses.none());
         report.set_failover(losses);
         Some(())
     }
-}
-
-fn nothing_lost(losses: &probe::Losses) -> Result<String> {
-    let lost = losses.lost + losses.http_failed + losses.tcp_broken;
-    ensure!(
-        lost == 0,
-        "lost {} datagrams, {} HTTP requests, {} TCP connections",
-        losses.lost,
-        losses.http_failed,
-        losses.tcp_broken
-    );
-    Ok(format!(
-        "{} datagrams, {} HTTP requests, {} TCP connections, longest gap {:.1} ms",
-        losses.sent, losses.http_sent, losses.tcp_open, losses.longest_gap_ms
-    ))
 }
 
 /// Starts a stream and waits until it flows.
@@ -350,7 +408,7 @@ fn steady_since(stream: &Stream) -> Result<Instant> {
 }
 
 /// Replaces a file as editors do: by a rename.
-fn edit_file(path: &std::path::Path, from: &str, to: &str) -> Result<()> {
+fn edit_file(path: &Path, from: &str, to: &str) -> Result<()> {
     let text = fs::read_to_string(path)?;
     ensure!(text.contains(from), "{} does not contain {from:?}", path.display());
     let new = path.with_extension("new");
