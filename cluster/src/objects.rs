@@ -62,6 +62,29 @@ pub const OUR_API: &str = "ferrogate.io/v1beta1";
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 impl Kind {
+    /// Every kind but those of the Gateway API.
+    pub const ALL: [Self; 13] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Secret,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::IngressClass,
+        Self::Ingress,
+        Self::IpAddressPool,
+        Self::L2Advertisement,
+        Self::BgpAdvertisement,
+        Self::BgpPeer,
+        Self::BfdProfile,
+        Self::Community,
+    ];
+
+    /// The kind an object is said to be of.
+    pub fn of(object: &ObjectRef) -> Option<Self> {
+        let fits = |kind: &Self| kind.name() == object.kind && kind.api_version() == object.api_version;
+        Self::ALL.into_iter().find(fits)
+    }
+
     /// `apiVersion`.
     pub fn api_version(self) -> &'static str {
         match self {
@@ -117,6 +140,11 @@ impl Id {
     /// The name of an object of this kind.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self { kind, key: ObjectKey::new(if kind.is_cluster_scoped() { "" } else { namespace }, name) }
+    }
+
+    /// The object a problem or an Event names.
+    pub fn of(object: &ObjectRef) -> Option<Self> {
+        Some(Self::new(Kind::of(object)?, object.namespace.as_deref().unwrap_or_default(), &object.name))
     }
 
     /// The same as problems and Events name it.

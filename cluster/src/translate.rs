@@ -232,6 +232,11 @@ impl Translator {
         if before == said {
             return;
         }
+        if let Some(id) = said.as_ref().and_then(|(object, _)| Id::of(object))
+            && !self.objects.knows(&id)
+        {
+            self.gone.insert(id);
+        }
         self.stale.conditions.extend(before.map(|(object, _)| (object, None)));
         self.stale.conditions.extend(said.map(|(object, conditions)| (object, Some(Arc::new(conditions)))));
     }

@@ -348,6 +348,60 @@ async fn a_folder_that_vanishes_clears_nothing_and_is_followed_again_when_it_ret
 }
 
 #[tokio::test]
+async fn a_folder_that_is_removed_with_all_in_it_clears_nothing() {
+    let folders = Folders::new();
+    folders.put("web.yaml", &service("web"));
+    folders.put_state("services/default/web.yaml", &state_of("web", "192.0.2.7"));
+    let mut cluster = folders.open().await;
+
+    fs::remove_dir_all(folders.manifests()).unwrap();
+    until(&mut cluster, |snapshot| !snapshot.problems.is_empty()).await;
+    folders.put("db.yaml", &service("db"));
+
+    // What the new folder does not hold is gone now, but not before it was there.
+    let mut seen = Vec::new();
+    loop {
+        let snapshot = cluster.snapshots.borrow_and_update().clone();
+        seen.push(snapshot.services.len());
+        if snapshot.services.contains_key(&key("db")) && snapshot.services.len() == 1 {
+            break;
+        }
+        tokio::time::timeout(PATIENCE, cluster.snapshots.changed()).await.unwrap().unwrap();
+    }
+    assert!(!seen.contains(&0), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_link_to_another_folder_is_followed_and_one_in_a_circle_ends() {
+    let folders = Folders::new();
+    let other = folders.root.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("web.yaml"), service("web")).unwrap();
+    symlink(&other, folders.manifests().join("linked")).unwrap();
+    symlink(folders.manifests(), folders.manifests().join("circle")).unwrap();
+    let mut cluster = folders.open().await;
+    assert_eq!(cluster.snapshots.borrow().services.len(), 1);
+
+    fs::write(other.join("db.yaml"), service("db")).unwrap();
+
+    let snapshot = until(&mut cluster, |snapshot| snapshot.services.len() == 2).await;
+    assert!(snapshot.problems.is_empty(), "{:?}", shown(&snapshot));
+}
+
+#[tokio::test]
+async fn a_file_that_is_too_large_is_told_and_nothing_else_is_lost() {
+    let folders = Folders::new();
+    folders.put("web.yaml", &service("web"));
+    fs::File::create(folders.manifests().join("big.yaml")).unwrap().set_len((64 << 20) + 1).unwrap();
+
+    let cluster = folders.open().await;
+
+    let snapshot = cluster.snapshots.borrow().clone();
+    assert_eq!(snapshot.services.len(), 1);
+    assert!(shown(&snapshot)[0].starts_with("big.yaml: cannot be read: larger than 64 MiB; split it"));
+}
+
+#[tokio::test]
 async fn a_file_that_may_not_be_read_is_reported_and_stays_as_it_was() {
     let folders = Folders::new();
     folders.put("web.yaml", &service("web"));
@@ -422,6 +476,13 @@ async fn a_condition_keeps_its_time_while_its_status_stays_and_an_equal_file_is_
 #[tokio::test]
 async fn the_state_of_an_object_goes_with_the_object() {
     let folders = Folders::new();
+    let condition = "{type: Accepted, status: 'True', reason: A, message: '', lastTransitionTime: \
+                     '2001-02-03T04:05:06Z'}";
+    let conditions = format!(
+        "apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: l2, namespace: default}}\nstatus: \
+         {{conditions: [{condition}]}}\n"
+    );
+    folders.put_state("conditions/L2Advertisement/default/l2.yaml", &conditions);
     folders.put("web.yaml", &service("web"));
     folders.put_state("services/default/web.yaml", &state_of("web", "192.0.2.7"));
     folders.put_state("services/default/orphan.yaml", &state_of("orphan", "192.0.2.8"));
@@ -432,6 +493,7 @@ async fn the_state_of_an_object_goes_with_the_object() {
     cluster.closed().await;
 
     assert_eq!(files_below(&folders.state().join("services")), Vec::<PathBuf>::new());
+    assert_eq!(files_below(&folders.state().join("conditions")), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]

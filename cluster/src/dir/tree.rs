@@ -131,6 +131,19 @@ impl Tree {
 
     /// The files that must be read again at `now`, first to last; those that are gone are among them.
     pub fn due(&mut self, now: Instant, watches: &mut Watches) -> Result<BTreeSet<String>, io::Error> {
+        if self.deadline().is_none_or(|at| at > now) {
+            return Ok(BTreeSet::new());
+        }
+        let changed = self.look(now, watches);
+        if changed.is_err() {
+            // Nothing counts as gone while the folder itself is: a look at all of it follows when it is back.
+            self.due.clear();
+        }
+        changed
+    }
+
+    fn look(&mut self, now: Instant, watches: &mut Watches) -> Result<BTreeSet<String>, io::Error> {
+        fs::metadata(&self.root)?;
         let mut changed = BTreeSet::new();
         if self.rescan_at.is_some_and(|at| at <= now) {
             self.rescan_at = None;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -239,10 +240,7 @@ impl Applier {
                     // Nobody looks for conditions there, and most have no place for them. Its Event says the same.
                     return futures::future::ready(Ok(())).boxed();
                 }
-                let live = KINDS_WITH_CONDITIONS
-                    .iter()
-                    .find(|known| known.name() == kind)
-                    .and_then(|kind| self.live(*kind, key));
+                let live = Id::of(object).and_then(|id| self.live(&id));
                 let none = Conditions::default();
                 let before = live.as_ref().map_or(&none, |live| &live.conditions);
                 let api = self.api(&object.api_version, kind, Some(&key.namespace));
@@ -313,7 +311,7 @@ impl Applier {
         now: Timestamp,
     ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
         let none = Conditions::default();
-        let live = self.live(kind, key);
+        let live = self.live(&Id { kind, key: key.clone() });
         let before = live.as_ref().map_or(&none, |live| &live.conditions);
         let Some(body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
         let api = self.api(kind.api_version(), kind.name(), Some(&key.namespace));
@@ -339,9 +337,7 @@ impl Applier {
         }
         let name = format!("{}.{:x}", object.name, now.as_nanosecond());
         self.told.insert(event.clone(), Told { name: name.clone(), count: 1 });
-        let kind = KINDS_OF_EVENTS.iter().find(|kind| kind.name() == object.kind);
-        let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
-        let live = kind.and_then(|kind| self.live(*kind, &key));
+        let live = Id::of(object).and_then(|id| self.live(&id));
         let regarding = k8s_openapi::api::core::v1::ObjectReference {
             api_version: Some(object.api_version.clone()),
             kind: Some(object.kind.clone()),
@@ -368,8 +364,8 @@ impl Applier {
         async move { api.create(&PostParams::default(), &event).await.map(|_| ()) }.boxed()
     }
 
-    fn live(&self, kind: Kind, key: &ObjectKey) -> Option<std::sync::Arc<Live>> {
-        self.live.borrow().get(&Id::new(kind, &key.namespace, &key.name)).cloned()
+    fn live(&self, id: &Id) -> Option<Arc<Live>> {
+        self.live.borrow().get(id).cloned()
     }
 
     fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
@@ -385,27 +381,6 @@ impl Applier {
 const MAX_NOTE: usize = 1024;
 /// The longest `reportingInstance` it takes.
 const MAX_INSTANCE: usize = 128;
-
-const KINDS_WITH_CONDITIONS: [Kind; 7] = [
-    Kind::Service,
-    Kind::IpAddressPool,
-    Kind::L2Advertisement,
-    Kind::BgpAdvertisement,
-    Kind::BgpPeer,
-    Kind::BfdProfile,
-    Kind::Community,
-];
-
-const KINDS_OF_EVENTS: [Kind; 8] = [
-    Kind::Service,
-    Kind::Ingress,
-    Kind::IpAddressPool,
-    Kind::L2Advertisement,
-    Kind::BgpAdvertisement,
-    Kind::BgpPeer,
-    Kind::BfdProfile,
-    Kind::Community,
-];
 
 async fn apply_status(api: &Api<DynamicObject>, name: &str, manager: &str, body: &Value) -> Result<(), ::kube::Error> {
     let parameters = PatchParams::apply(manager).force();
