@@ -90,8 +90,7 @@ pub struct World {
     now: Duration,
     agenda: BTreeMap<(Duration, u64), Happening>,
     entries: u64,
-    data_path: DataPath,
-    heartbeat_interval: Duration,
+    template: speaker::Config,
     truth: Snapshot,
     version: u64,
     /// When the last write of each process is carried out.
@@ -119,8 +118,8 @@ enum Happening {
 
 impl World {
     /// A world with these facts, in which every node, the controller and all clients are up. Node `kN` of the facts
-    /// is node `N - 1`.
-    pub fn new(seed: u64, data_path: DataPath, heartbeat_interval: Duration, facts: Snapshot, clients: usize) -> Self {
+    /// is node `N - 1`. Every speaker is set up like `template`, but for its name and life.
+    pub fn new(seed: u64, template: speaker::Config, facts: Snapshot, clients: usize) -> Self {
         let names: Vec<NodeName> = facts.nodes.keys().cloned().collect();
         let mut world = Self {
             rng: SmallRng::seed_from_u64(seed),
@@ -128,8 +127,7 @@ impl World {
             now: Duration::ZERO,
             agenda: BTreeMap::new(),
             entries: 0,
-            data_path,
-            heartbeat_interval,
+            template,
             truth: facts,
             version: 1,
             written: BTreeMap::new(),
@@ -399,7 +397,7 @@ impl World {
         if own.owned().is_empty() {
             return;
         }
-        if self.data_path == DataPath::Proxy
+        if self.template.data_path == DataPath::Proxy
             && let Some(address) = own.owned().keys().find(|address| !self.nodes[node].addresses.contains(address))
         {
             self.blame(format!("{} owns {address} without having it on the host", self.nodes[node].name));
@@ -442,8 +440,7 @@ impl World {
         host.is_stopping = false;
         // What an earlier process left on the host is swept at the start.
         host.addresses.clear();
-        let mut config = speaker::Config::new(host.name.clone(), self.data_path, host.starts);
-        config.heartbeat_interval = self.heartbeat_interval;
+        let config = speaker::Config { node: host.name.clone(), incarnation: host.starts, ..self.template.clone() };
         host.speaker = Some(Speaker::new(config));
         host.version = 0;
         self.link.nodes[node].restart();
@@ -458,6 +455,7 @@ impl World {
         self.nodes[node].speaker = None;
         self.nodes[node].due = None;
         self.link.nodes[node].restart();
+        self.link.forgive_clients_of(node);
     }
 
     /// Asks the speaker of a node to stop.
@@ -546,7 +544,7 @@ impl World {
         if source != mac || sender != mac || interface.as_str() != INTERFACE {
             self.blame(format!("{} sent a frame that is not its own: {frame:?}", self.nodes[node].name));
         }
-        if self.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address) {
+        if self.template.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address) {
             self.blame(format!("{} spoke for {address} without having it on the host", self.nodes[node].name));
         }
         self.transmit(link::Port::Node(node), Packet::from(frame));

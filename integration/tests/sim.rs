@@ -15,13 +15,12 @@ use std::{
 
 use ferrogate_core::{
     model::{Family, advertisement::PreferredNodes, selector::LabelSelector},
-    speaker::DataPath,
+    speaker::{Config, DataPath},
 };
 use ferrogate_integration::sim::{World, chaos, facts};
 
 const DEFAULT_SEEDS: u64 = 10_000;
 const MS: Duration = Duration::from_millis(1);
-const INTERVAL: Duration = Duration::from_millis(50);
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
@@ -71,7 +70,8 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let mut world = World::new(1, DataPath::Proxy, INTERVAL, facts::cluster(3), 2);
+        let config = Config::new("any".into(), DataPath::Proxy, 0);
+        let mut world = World::new(1, config, facts::cluster(3), 2);
         let web = facts::service("web", 80, &[Family::V4, Family::V6], &[0, 1, 2]);
         world.change(|facts| drop(facts.services.insert(web.key.clone(), Arc::new(web))));
         world.run(Duration::from_secs(10)).unwrap();

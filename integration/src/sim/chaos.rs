@@ -11,7 +11,7 @@ use ferrogate_core::{
         service::{Service, TrafficPolicy},
     },
     snapshot::Snapshot,
-    speaker::DataPath,
+    speaker::{Announcements, Config, DataPath},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -68,7 +68,14 @@ impl Chaos {
         let clients = rng.random_range(1..=2);
         let data_path = if rng.random() { DataPath::Proxy } else { DataPath::KubeProxy };
         let interval = *[50, 100, 200].choose(&mut rng).unwrap_or(&50) * MS;
-        let world = World::new(rng.random(), data_path, interval, facts::cluster(nodes), clients);
+        // Long bursts would hide that somebody should have spoken up again.
+        let (quick, slow) = *[(1, 1), (0, 2), (5, 5)].choose(&mut rng).unwrap_or(&(5, 5));
+        let config = Config {
+            heartbeat_interval: interval,
+            announcements: Announcements { quick, slow, ..Announcements::default() },
+            ..Config::new("any".into(), data_path, 0)
+        };
+        let world = World::new(rng.random(), config, facts::cluster(nodes), clients);
         Self { rng, world, detection: interval * 3, services: 0, history: Vec::new() }
     }
 

@@ -143,6 +143,20 @@ impl Link {
         self.slowest = USUAL;
     }
 
+    /// A speaker that ends while the network is broken may be one the others have never heard of. Then nobody knows
+    /// that clients believe in it, and they find out by themselves.
+    pub(super) fn forgive_clients_of(&mut self, node: usize) {
+        if self.sides.is_empty() && self.mute.is_empty() && self.loss_per_mille == 0 {
+            return;
+        }
+        for client in &mut self.clients {
+            let mac = facts::node_mac(node);
+            client
+                .deprived
+                .extend(client.neighbours.iter().filter(|(_, entry)| **entry == mac).map(|(address, _)| *address));
+        }
+    }
+
     /// Whether nothing between two ports is broken for good.
     fn reaches(&self, from: Port, to: Port) -> bool {
         let is_up = |port| match port {

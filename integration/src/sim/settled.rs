@@ -66,7 +66,7 @@ impl World {
         for host in &self.nodes {
             let owned: BTreeSet<IpAddr> =
                 host.speaker.iter().flat_map(|speaker| speaker.owned().keys().copied()).collect();
-            let expected = if self.data_path == DataPath::Proxy { owned } else { BTreeSet::new() };
+            let expected = if self.template.data_path == DataPath::Proxy { owned } else { BTreeSet::new() };
             if host.addresses != expected {
                 return self.fault(format!("{} has {:?} on the host and owns {expected:?}", host.name, host.addresses));
             }
@@ -97,7 +97,7 @@ impl World {
         let Some(object) = self.truth.nodes.get(&host.name) else { return false };
         let port = &self.link.nodes[node];
         let is_up = host.speaker.is_some() && port.has_power && port.has_cable;
-        let carries = self.data_path == DataPath::KubeProxy || host.proxy_ready;
+        let carries = self.template.data_path == DataPath::KubeProxy || host.proxy_ready;
         let is_chosen =
             self.truth.l2_advertisements.values().any(|advertisement| advertisement.allows_node(&object.labels));
         let is_welcome = !object.labels.contains_key(EXCLUDE_LABEL) && !object.network_unavailable;
