@@ -68,6 +68,14 @@ pub enum DirectoryError {
         #[source]
         source: io::Error,
     },
+    /// One of the two folders holds the other, so that what is written would be read as a manifest.
+    #[error("the folders {} and {} must not lie in each other; give another one with --state", manifests.display(), state.display())]
+    Nested {
+        /// The manifest folder.
+        manifests: PathBuf,
+        /// The state folder.
+        state: PathBuf,
+    },
     /// Another process writes the same state.
     #[error("{writer} of the state folder {} is running already; stop it or give another folder with --state", path.display())]
     InUse {

@@ -194,6 +194,11 @@ impl Cluster {
         let DirectoryConfig { manifests, state, role, class } = config;
         let names = role.writers();
         let locks = locks(&state, &names)?;
+        if let (Ok(manifests), Ok(state)) = (manifests.canonicalize(), state.canonicalize())
+            && (manifests.starts_with(&state) || state.starts_with(&manifests))
+        {
+            return Err(DirectoryError::Nested { manifests, state });
+        }
         let lone_node = match &role {
             Role::Standalone(node) => Some(node.clone()),
             _ => None,

@@ -160,6 +160,21 @@ async fn a_manifest_folder_that_is_not_there_is_told_with_its_path() {
 }
 
 #[tokio::test]
+async fn a_state_folder_among_the_manifests_is_refused() {
+    let folders = Folders::new();
+    let config = DirectoryConfig {
+        manifests: folders.manifests(),
+        state: folders.manifests().join("state"),
+        role: Role::Controller,
+        class: ClassPolicy::default(),
+    };
+
+    let error = Cluster::directory(config, CancellationToken::new()).await.err().unwrap();
+
+    assert!(matches!(error, DirectoryError::Nested { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_changed_file_is_seen_and_a_removed_one_is_gone() {
     let folders = Folders::new();
     folders.put("web.yaml", &service("web"));
@@ -447,6 +462,20 @@ async fn m_069_an_address_is_read_back_after_a_restart() {
     let again = folders.open().await;
 
     assert_eq!(standing(&again.snapshots.borrow(), "web").observed, status);
+}
+
+#[tokio::test]
+async fn m_043_an_entry_of_the_status_is_an_address_and_nothing_else() {
+    let folders = Folders::new();
+    folders.put("web.yaml", &service("web"));
+    let mut cluster = folders.open().await;
+
+    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: assigned("192.0.2.7") }).await.unwrap();
+    cluster.closed().await;
+
+    let text = folders.read_state("services/default/web.yaml");
+    let object: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(object["status"]["loadBalancer"], serde_json::json!({ "ingress": [{ "ip": "192.0.2.7" }] }));
 }
 
 #[tokio::test]

@@ -227,6 +227,9 @@ impl Writer {
                 if before.as_deref() == Some(&text) {
                     Ok(false)
                 } else {
+                    // A folder that is new is only there for good when the one above it knows of it.
+                    let missing = path.ancestors().skip(1).take_while(|folder| !folder.exists());
+                    self.unsynced.extend(missing.filter_map(Path::parent).map(Path::to_owned));
                     replace(&path, &text, durable).map(|()| durable)
                 }
             }
