@@ -145,8 +145,8 @@ pub fn finish(definition: CustomResourceDefinition) -> CustomResourceDefinition 
     for version in json["spec"]["versions"].as_array_mut().into_iter().flatten() {
         let root = &mut version["schema"]["openAPIV3Schema"];
         tidy(root);
-        // Kinds that only report have nothing to wish for: let nobody be made to write `spec: {}`.
-        if root["properties"]["spec"].get("properties").is_none() {
+        // Where nothing has to be wished for, let nobody be made to write `spec: {}`.
+        if root["properties"]["spec"].get("required").is_none() {
             root["properties"]["spec"]["default"] = json!({});
             if let Some(required) = root["required"].as_array_mut() {
                 required.retain(|name| name != "spec");

@@ -116,7 +116,13 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
     Entry::Object(Reading { id, generation, fact: fact.filter(|_| !refused), problems })
 }
 
-fn read_kind(kind: Kind, value: Value, rules: &Rules, check: &mut Check) -> Option<Fact> {
+fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> Option<Fact> {
+    if matches!(kind, Kind::L2Advertisement | Kind::BgpAdvertisement | Kind::BfdProfile | Kind::Community)
+        && let Some(object) = value.as_object_mut()
+    {
+        // As the schema's default: whoever wishes for nothing in particular need not say so.
+        object.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
     match kind {
         Kind::Service => service::read(decode(value, rules, check)?, rules, check),
         Kind::EndpointSlice => endpoints::read(decode(value, rules, check)?, check),

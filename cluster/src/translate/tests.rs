@@ -558,6 +558,14 @@ fn l_029_a_backend_of_type_external_name_is_refused_and_has_no_endpoints() {
 }
 
 #[test]
+fn an_l2_advertisement_without_a_spec_covers_every_pool() {
+    let snapshot = snapshot("apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: all}\n");
+
+    assert_eq!(problems(&snapshot), Vec::<String>::new());
+    assert_eq!(snapshot.l2_advertisements.values().next().unwrap().pools, PoolChoice::default());
+}
+
+#[test]
 fn a_slice_without_its_service_is_reported_in_a_folder_only() {
     let text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: \
                 {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [192.0.2.1]}]\n";
