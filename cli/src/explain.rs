@@ -2,14 +2,14 @@
 //!
 //! It decides nothing: it asks the functions in `core` that decided, on the same facts, and prints their answers.
 
-use std::{collections::BTreeSet, fmt::Write as _, process::ExitCode, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr, process::ExitCode, sync::Arc};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use ferrogate_core::{
     controller::{self, Verdict},
     model::{NodeName, ServiceKey},
-    proxy::explain::{Carried, Hop, Part, chain},
+    proxy::explain::{Hop, Part, chain},
     snapshot::Snapshot,
     speaker::{
         DataPath,
@@ -123,6 +123,7 @@ struct Link {
     port: u16,
     protocol: String,
     node_port: Option<u16>,
+    cluster_ips: Vec<String>,
     carried: String,
     endpoints: Vec<Endpoint>,
 }
@@ -139,6 +140,11 @@ fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, data_path: DataPath) -> O
     let service = snapshot.services.get(key)?;
     let reported = owners(snapshot, key);
     let hops = chain(snapshot, key, reported.first()).unwrap_or_default();
+    let via = match (data_path, reported.first()) {
+        (DataPath::Proxy, Some(owner)) => Via::Proxy(Some(owner)),
+        (DataPath::Proxy, None) => Via::Proxy(None),
+        (DataPath::KubeProxy, _) => Via::KubeProxy(&service.cluster_ips),
+    };
     let address = Address {
         assigned: !service.observed.addresses.is_empty(),
         addresses: service.observed.addresses.iter().map(ToString::to_string).collect(),
@@ -149,7 +155,7 @@ fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, data_path: DataPath) -> O
         service: key.to_string(),
         address,
         owner: owner(snapshot, key, data_path, &reported),
-        hops: hops.iter().map(link).collect(),
+        hops: hops.iter().map(|hop| link(hop, &via)).collect(),
     })
 }
 
@@ -220,11 +226,25 @@ fn out(node: Option<&NodeName>, silence: &Silence) -> Out {
     Out { node: node.map(ToString::to_string), reason: silence.reason(), message: silence.to_string() }
 }
 
-fn link(hop: &Hop) -> Link {
-    let carried = match &hop.carried {
-        None => "not reachable from outside yet: no address".to_owned(),
-        Some(Ok(carried @ (Carried::Http | Carried::Forwarded))) => carried.to_string(),
-        Some(Err(why)) => format!("not served: {why}"),
+/// What stands between an address and the endpoints.
+enum Via<'a> {
+    /// The built-in proxy of the node that owns the address.
+    Proxy(Option<&'a NodeName>),
+    /// kube-proxy, or what stands for it, which also serves the Service's cluster IPs.
+    KubeProxy(&'a [IpAddr]),
+}
+
+fn link(hop: &Hop, via: &Via<'_>) -> Link {
+    let cluster_ips = match via {
+        Via::Proxy(_) => Vec::new(),
+        Via::KubeProxy(addresses) => addresses.iter().map(ToString::to_string).collect(),
+    };
+    let carried = match (via, &hop.carried) {
+        (_, None) => "not reachable from outside yet: no address".to_owned(),
+        (Via::KubeProxy(_), Some(_)) => "kube-proxy passes it on to the endpoints".to_owned(),
+        (Via::Proxy(Some(node)), Some(Ok(carried))) => format!("the proxy of {node}: {carried}"),
+        (Via::Proxy(None), Some(Ok(carried))) => format!("the proxy: {carried}"),
+        (Via::Proxy(_), Some(Err(why))) => format!("not served: {why}"),
     };
     let endpoint = |endpoint: &ferrogate_core::proxy::explain::EndpointHop| Endpoint {
         address: match &endpoint.part {
@@ -240,6 +260,7 @@ fn link(hop: &Hop) -> Link {
         port: hop.port.get(),
         protocol: hop.protocol.to_string(),
         node_port: hop.node_port.map(|port| port.get()),
+        cluster_ips,
         carried,
         endpoints: hop.endpoints.iter().map(endpoint).collect(),
     }
@@ -263,7 +284,12 @@ fn text(explanation: &Explanation) -> String {
     for hop in &explanation.hops {
         let address = hop.address.as_deref().unwrap_or("no address");
         let node_port = hop.node_port.map(|port| format!(", node port {port}")).unwrap_or_default();
-        lines.push(format!("└─ {address} port {}/{}{node_port}: {}", hop.port, hop.protocol, hop.carried));
+        let cluster_ips = match hop.cluster_ips.as_slice() {
+            [] => String::new(),
+            addresses => format!(", cluster IP {}", addresses.join(" ")),
+        };
+        let (port, protocol, carried) = (hop.port, &hop.protocol, &hop.carried);
+        lines.push(format!("└─ {address} port {port}/{protocol}{node_port}{cluster_ips} → {carried}"));
         for Endpoint { address, node, message, .. } in &hop.endpoints {
             let node = node.as_deref().map(|node| format!(" on {node}")).unwrap_or_default();
             lines.push(format!("     └─ {address}{node}: {message}"));
@@ -271,4 +297,65 @@ fn text(explanation: &Explanation) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of manifests with one node, a pool, an advertisement and the Service `default/web`.
+    async fn explained(service: &str) -> Explanation {
+        let folder = tempfile::tempdir().unwrap();
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests).unwrap();
+        let around = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\n---\n\
+            apiVersion: ferrogate.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: main}\n\
+            spec: {addresses: [192.0.2.0/28]}\n---\n\
+            apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: main}\n---\n";
+        std::fs::write(manifests.join("all.yaml"), format!("{around}{service}")).unwrap();
+        let source = SourceArgs {
+            manifests: Some(manifests),
+            state: Some(folder.path().join("state")),
+            namespace: "ferrogate-system".to_owned(),
+            load_balancer_class: "ferrogate.io/lb".to_owned(),
+            serve_classless: true,
+        };
+        let key = ServiceKey::new("default", "web");
+        let snapshot = facts(&source, &key).await.unwrap();
+        explain(&snapshot, &key, DataPath::Proxy).unwrap()
+    }
+
+    fn service(metadata: &str, status: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web{metadata}}}\n\
+             spec: {{type: LoadBalancer, ports: [{{port: 80}}]}}\n{status}---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
+             ports: [{{port: 8080}}]\nendpoints: [{{addresses: [203.0.113.5]}}]\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn the_chain_reaches_from_the_address_to_the_endpoints() {
+        let status = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n";
+
+        let text = text(&explained(&service("", status)).await);
+
+        assert!(text.contains("address    192.0.2.1  (Assigned"), "{text}");
+        assert!(text.contains("1. node-1"), "{text}");
+        assert!(text.contains("192.0.2.1 port 80/TCP → the proxy: passed on to the endpoints"), "{text}");
+        assert!(text.contains("203.0.113.5:8080: takes traffic"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_what_to_do() {
+        let metadata = ", annotations: {ferrogate.io/loadBalancerIPs: 198.51.100.7}";
+
+        let explanation = explained(&service(metadata, "")).await;
+
+        assert!(!explanation.address.assigned);
+        assert_eq!(explanation.address.reason, "OutsidePools");
+        assert!(explanation.address.message.contains("198.51.100.7"), "{}", explanation.address.message);
+        assert_eq!(explanation.owner.out[0].reason, "NoAddress");
+    }
 }
