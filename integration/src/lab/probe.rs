@@ -216,12 +216,12 @@ impl Stream {
         let broken = self.connections.iter().filter(|stream| say(stream, "still there").is_err()).count();
         let (datagrams, requests) = (lock(&self.datagrams), lock(&self.requests));
         Losses {
-            longest_gap_ms: longest_gap(&datagrams).as_secs_f64() * 1e3,
+            longest_gap_ms: milliseconds(longest_gap(&datagrams)),
             lost: datagrams.iter().filter(|question| question.answered.is_none()).count(),
             sent: datagrams.len(),
             http_failed: requests.iter().filter(|question| question.answered.is_none()).count(),
             http_sent: requests.len(),
-            http_longest_gap_ms: longest_gap(&requests).as_secs_f64() * 1e3,
+            http_longest_gap_ms: milliseconds(longest_gap(&requests)),
             tcp_broken: broken,
             tcp_open: self.connections.len(),
         }
@@ -240,6 +240,11 @@ fn longest_gap(log: &[Question]) -> Duration {
         log.first().map(|first| first.asked).into_iter().chain(answered).chain(log.last().map(|last| last.asked));
     let moments: Vec<_> = ends.collect();
     moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default()
+}
+
+/// To a tenth of a millisecond; beyond that it is noise.
+pub fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
 }
 
 /// Keeps a rhythm: a beat that was missed is not made up for.

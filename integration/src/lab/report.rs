@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::lab::probe::Losses;
+use crate::lab::probe::{Losses, milliseconds};
 
 /// One thing that was to be shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,7 +62,7 @@ impl Report {
     pub fn add<E: Display>(&mut self, name: &str, took: Duration, seen: Result<String, E>) -> bool {
         let ok = seen.is_ok();
         let detail = seen.unwrap_or_else(|error| format!("{error:#}"));
-        let check = Check { name: name.to_owned(), ok, ms: (took.as_secs_f64() * 1e4).round() / 10.0, detail };
+        let check = Check { name: name.to_owned(), ok, ms: milliseconds(took), detail };
         if io::stdout().is_terminal() {
             print!("\r\x1b[K");
         }
