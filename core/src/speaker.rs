@@ -24,7 +24,7 @@ use crate::{
     model::{InterfaceName, NodeName, ObjectRef, Prefix, ServiceKey},
     snapshot::Snapshot,
     speaker::{
-        announce::{Announcement, Ground, Policy, Sharing, Silence, Standings},
+        announce::{Announcement, Ground, Lead, Policy, Sharing, Silence, Standings},
         layer2::Layer2,
         membership::{Heard, Membership, Own},
     },
@@ -387,10 +387,16 @@ enum Phase {
 /// What the last review said about a Service.
 #[derive(Debug)]
 struct Outcome {
-    owner: Option<NodeName>,
+    lead: Option<Lead>,
     result: Result<Announcement, Silence>,
     /// Nobody can announce it for want of an interface, and this node is the one to say so.
     complains: bool,
+}
+
+impl Outcome {
+    fn owner(&self) -> Option<&NodeName> {
+        self.lead.as_ref().map(|lead| &lead.rank.node)
+    }
 }
 
 /// An address that was left. Clients may still send to this node, and only its owner can tell them otherwise.
@@ -622,7 +628,15 @@ impl Speaker {
         let mut ground = self.ground.take();
         if is_first || doubt.ground {
             let fresh = Ground::new(&snapshot, self.config.policy(), &self.standings());
-            doubt.everything |= ground.as_ref() != Some(&fresh);
+            match ground.as_ref().and_then(|ground| fresh.differing_nodes(ground)) {
+                // What has changed about others matters only where they own or could.
+                Some(others) if !others.contains(&self.config.node) => {
+                    let upset = |outcome: &Outcome| others.iter().any(|node| fresh.upsets(node, outcome.lead.as_ref()));
+                    let upset = self.outcomes.iter().filter(|(_, outcome)| upset(outcome));
+                    doubt.services.extend(upset.map(|(service, _)| service.clone()));
+                }
+                _ => doubt.everything = true,
+            }
             ground = Some(fresh);
         }
         let Some(ground) = ground else { return };
@@ -639,12 +653,12 @@ impl Speaker {
             let set = self.sharing.set_of(&snapshot, &service);
             let contest = ground.contest(set.iter().filter_map(|key| snapshot.services.get(key)));
             let verdict = contest.verdict(&self.config.node, &self.own.links);
-            let complains = verdict.owner.is_none() && contest.lacks_only_an_interface(&self.config.node);
+            let complains = verdict.lead.is_none() && contest.lacks_only_an_interface(&self.config.node);
             for (service, result) in verdict.outcomes {
                 open.remove(&service);
                 addresses.extend(snapshot.services.get(&service).into_iter().flat_map(|own| announce::addresses(own)));
                 let complains = complains && matches!(result, Err(Silence::NoUsableInterface { .. }));
-                self.note(service, Some(Outcome { owner: verdict.owner.clone(), result, complains }), actions);
+                self.note(service, Some(Outcome { lead: verdict.lead.clone(), result, complains }), actions);
             }
         }
         self.ground = Some(ground);
@@ -712,7 +726,7 @@ impl Speaker {
         }
         let is_gone = outcomes.is_empty();
         let owner =
-            outcomes.iter().find_map(|outcome| outcome.owner.clone()).filter(|owner| *owner != self.config.node);
+            outcomes.iter().find_map(|outcome| outcome.owner()).filter(|owner| **owner != self.config.node).cloned();
         // Only a node that still carries traffic well may go on answering until the next owner is heard on the link.
         let serves_on = owner.is_some()
             && outcomes.iter().any(|outcome| {

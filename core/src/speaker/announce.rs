@@ -229,11 +229,12 @@ pub fn ranking(
     let services = sharing.set_of(snapshot, service);
     let contest = ground.contest(services.iter().filter_map(|key| snapshot.services.get(key)));
     let elected_by = contest.elected_by().ok_or(Silence::NoAddress)?;
+    let text = elected_by.to_string();
     let mut candidates = Vec::new();
     let mut out = BTreeMap::new();
     for node in ground.nodes.keys() {
         match contest.claim(node) {
-            Ok(claim) => candidates.push(claim.rank(node, elected_by)),
+            Ok(claim) => candidates.push(claim.rank(node, &text)),
             Err(silence) => {
                 out.insert(node.clone(), silence);
             }
@@ -317,6 +318,8 @@ pub(crate) struct Ground {
 struct Reach {
     advertisement: Arc<L2Advertisement>,
     nodes: BTreeMap<NodeName, u32>,
+    /// The highest preference among them.
+    highest: u32,
 }
 
 /// What concerns a node whatever the Service.
@@ -333,18 +336,17 @@ impl Ground {
             .pools
             .values()
             .flat_map(|pool| pool.ranges.iter().map(|range| (range.first(), (range.last(), pool.name.clone()))));
-        let reach = |advertisement: &Arc<L2Advertisement>| Reach {
-            advertisement: advertisement.clone(),
-            nodes: snapshot
-                .nodes
-                .values()
-                .filter(|node| advertisement.allows_node(&node.labels))
+        let reach = |advertisement: &Arc<L2Advertisement>| {
+            let allowed = snapshot.nodes.values().filter(|node| advertisement.allows_node(&node.labels));
+            let nodes: BTreeMap<NodeName, u32> = allowed
                 .map(|node| {
                     let preferred = advertisement.preferred_nodes.iter();
                     let weights = preferred.filter(|preferred| preferred.preference.matches(&node.labels));
                     (node.name.clone(), weights.map(|preferred| u32::from(preferred.weight.get())).sum())
                 })
-                .collect(),
+                .collect();
+            let highest = nodes.values().copied().max().unwrap_or_default();
+            Reach { advertisement: advertisement.clone(), nodes, highest }
         };
         let reaches: Vec<Reach> = snapshot.l2_advertisements.values().map(reach).collect();
         let reaches = snapshot.pools.values().map(|pool| {
@@ -378,6 +380,31 @@ impl Ground {
             reaches: reaches.collect(),
             nodes: nodes.collect(),
         }
+    }
+
+    /// The nodes in which two grounds differ, if they differ in nothing else.
+    pub(crate) fn differing_nodes<'a>(&'a self, other: &Self) -> Option<BTreeSet<&'a NodeName>> {
+        let is_alike = self.data_path == other.data_path
+            && self.ranges == other.ranges
+            && self.reaches == other.reaches
+            && self.nodes.len() == other.nodes.len();
+        let mut differing = BTreeSet::new();
+        for (name, footing) in &self.nodes {
+            if other.nodes.get(name)? != footing {
+                differing.insert(name);
+            }
+        }
+        is_alike.then_some(differing)
+    }
+
+    /// Whether an election has to be held again now that this node is another than it was.
+    pub(crate) fn upsets(&self, node: &NodeName, lead: Option<&Lead>) -> bool {
+        let Some(lead) = lead else { return true };
+        if lead.rank.node == *node {
+            return true;
+        }
+        let is_out = self.nodes.get(node).is_none_or(|footing| footing.silence.is_some());
+        !is_out && (!lead.is_best_possible || elect::hash_text(node, &lead.elected_by) < lead.rank.hash)
     }
 
     fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
@@ -443,11 +470,11 @@ struct Claim {
 }
 
 impl Claim {
-    fn rank(self, node: &NodeName, elected_by: IpAddr) -> Rank {
+    fn rank(self, node: &NodeName, elected_by: &str) -> Rank {
         Rank {
             serves: Reverse(self.serves),
             preference: Reverse(self.preference),
-            hash: elect::hash(node, elected_by),
+            hash: elect::hash_text(node, elected_by),
             node: node.clone(),
         }
     }
@@ -485,9 +512,8 @@ impl Offer<'_> {
             None => self.addresses.len(),
             Some(links) => {
                 let allowed = self.allowed_on(node);
-                let carried =
-                    self.addresses.iter().filter(|&&address| carriers(links, &allowed, address).next().is_some());
-                match carried.count() {
+                let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
+                match self.addresses.iter().filter(is_carried).count() {
                     0 => return Err(Silence::NoUsableInterface { allowed }),
                     carried => carried,
                 }
@@ -516,9 +542,19 @@ pub(crate) struct Contest<'a> {
     offers: Vec<(&'a ServiceKey, Result<Offer<'a>, Silence>)>,
 }
 
+/// The one in front of a contest, who owns the set.
+#[derive(Clone, Debug)]
+pub(crate) struct Lead {
+    pub(crate) rank: Rank,
+    /// The address that the hash is taken of, as text.
+    elected_by: Arc<str>,
+    /// Only a smaller hash could beat it: nobody can serve more, or be preferred more.
+    is_best_possible: bool,
+}
+
 /// How a contest ended, as one node sees it.
 pub(crate) struct Verdict {
-    pub(crate) owner: Option<NodeName>,
+    pub(crate) lead: Option<Lead>,
     pub(crate) outcomes: Vec<(ServiceKey, Result<Announcement, Silence>)>,
 }
 
@@ -549,24 +585,29 @@ impl Contest<'_> {
         if total.serves > 0 { Ok(total) } else { Err(silence.unwrap_or(Silence::NoAddress)) }
     }
 
-    fn owner(&self) -> Option<NodeName> {
-        let elected_by = self.elected_by()?;
+    fn lead(&self) -> Option<Lead> {
+        let elected_by: Arc<str> = self.elected_by()?.to_string().into();
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
         let most = claims.iter().map(|(_, claim)| (claim.serves, claim.preference)).max()?;
         // Hashing is what costs here, so only those who tie are hashed.
         let best = claims.iter().filter(|(_, claim)| (claim.serves, claim.preference) == most);
-        best.map(|(node, claim)| claim.rank(node, elected_by)).min().map(|rank| rank.node)
+        let rank = best.map(|(node, claim)| claim.rank(node, &elected_by)).min()?;
+        let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
+        let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
+        let is_best_possible = most == (everything, highest);
+        Some(Lead { rank, elected_by, is_best_possible })
     }
 
     /// Who owns the set, and what that means for each Service on this node, whose interfaces are `links`.
     pub(crate) fn verdict(&self, node: &NodeName, links: &Links) -> Verdict {
-        let owner = self.owner();
+        let lead = self.lead();
+        let owner = lead.as_ref().map(|lead| &lead.rank.node);
         let outcome = |offer: &Result<Offer<'_>, Silence>| {
             let offer = offer.as_ref().map_err(Silence::clone)?;
             let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
             offer.claim(node, footing)?;
-            if let Some(owner) = owner.as_ref().filter(|owner| *owner != node) {
+            if let Some(owner) = owner.filter(|owner| *owner != node) {
                 return Err(Silence::NotElected { owner: owner.clone() });
             }
             let allowed = offer.allowed_on(node);
@@ -576,7 +617,7 @@ impl Contest<'_> {
             Ok(Announcement { pool: offer.pool.clone(), addresses, allowed })
         };
         let outcomes = self.offers.iter().map(|(key, offer)| ((*key).clone(), outcome(offer))).collect();
-        Verdict { owner, outcomes }
+        Verdict { lead, outcomes }
     }
 
     /// Whether this node would own the set if only it had an interface: it is the one to complain.

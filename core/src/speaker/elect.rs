@@ -28,7 +28,12 @@ pub struct Rank {
 /// SHA-256 of `<node>#<address>`, the address in its canonical text. The same rule as MetalLB's, so that taking over
 /// from it moves nothing.
 pub fn hash(node: &NodeName, address: IpAddr) -> [u8; 32] {
-    Sha256::digest(format!("{node}#{address}")).into()
+    hash_text(node, &address.to_string())
+}
+
+/// [`hash`] for an address that is text already: many nodes are hashed for one address.
+pub(super) fn hash_text(node: &NodeName, address: &str) -> [u8; 32] {
+    Sha256::new().chain_update(node.as_str()).chain_update("#").chain_update(address).finalize().into()
 }
 
 #[cfg(test)]

@@ -287,6 +287,31 @@ fn the_next_owner_is_told_at_once_that_an_address_was_left_to_it() {
     assert_eq!(yielded[..2], [(0, 1), (1, 0)]);
 }
 
+/// Else clients that still send here would never learn whom to send to: the owner told first does not announce it.
+#[test]
+fn whoever_owns_an_address_later_is_told_too_that_it_was_left() {
+    let mut stand = settled(DataPath::KubeProxy);
+    let prefer = |name: &str| {
+        let mut facts = facts(3);
+        let preferred = PreferredNodes { weight: NonZeroU8::MIN, preference: named(name) };
+        set_advertisement(&mut facts, L2Advertisement { preferred_nodes: vec![preferred], ..advertisement() });
+        facts
+    };
+    let yielded =
+        |actions: &[Action]| -> Vec<u32> { heartbeats(actions).iter().map(|heartbeat| heartbeat.yielded).collect() };
+
+    stand.pass(MS * 20);
+    let to_k2 = stand.snapshot(&prefer("k2"));
+    stand.pass(MS * 20);
+    let to_k3 = stand.snapshot(&prefer("k3"));
+    stand.pass(MS * 20);
+    let again = stand.snapshot(&prefer("k3"));
+
+    assert_eq!(yielded(&to_k2), [1, 0]);
+    assert_eq!(yielded(&to_k3), [1, 1]);
+    assert_eq!(yielded(&again), Vec::<u32>::new());
+}
+
 #[test]
 fn n_111_an_owner_announces_again_when_another_has_left_addresses_to_it() {
     let mut stand = settled(DataPath::KubeProxy);
@@ -382,6 +407,49 @@ proptest! {
             stand.hear(3);
             stand.pass(INTERVAL - MS / 10);
             prop_assert!(!stand.owns(SECOND));
+        }
+    }
+
+    /// Only what a change can touch is decided again; that must not show.
+    #[test]
+    fn whatever_is_heard_owners_are_those_of_a_fresh_look(
+        is_preferring in any::<bool>(),
+        changes in prop::collection::vec((2_u8..5, any::<[bool; 5]>(), 0_u64..120), 1..30),
+    ) {
+        let services = (0..12).map(|number| {
+            let name = format!("s{number}");
+            let address = format!("192.0.2.{}", number / 2 * 2 + number % 3 % 2);
+            match number % 3 {
+                0 => local(&name, &[&address], &["k1", "k3"]),
+                1 => service(&name, &[&address]),
+                _ => service(&name, &[&address, &format!("2001:db8::{number}")]),
+            }
+        });
+        let mut facts = snapshot(4, services);
+        if is_preferring {
+            let preferred = PreferredNodes { weight: NonZeroU8::MIN, preference: named("k3") };
+            set_advertisement(&mut facts, L2Advertisement { preferred_nodes: vec![preferred], ..advertisement() });
+        }
+        let mut stand = Stand::started(DataPath::Proxy, facts.clone());
+        for (node, [proxy_ready, leaving, ipv4, ipv6, own], pause) in changes {
+            let links = vec![Link { name: "eth1".to_owned(), ipv4, ipv6 }];
+            let heartbeat = Heartbeat { proxy_ready, leaving: leaving && ipv4, links, ..stand.heartbeat(node) };
+            stand.receive(node, heartbeat);
+            if pause % 4 == 0 {
+                stand.step(Event::ProxyReady(own));
+            }
+            stand.pass(MS * u32::try_from(pause).unwrap());
+
+            let standings = stand.speaker.standings();
+            for (service, outcome) in stand.speaker.outcomes() {
+                let expected = announce::ranking(&facts, PROXY, &standings, service);
+                let expected = expected.ok().and_then(|ranking| Some(ranking.candidates.first()?.node.clone()));
+                match outcome {
+                    Ok(_) => prop_assert_eq!(expected, Some("k1".into())),
+                    Err(Silence::NotElected { owner }) => prop_assert_eq!(expected.as_ref(), Some(owner)),
+                    Err(_) => {}
+                }
+            }
         }
     }
 
