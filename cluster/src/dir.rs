@@ -152,7 +152,8 @@ impl Directory {
         let now = Instant::now();
         // State first: no snapshot may show a Service without the address it has.
         self.look_at_state(now, &mut watches);
-        if let Err(source) = self.manifests.due(now, &mut watches).map(|files| self.read_manifests(files)) {
+        let found = self.manifests.due(now, &mut watches);
+        if let Err(source) = found.map(|files| self.read_manifests(files.unwrap_or_default())) {
             let _ = ready.send(Err(DirectoryError::Manifests { path: self.manifests.root().to_owned(), source }));
             return;
         }
@@ -206,7 +207,8 @@ impl Directory {
 
     fn look_at_manifests(&mut self, now: Instant, watches: &mut inotify::Watches) {
         match self.manifests.due(now, watches) {
-            Ok(files) => {
+            Ok(None) => {}
+            Ok(Some(files)) => {
                 self.say_folder("", self.manifests.root().to_owned(), self.manifests.trouble.clone());
                 self.read_manifests(files);
             }
@@ -221,7 +223,8 @@ impl Directory {
     fn look_at_state(&mut self, now: Instant, watches: &mut inotify::Watches) {
         const SOURCE: &str = "state:";
         match self.state.due(now, watches) {
-            Ok(files) => {
+            Ok(None) => {}
+            Ok(Some(files)) => {
                 self.say_folder(SOURCE, self.state.root().to_owned(), self.state.trouble.clone());
                 for file in files {
                     self.read_state(&file);

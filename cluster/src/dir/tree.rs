@@ -129,26 +129,24 @@ impl Tree {
         self.rescan_at = Some(self.rescan_at.map_or(at, |before| before.min(at)));
     }
 
-    /// The files that must be read again at `now`, first to last; those that are gone are among them.
-    pub fn due(&mut self, now: Instant, watches: &mut Watches) -> Result<BTreeSet<String>, io::Error> {
+    /// The files that must be read again at `now`, first to last; those that are gone are among them. `None` when it
+    /// is not time to look. After an error nothing is due: whoever asks says when to look again.
+    pub fn due(&mut self, now: Instant, watches: &mut Watches) -> Result<Option<BTreeSet<String>>, io::Error> {
         if self.deadline().is_none_or(|at| at > now) {
-            return Ok(BTreeSet::new());
+            return Ok(None);
         }
         let changed = self.look(now, watches);
         if changed.is_err() {
             // Nothing counts as gone while the folder itself is: a look at all of it follows when it is back.
             self.due.clear();
         }
-        changed
+        changed.map(Some)
     }
 
     fn look(&mut self, now: Instant, watches: &mut Watches) -> Result<BTreeSet<String>, io::Error> {
+        let rescan = self.rescan_at.take_if(|at| *at <= now).is_some();
         fs::metadata(&self.root)?;
-        let mut changed = BTreeSet::new();
-        if self.rescan_at.is_some_and(|at| at <= now) {
-            self.rescan_at = None;
-            changed = self.rescan(now, watches)?;
-        }
+        let mut changed = if rescan { self.rescan(now, watches)? } else { BTreeSet::new() };
         let ready = self.due.iter().filter(|(_, due)| due.at <= now).map(|(file, due)| (file.clone(), due.waited));
         for (file, waited) in ready.collect::<Vec<_>>() {
             self.due.remove(&file);
@@ -287,4 +285,26 @@ fn is_manifest_name(name: &str) -> bool {
 
 fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use inotify::Inotify;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_away_is_looked_for_when_told_and_no_sooner() {
+        let watches = &mut Inotify::init().unwrap().watches();
+        let mut tree = Tree::new(PathBuf::from("/nonexistent/manifests"), GRACE);
+        let now = Instant::now();
+        let later = now + Duration::from_millis(250);
+
+        assert!(tree.due(now, watches).is_err());
+        tree.rescan_by(later);
+
+        assert_eq!(tree.deadline(), Some(later));
+        assert!(matches!(tree.due(now, watches), Ok(None)), "nobody may take this for a folder that is there");
+        assert!(tree.due(later, watches).is_err());
+    }
 }
