@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
@@ -445,6 +445,10 @@ fn remembered<T>(
 /// The text of a file; `None` when there is none.
 fn read_text(path: &Path) -> Result<Option<String>, Fault> {
     let unreadable = |detail: String| Fault::Unreadable { detail };
+    // Opening a pipe would wait for somebody to write into it.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(unreadable("it is not a regular file; put one in its place".to_owned()));
+    }
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -417,6 +417,22 @@ async fn a_file_that_is_too_large_is_told_and_nothing_else_is_lost() {
 }
 
 #[tokio::test]
+async fn a_pipe_among_the_manifests_holds_nothing_up() {
+    let folders = Folders::new();
+    let mut cluster = folders.open().await;
+    let pipe = folders.manifests().join("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+
+    let snapshot = until(&mut cluster, |snapshot| !snapshot.problems.is_empty()).await;
+    folders.put("web.yaml", &service("web"));
+
+    assert!(shown(&snapshot)[0].starts_with("pipe.yaml: cannot be read: it is not a regular file"));
+    until(&mut cluster, |snapshot| !snapshot.services.is_empty()).await;
+    fs::remove_file(pipe).unwrap();
+    until(&mut cluster, |snapshot| snapshot.problems.is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_file_that_may_not_be_read_is_reported_and_stays_as_it_was() {
     let folders = Folders::new();
     folders.put("web.yaml", &service("web"));
