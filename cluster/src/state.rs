@@ -138,7 +138,9 @@ impl Membership {
 pub fn read_service(text: &str) -> Result<ServiceStatus, Fault> {
     let object: Service = only(text)?;
     let Some(status) = &object.status else { return Err(says_nothing("status")) };
-    let ingress = status.load_balancer.as_ref().and_then(|balancer| balancer.ingress.as_ref());
+    // It is always written and comes last, so that a file that was cut short does not have it.
+    let Some(balancer) = &status.load_balancer else { return Err(says_nothing("status.loadBalancer")) };
+    let ingress = balancer.ingress.as_ref();
     // An address nobody can read must not be taken for none: the Service would be given another.
     let ips = ingress.into_iter().flatten().map(|one| one.ip.as_deref());
     check_addresses(ips, "status.loadBalancer.ingress")?;
@@ -158,7 +160,9 @@ pub fn read_pool(text: &str) -> Result<PoolStatus, Fault> {
 pub fn read_ingress(text: &str) -> Result<Vec<IpAddr>, Fault> {
     let object: Ingress = only(text)?;
     let Some(status) = &object.status else { return Err(says_nothing("status")) };
-    let ingress = status.load_balancer.as_ref().and_then(|balancer| balancer.ingress.as_ref());
+    // It is always written and comes last, so that a file that was cut short does not have it.
+    let Some(balancer) = &status.load_balancer else { return Err(says_nothing("status.loadBalancer")) };
+    let ingress = balancer.ingress.as_ref();
     let ips = ingress.into_iter().flatten().map(|one| one.ip.as_deref());
     check_addresses(ips, "status.loadBalancer.ingress")?;
     Ok(ingress::observed(&object))

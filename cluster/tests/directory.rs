@@ -570,6 +570,7 @@ async fn a_damaged_state_file_gives_its_service_no_other_address() {
         "",
         "apiVersion: v1\nkind: Serv",
         "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nstatus:\n  conditions: []\n",
         &state_of("web", "192.0.2.300"),
     ] {
         folders.put_state("services/default/web.yaml", damaged);
