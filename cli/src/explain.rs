@@ -200,10 +200,14 @@ fn owner(snapshot: &Snapshot, key: &ServiceKey, data_path: DataPath, reported: &
         (Some(first), None) => {
             format!("{first} should announce it, but no speaker says so: is the speaker running, and its proxy ready?")
         }
-        (Some(first), Some(_)) => format!(
-            "{} announces it; by the hash of node and address {first} comes first, \
-             so its speaker, its proxy or its interface is not ready",
+        (Some(_), Some(_)) if reported.len() > 1 => format!(
+            "{} say that they announce it: they have lost sight of each other, \
+             or one of them is down and its last report stands",
             names.join(" and ")
+        ),
+        (Some(first), Some(owner)) => format!(
+            "{owner} announces it; by the hash of node and address {first} comes first, \
+             so its speaker, its proxy or its interface is not ready"
         ),
     };
     let candidate = |rank: &ferrogate_core::speaker::elect::Rank| Candidate {
