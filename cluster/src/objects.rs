@@ -58,9 +58,6 @@ pub enum Kind {
 /// The API group and version of our own kinds.
 pub const OUR_API: &str = "ferrogate.io/v1beta1";
 
-/// The API group of the Gateway API.
-pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-
 impl Kind {
     /// Every kind but those of the Gateway API.
     pub const ALL: [Self; 13] = [

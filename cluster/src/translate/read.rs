@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    objects::{Fact, GATEWAY_GROUP, Id, Kind, OUR_API, Reading},
+    objects::{Fact, Id, Kind, OUR_API, Reading},
     translate::{advertisement, endpoints, ingress, ingress_class, node, pool, service},
 };
 
@@ -413,9 +413,4 @@ pub fn selectors(from: Vec<meta::LabelSelector>, field: &str, check: &mut Check)
         selectors.push(one);
     }
     selectors
-}
-
-/// Whether a Gateway API group is meant; its kinds are known by name only.
-pub fn is_gateway_group(api_version: &str) -> bool {
-    api_version.split('/').next() == Some(GATEWAY_GROUP)
 }
