@@ -380,6 +380,32 @@ async fn a_leader_that_cannot_renew_steps_down_and_takes_over_again_when_it_can(
 }
 
 #[tokio::test]
+async fn what_a_leader_could_not_say_in_time_is_not_said_later() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    fake.put(SERVICES, service("db"));
+    let before = fake.get(SERVICES, "default", "web").unwrap()["status"].clone();
+    let mut cluster = open_controller(&fake).await;
+    until_leads(&mut cluster, true).await;
+    let write = |name: &str| Write::ServiceStatus { service: key(name), status: ServiceStatus::default() };
+
+    fake.set_mood(Mood::Hung);
+    cluster.writes.send(write("web")).await.unwrap();
+    fake.seen(|seen| seen.path.ends_with("/services/web/status")).await;
+    until_leads(&mut cluster, false).await;
+    let mut lease = fake.get(LEASES, NAMESPACE, "ferrogate-controller").unwrap();
+    lease["spec"]["holderIdentity"] = json!("other");
+    fake.put(LEASES, lease);
+    fake.set_mood(Mood::Well);
+    // The other's Lease has to expire first, which is far longer than the pause before another attempt.
+    until_leads(&mut cluster, true).await;
+
+    cluster.writes.send(write("db")).await.unwrap();
+    fake.seen(|seen| seen.path.ends_with("/services/db/status")).await;
+    assert_eq!(fake.get(SERVICES, "default", "web").unwrap()["status"], before);
+}
+
+#[tokio::test]
 async fn a_leader_whose_lease_another_has_taken_steps_down() {
     let fake = Fake::start().await;
     let mut cluster = open_controller(&fake).await;

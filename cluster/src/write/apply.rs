@@ -142,6 +142,9 @@ impl Applier {
                     if !*leads.borrow_and_update() {
                         self.jobs.clear();
                         self.later.clear();
+                        // One that ran on and failed would be tried again, over what the next leader says.
+                        running.clear();
+                        self.busy.clear();
                     }
                 }
                 Some(write) = writes.recv(), if give_up.is_none() => self.ask(write),
