@@ -215,7 +215,9 @@ impl Applier {
             tracing::debug!(?work, "object is gone, nothing is written");
         } else if failures >= ATTEMPTS || matches!(code, Some(400 | 422)) {
             tracing::error!(?work, %error, "write given up, it will be asked for again");
-        } else if !self.jobs.contains_key(&work) {
+        } else if let Some(newer) = self.jobs.get_mut(&work) {
+            newer.wish = newer.wish.clone().over(Some(attempt.wish));
+        } else {
             tracing::warn!(?work, %error, failures, "write failed, trying again");
             let pause = RETRY * 2u32.pow(failures - 1);
             let jitter = rand::rng().random_range(0.5..1.5);
@@ -405,4 +407,43 @@ fn labels<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
 
 fn shortened(text: &str, bytes: usize) -> String {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or(text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrogate_core::{model::ObjectRef, write::Condition};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_condition_that_failed_is_still_wished_for_beside_one_that_came_meanwhile() {
+        let client = Client::try_from(::kube::Config::new(hyper::Uri::from_static("http://127.0.0.1:1"))).unwrap();
+        let live = watch::channel(LiveObjects::new()).1;
+        let mut applier = Applier::new(client, "default".to_owned(), CONTROLLER, "one".to_owned(), live);
+        let object = ObjectRef::service(&ObjectKey::new("default", "web"));
+        let condition = |kind: &str| Write::Condition {
+            object: object.clone(),
+            condition: Condition {
+                kind: kind.to_owned(),
+                holds: true,
+                reason: "Tested".to_owned(),
+                message: String::new(),
+                observed_generation: 0,
+            },
+        };
+        applier.ask(condition("First"));
+        let (work, attempt) = applier.jobs.pop_first().unwrap();
+
+        applier.ask(condition("Second"));
+        applier.done(work, attempt, Err(::kube::Error::Service("it did not work".into())));
+
+        let waiting = applier.jobs.values().map(|attempt| &attempt.wish);
+        let kinds: Vec<_> = waiting
+            .flat_map(|wish| match wish {
+                Wish::Conditions { conditions, .. } => conditions.keys().cloned().collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        assert_eq!(kinds, ["First", "Second"]);
+    }
 }
