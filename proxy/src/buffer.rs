@@ -7,8 +7,17 @@ use std::cell::RefCell;
 /// Bytes of one buffer. With 64 KiB a plain copy costs no more than `splice`, and a head with a short body is one read.
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Buffers of each kind that a thread keeps for later, at most.
+/// Buffers that a thread keeps for later, at most. Few are lent at the same time: waiting needs none.
 const KEPT: usize = 64;
+
+/// Bytes that an output begins with: a head and a short body. It grows where that is not enough.
+const OUTPUT_BYTES: usize = 4 * 1024;
+
+/// The largest output that is kept for later.
+const KEPT_OUTPUT_BYTES: usize = 16 * 1024;
+
+/// Outputs that a thread keeps for later, at most: each request that waits for its answer holds one.
+const KEPT_OUTPUTS: usize = 512;
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -25,11 +34,17 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// An empty buffer.
     pub(crate) fn take() -> Self {
-        let kept = BUFFERS.with_borrow_mut(Vec::pop);
-        Self { bytes: kept.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()), start: 0, end: 0 }
+        let mut buffer = Self::none();
+        buffer.borrow();
+        buffer
     }
 
-    /// A buffer with room for nothing, in place of one that is given back early.
+    fn borrow(&mut self) {
+        let kept = BUFFERS.with_borrow_mut(Vec::pop);
+        self.bytes = kept.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
+    }
+
+    /// An empty buffer that borrows its room once something is to be received.
     pub(crate) fn none() -> Self {
         Self { bytes: Box::default(), start: 0, end: 0 }
     }
@@ -44,8 +59,18 @@ impl Buffer {
         self.bytes.get_mut(self.start..self.end).unwrap_or_default()
     }
 
+    /// Gives the room back for as long as there is nothing in it. What is lent again at once is still in the cache.
+    pub(crate) fn rest(&mut self) {
+        if self.start == self.end {
+            *self = Self::none();
+        }
+    }
+
     /// Where more can be received; empty when the buffer is full.
     pub(crate) fn spare(&mut self) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            self.borrow();
+        }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -91,7 +116,7 @@ pub(crate) struct Output(Vec<u8>);
 impl Output {
     /// An empty output.
     pub(crate) fn take() -> Self {
-        Self(OUTPUTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES)))
+        Self(OUTPUTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(OUTPUT_BYTES)))
     }
 }
 
@@ -115,7 +140,7 @@ impl Drop for Output {
         bytes.clear();
         let _ = OUTPUTS.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            if kept.len() < KEPT && bytes.capacity() <= 4 * BUFFER_BYTES {
+            if kept.len() < KEPT_OUTPUTS && bytes.capacity() <= KEPT_OUTPUT_BYTES {
                 kept.push(bytes);
             }
         });

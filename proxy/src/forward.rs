@@ -30,7 +30,7 @@ use ferrogate_wire::http1::{
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -221,6 +221,7 @@ impl Client<'_> {
             let refusal = Refusal::Malformed(fault);
             return (self.refuse(refusal, plan.to_head, Next::Linger).await, None);
         }
+        input.rest();
         let next = if body.is_done() && !expects_continue {
             self.exchange(&plan, out, &mut input).await
         } else {
@@ -240,9 +241,9 @@ impl Client<'_> {
                 return Ok(Some(head));
             }
             input.compact();
-            match self.watch.guard(self.read.read(input.spare())).await {
+            match self.watch.guard(read_more(&mut self.read, input)).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return Ok(None),
-                Ok(Ok(length)) => input.received(length),
+                Ok(Ok(_)) => {}
                 Err(_) if input.filled().is_empty() => return Ok(None),
                 Err(_) => return Err(Refusal::HeaderTimeout),
             }
@@ -500,6 +501,17 @@ async fn read_now(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> Option<io::Re
     read
 }
 
+/// Waits for more without holding an empty buffer, and reads it; 0 at the end.
+async fn read_more(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> io::Result<usize> {
+    loop {
+        buffer.rest();
+        from.readable().await?;
+        if let Some(read) = read_now(from, buffer).await {
+            return read;
+        }
+    }
+}
+
 /// How much of a request body is still to come.
 enum Body {
     Length(u64),
@@ -603,9 +615,9 @@ impl Upload<'_, '_, '_> {
             }
             self.waiting_for_client.set(true);
             self.watch.arm(limit);
-            match self.client.read(input.spare()).await {
+            match read_more(self.client, input).await {
                 Ok(0) | Err(_) => return Err(Stopped::Client),
-                Ok(length) => input.received(length),
+                Ok(_) => {}
             }
             self.waiting_for_client.set(false);
             body.take(input, &mut out).map_err(Stopped::Malformed)?;
@@ -637,7 +649,7 @@ struct Outline {
 
 impl Download<'_, '_, '_> {
     async fn run(&mut self) -> Result<Answered, Failed> {
-        let mut input = Buffer::take();
+        let mut input = Buffer::none();
         let mut out = Output::take();
         let mut unsent = true;
         for _ in 0..=MAX_INTERIM {
@@ -677,9 +689,9 @@ impl Download<'_, '_, '_> {
                 return Ok(head);
             }
             input.compact();
-            match self.watch.guard(self.read.read(input.spare())).await {
+            match self.watch.guard(read_more(self.read, input)).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return Err(failed(Refusal::UpstreamClosed, input.filled().is_empty())),
-                Ok(Ok(length)) => input.received(length),
+                Ok(Ok(_)) => {}
                 Err(_) => return Err(failed(Refusal::ResponseTimeout, false)),
             }
         }
@@ -764,10 +776,10 @@ impl Download<'_, '_, '_> {
             if left == 0 {
                 break;
             }
-            match self.watch.guard(self.read.read(input.spare())).await {
+            match self.watch.guard(read_more(self.read, &mut input)).await {
                 Ok(Ok(0)) if outline.body == ResponseBody::UntilClose => break,
                 Ok(Ok(0)) | Ok(Err(_)) => return Err(broken_off(Refusal::UpstreamClosed)),
-                Ok(Ok(length)) => input.received(length),
+                Ok(Ok(_)) => {}
                 Err(_) => return Err(broken_off(Refusal::ResponseTimeout)),
             }
         }

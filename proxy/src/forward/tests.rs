@@ -8,7 +8,7 @@ use ferrogate_core::{
     },
     proxy::Transport,
 };
-use tokio::net::TcpListener;
+use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
