@@ -35,6 +35,7 @@ use tokio::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
+    task::coop,
 };
 
 use crate::{
@@ -486,14 +487,15 @@ impl Client<'_> {
 /// assumes of every new connection. Unlike `try_read`, a read that does not fill the buffer clears the readiness,
 /// which saves one call that would only find nothing.
 async fn read_now(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> Option<io::Result<usize>> {
-    let read = poll_fn(|context| {
+    // Out of turns, tokio says that there is nothing, though there is: whoever asks again would ask for ever.
+    let read = coop::unconstrained(poll_fn(|context| {
         let mut into = ReadBuf::new(buffer.spare());
         Poll::Ready(match Pin::new(&mut *from).poll_read(context, &mut into) {
             Poll::Ready(Ok(())) => Some(Ok(into.filled().len())),
             Poll::Ready(Err(error)) => Some(Err(error)),
             Poll::Pending => None,
         })
-    })
+    }))
     .await;
     if let Some(Ok(length)) = read {
         buffer.received(length);
@@ -503,6 +505,8 @@ async fn read_now(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> Option<io::Re
 
 /// Waits for more without holding an empty buffer, and reads it; 0 at the end.
 async fn read_more(from: &mut ReadHalf<'_>, buffer: &mut Buffer) -> io::Result<usize> {
+    // A fast connection must not keep the others of its thread waiting.
+    coop::consume_budget().await;
     loop {
         buffer.rest();
         from.readable().await?;

@@ -104,3 +104,21 @@ fn a_request_that_comes_as_the_time_to_wait_for_it_ends_is_still_answered() {
         assert!(answer.contains("Connection: close\r\n"), "{answer:?}");
     });
 }
+
+#[tokio::test]
+async fn a_task_that_has_used_up_its_turn_is_not_told_that_there_is_nothing_to_read() {
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let mut sender = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut receiver, _) = listener.accept().await.unwrap();
+    sender.write_all(b"hello").await.unwrap();
+    receiver.readable().await.unwrap();
+    let (mut read, _) = receiver.split();
+    let mut buffer = Buffer::none();
+
+    while coop::has_budget_remaining() {
+        poll_fn(|context| coop::poll_proceed(context).map(|turn| turn.made_progress())).await;
+    }
+    let found = read_now(&mut read, &mut buffer).await;
+
+    assert!(matches!(found, Some(Ok(5))), "{found:?}");
+}
