@@ -131,7 +131,7 @@ fn lint() -> Vec<Step> {
             &["check", "--workspace", "--all-targets", "--locked"],
             &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
         ),
-        step("doc", &[], &["doc", "--workspace", "--no-deps", "--locked"]),
+        step("doc", &[], &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]),
         step("deny", &[], &["deny", "--locked", "check", "licenses", "bans", "sources"]),
     ];
     steps[2].command = steps[2].command.clone().env("RUSTDOCFLAGS", "-D warnings");
