@@ -2,15 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use ferrogate_core::proxy::{Backend, BackendId, RouteTable};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::coop};
 
 use crate::{
     config::Config,
@@ -78,7 +80,9 @@ impl Pool {
 /// Whether nothing has come since the last answer: neither an end nor bytes that nobody asked for.
 fn is_quiet(stream: &TcpStream) -> bool {
     let mut context = Context::from_waker(Waker::noop());
-    match stream.poll_read_ready(&mut context) {
+    // Out of turns, tokio says that nothing has come, whatever has.
+    let ready = pin!(coop::unconstrained(poll_fn(|context| stream.poll_read_ready(context))));
+    match ready.poll(&mut context) {
         Poll::Pending => true,
         Poll::Ready(Err(_)) => false,
         Poll::Ready(Ok(())) => {
@@ -189,4 +193,27 @@ pub(crate) async fn connect(thread: &Rc<Thread>, watch: &Watch, endpoint: Socket
     thread.counters.dial_failures.add(1);
     tracing::debug!(backend = %endpoint, error = error.map(tracing::field::display), "endpoint refused a connection");
     Err(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::fixtures::loopback;
+
+    #[tokio::test]
+    async fn a_connection_that_says_something_unasked_is_not_quiet_even_to_a_task_that_has_used_up_its_turn() {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let kept = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut endpoint, _) = listener.accept().await.unwrap();
+        endpoint.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
+        kept.readable().await.unwrap();
+
+        while coop::has_budget_remaining() {
+            poll_fn(|context| coop::poll_proceed(context).map(|turn| turn.made_progress())).await;
+        }
+
+        assert!(!is_quiet(&kept));
+    }
 }
