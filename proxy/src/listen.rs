@@ -214,20 +214,39 @@ async fn accept(thread: Rc<Thread>, key: ListenerKey, listener: TcpListener, clo
         }
     }
     // The kernel has already told these clients that they are connected.
-    drain(&thread, key, &listener);
+    drain(&thread, key, listener);
 }
 
-fn drain(thread: &Rc<Thread>, key: ListenerKey, listener: &TcpListener) {
-    let waker = std::task::Waker::noop();
-    let mut context = std::task::Context::from_waker(waker);
-    while let std::task::Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut context) {
-        admit(thread, key, stream, client);
+/// Asks the system itself: tokio may not have heard yet of what waits, and hides it once the task has used up its turn.
+fn drain(thread: &Rc<Thread>, key: ListenerKey, listener: TcpListener) {
+    let drained = listener.into_std().and_then(|listener| {
+        // No more than a full queue: it may be filled as fast as it is emptied.
+        for _ in 0..=BACKLOG {
+            match listener.accept() {
+                Ok((stream, client)) => {
+                    stream.set_nonblocking(true)?;
+                    admit(thread, key, TcpStream::from_std(stream)?, client);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = drained {
+        tracing::warn!(listener = %key.socket, %error, "connections were lost as their listener was closed");
     }
+}
+
+/// Whether only the connection that was to be accepted broke while it waited.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 /// A connection that broke while it waited is nothing; to be out of descriptors is worth a rest.
 async fn rest(error: &io::Error, key: ListenerKey) {
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+    if !is_of_one_connection(error) {
         tracing::warn!(listener = %key.socket, %error, "a connection could not be accepted");
         tokio::time::sleep(ACCEPT_REST).await;
     }
@@ -284,3 +303,6 @@ pub(crate) fn open_udp(thread: &Rc<Thread>, key: ListenerKey, socket: std::net::
     let task = tokio::task::spawn_local(udp::open(thread, key, socket, close.clone())?);
     Ok(Open { close, task })
 }
+
+#[cfg(test)]
+mod tests;
