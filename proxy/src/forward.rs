@@ -118,13 +118,20 @@ struct Answered {
     switched: bool,
 }
 
-/// Serves a connection until its end.
-pub(crate) async fn serve(thread: Rc<Thread>, mut stream: TcpStream, client: SocketAddr, listener: ListenerKey) {
+/// Serves a connection until its end. It counts as open from the call on, before its task has its first turn.
+pub(crate) fn serve(
+    thread: Rc<Thread>,
+    mut stream: TcpStream,
+    client: SocketAddr,
+    listener: ListenerKey,
+) -> impl Future<Output = ()> {
     let watch = thread.watch(listener);
-    let about = lines_about(client.ip(), listener.socket.port());
-    let (read, write) = stream.split();
-    let client = Client { thread: &thread, watch: &watch, address: client.ip(), about: &about, read, write };
-    client.run().await;
+    async move {
+        let about = lines_about(client.ip(), listener.socket.port());
+        let (read, write) = stream.split();
+        let client = Client { thread: &thread, watch: &watch, address: client.ip(), about: &about, read, write };
+        client.run().await;
+    }
 }
 
 /// What is said about the client to endpoints. Everything the client said of the kind itself is dropped: whoever talks

@@ -18,32 +18,36 @@ use crate::{
     watches::{Ended, Watch},
 };
 
-/// The life of one connection of a client that may come in.
-pub(crate) async fn serve(
+/// The life of one connection of a client that may come in. It counts as open from the call on, before its task has its
+/// first turn.
+pub(crate) fn serve(
     thread: Rc<Thread>,
     table: Rc<Table>,
     backend: BackendId,
     client: TcpStream,
     address: SocketAddr,
     key: ListenerKey,
-) {
+) -> impl Future<Output = ()> {
     let watch = thread.watch(key);
-    let connected = {
-        let wanted = Wanted { table: &table, backend, client: address.ip(), fresh: true };
-        upstream::obtain(&thread, &watch, wanted, &mut Vec::new()).await
-    };
-    drop(table);
-    match connected {
-        Ok(upstream) => {
-            let joined = join(&watch, thread.config.tunnel_timeout, &[], &client, &upstream.stream).await;
-            if let Err(error) = joined {
-                tracing::debug!(listener = %key.socket, client = %address, %error, "connection broke");
+    async move {
+        let connected = {
+            let wanted = Wanted { table: &table, backend, client: address.ip(), fresh: true };
+            upstream::obtain(&thread, &watch, wanted, &mut Vec::new()).await
+        };
+        drop(table);
+        match connected {
+            Ok(upstream) => {
+                let joined = join(&watch, thread.config.tunnel_timeout, &[], &client, &upstream.stream).await;
+                if let Err(error) = joined {
+                    tracing::debug!(listener = %key.socket, client = %address, %error, "connection broke");
+                }
             }
-        }
-        // The client sees what it would see if nobody listened: it is the nearest to the truth, and clients try again.
-        Err(_) => {
-            thread.counters.unconnected.add(1);
-            reset_on_close(&client);
+            // The client sees what it would see if nobody listened: it is the nearest to the truth, and clients try
+            // again.
+            Err(_) => {
+                thread.counters.unconnected.add(1);
+                reset_on_close(&client);
+            }
         }
     }
 }

@@ -29,3 +29,15 @@ fn everything_that_waits_in_a_listener_is_accepted_before_it_is_closed() {
         assert_eq!(thread.counters.accepted.value(), WAITING as u64);
     });
 }
+
+#[test]
+fn what_a_listener_has_accepted_is_open_by_the_time_it_is_closed() {
+    run(async {
+        let (socket, world, _clients) = crowded();
+        let thread = world.thread(Config::default());
+
+        open_tcp(&thread, world.key, socket).unwrap().close().await;
+
+        assert_eq!(thread.watches.len(), WAITING);
+    });
+}
