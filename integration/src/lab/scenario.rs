@@ -215,13 +215,18 @@ impl Stage<'_> {
         let address = of_family(&addresses.ingress, false)?;
         let mut owner = None;
         report.check("one node owns the address, and explain says why", || {
-            let (found, mac) = until(LIMIT, || one_owner(topology, address))?;
-            let node = &topology.nodes[found];
-            let text = until(LIMIT, || {
+            // Speakers that have just started may pass an address on once more: wait for the one that comes first.
+            let (found, mac, text) = until(LIMIT, || {
+                let (found, mac) = one_owner(topology, address)?;
+                let name = &topology.nodes[found].name;
                 let text = product.explain(topology, "default/ingress")?;
-                ensure!(text.contains(&node.name), "{} answers, but explain says:\n{text}", node.name);
-                Ok(text)
+                ensure!(
+                    text.contains(&format!("{name} announces it: first")),
+                    "{name} answers, but explain says:\n{text}"
+                );
+                Ok((found, mac, text))
             })?;
+            let node = &topology.nodes[found];
             owner = Some(found);
             anyhow::Ok(format!("{} ({mac}) owns {address}\n{}", node.name, indent(&text)))
         });
@@ -336,6 +341,7 @@ impl Stage<'_> {
     }
 
     fn restart(&mut self, addresses: &Addresses) -> Option<()> {
+        self.owner(addresses)?;
         let Self { topology, product, report } = self;
         let targets = addresses.targets()?;
         let mut stream = None;
@@ -365,6 +371,7 @@ impl Stage<'_> {
     }
 
     fn edit(&mut self, addresses: &Addresses) -> Option<()> {
+        self.owner(addresses)?;
         let Self { topology, product, report } = self;
         let targets = addresses.targets()?;
         let http = addresses.http(false)?;
