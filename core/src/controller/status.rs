@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use super::{
-    allocate::{Assignment, Loss, Refusal, list},
+    allocate::Assignment,
     ledger::Book,
+    refusal::{Loss, Refusal, list},
     report::Report,
 };
 use crate::{

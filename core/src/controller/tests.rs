@@ -14,7 +14,9 @@ use crate::model::{
     pool::{AddressRange, PoolStatus, ServiceAllocation},
     route::Ingress,
     selector::LabelSelector,
-    service::{FamilyPolicy, Protocol, Request, RequestFault, ServicePort, SessionAffinity},
+    service::{
+        FamilyPolicy, LoadBalancer, Protocol, Request, RequestFault, ServicePort, SessionAffinity, TrafficPolicy,
+    },
 };
 
 mod allocation;
@@ -327,7 +329,7 @@ impl World {
     }
 
     fn addresses(&self, name: &str) -> String {
-        allocate::list(&self.status(name).addresses)
+        refusal::list(&self.status(name).addresses)
     }
 
     /// The refusal of a Service, which its condition shows too.

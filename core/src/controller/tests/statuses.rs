@@ -147,7 +147,7 @@ fn every_ingress_shows_the_addresses_of_the_entry() {
     world.facts.ingresses.insert(key("site"), Arc::new(ingress("site")));
     let mut entry = service("entry");
     entry.is_entry = true;
-    let shown = |world: &World| allocate::list(&world.facts.ingresses[&key("site")].observed_addresses);
+    let shown = |world: &World| refusal::list(&world.facts.ingresses[&key("site")].observed_addresses);
 
     world.put(entry);
     world.run();

@@ -1,0 +1,176 @@
+//! What differs between two snapshots, and whom that concerns.
+
+use std::{net::IpAddr, sync::Arc};
+
+use imbl::ordmap::DiffItem;
+
+use super::{Books, Work, advertisement_ref, allocate, flight::Target, pool_ref};
+use crate::{
+    model::{
+        ObjectKey, ObjectRef,
+        pool::Pool,
+        service::{Service, TrafficPolicy},
+    },
+    snapshot::Snapshot,
+};
+
+impl Books {
+    /// Brings every assignment in line with newer facts.
+    pub(super) fn decide(&mut self, next: Arc<Snapshot>, work: &mut Work) {
+        let last = std::mem::replace(&mut self.facts, Arc::clone(&next));
+        self.compare_pools(&last, &next, work);
+        self.compare_advertisements(&last, &next, work);
+        for object in self.reports.compare(&last, &next) {
+            let pool = next.pools.values().find(|pool| pool_ref(pool) == object);
+            work.pools.extend(pool.map(|pool| pool.name.clone()));
+            work.objects.insert(object);
+        }
+        for change in last.namespaces.diff(&next.namespaces) {
+            let (DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } | DiffItem::Remove(name, _)) = change;
+            let start = ObjectKey::new(name.as_str(), "");
+            let inside = self.entries.range(start..).take_while(|(key, _)| *key.namespace == **name);
+            work.judge.extend(inside.map(|(key, _)| key.clone()));
+        }
+        for change in last.ingresses.diff(&next.ingresses) {
+            match change {
+                DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } => {
+                    _ = work.ingresses.insert(key.clone())
+                }
+                DiffItem::Remove(key, _) => self.flights.forget(&Target::Ingress(key.clone())),
+            }
+        }
+        for change in last.conditions.diff(&next.conditions) {
+            match change {
+                DiffItem::Add(object, _) | DiffItem::Update { new: (object, _), .. } | DiffItem::Remove(object, _) => {
+                    work.objects.insert(object.clone());
+                }
+            }
+        }
+        for change in last.services.diff(&next.services) {
+            match change {
+                DiffItem::Add(key, _) => _ = work.judge.insert(key.clone()),
+                DiffItem::Remove(key, _) => {
+                    self.release(key, work);
+                    work.services.insert(key.clone());
+                    self.flights.forget(&Target::Service(key.clone()));
+                    self.flights.forget(&Target::Accepted(ObjectRef::service(key)));
+                }
+                DiffItem::Update { old: (key, old), new: (_, new) } => {
+                    work.services.insert(key.clone());
+                    if !has_same_claim(old, new) || self.was_edited(new) {
+                        work.judge.insert(key.clone());
+                    }
+                }
+            }
+        }
+        self.judge(work);
+        self.serve(work);
+    }
+
+    fn compare_pools(&mut self, last: &Snapshot, next: &Snapshot, work: &mut Work) {
+        let mut opened = Vec::new();
+        for change in last.pools.diff(&next.pools) {
+            match change {
+                DiffItem::Add(_, pool) => opened.push(pool),
+                DiffItem::Update { old: (_, old), new: (name, new) } if has_same_rules(old, new) => {
+                    self.ledger.refresh(new);
+                    work.pools.insert(name.clone());
+                }
+                DiffItem::Update { old: (name, old), new: (_, new) } => {
+                    self.judge_users(old, work);
+                    self.ledger.close(name);
+                    opened.push(new);
+                }
+                DiffItem::Remove(name, pool) => {
+                    self.judge_users(pool, work);
+                    self.ledger.close(name);
+                    self.flights.forget(&Target::Pool(pool.key.clone()));
+                    work.retry_all = true;
+                }
+            }
+        }
+        if opened.is_empty() && !work.retry_all {
+            return;
+        }
+        // Closed first and opened then: a range may have moved from one pool to another.
+        for pool in opened {
+            self.ledger.open(pool);
+        }
+        self.automatic = allocate::preference(next.pools.values());
+        work.retry_all = true;
+    }
+
+    /// Everyone with an address of this pool.
+    fn judge_users(&self, pool: &Pool, work: &mut Work) {
+        for range in &pool.ranges {
+            work.judge.extend(self.ledger.users_within(*range).cloned());
+        }
+    }
+
+    fn compare_advertisements(&mut self, last: &Snapshot, next: &Snapshot, work: &mut Work) {
+        let mut changed = Vec::new();
+        for change in last.l2_advertisements.diff(&next.l2_advertisements) {
+            match change {
+                DiffItem::Add(key, advertisement) => {
+                    work.objects.insert(advertisement_ref(key));
+                    changed.push(Arc::clone(advertisement));
+                }
+                DiffItem::Update { old: (key, old), new: (_, new) } => {
+                    work.objects.insert(advertisement_ref(key));
+                    changed.extend([Arc::clone(old), Arc::clone(new)]);
+                }
+                DiffItem::Remove(key, advertisement) => {
+                    self.flights.forget(&Target::Accepted(advertisement_ref(key)));
+                    changed.push(Arc::clone(advertisement));
+                }
+            }
+        }
+        let relabelled = last.pools.diff(&next.pools).filter_map(|change| match change {
+            DiffItem::Add(_, pool) => Some(pool),
+            DiffItem::Update { old: (_, old), new: (_, new) } => (old.labels != new.labels).then_some(new),
+            DiffItem::Remove(..) => None,
+        });
+        let mut affected: Vec<_> = relabelled.collect();
+        if changed.is_empty() && affected.is_empty() {
+            return;
+        }
+        affected.extend(next.pools.values().filter(|pool| changed.iter().any(|changed| changed.pools.covers(pool))));
+        for pool in affected {
+            let covering = next.l2_advertisements.values().filter(|advertisement| advertisement.pools.covers(pool));
+            self.advertisements.insert(pool.name.clone(), covering.cloned().collect());
+            for range in &pool.ranges {
+                work.services.extend(self.ledger.users_within(*range).cloned());
+            }
+        }
+        self.advertisements.retain(|name, _| next.pools.contains_key(name));
+    }
+
+    /// Whether somebody else changed the addresses in a Service's status.
+    fn was_edited(&self, service: &Service) -> bool {
+        let assigned = self.entries.get(&service.key).and_then(|entry| entry.assignment.as_ref());
+        let ours: &[IpAddr] = assigned.map_or(&[], |assignment| &assignment.addresses);
+        service.load_balancer.is_some()
+            && !self.flights.is_in_flight(&Target::Service(service.key.clone()))
+            && service.observed.addresses != ours
+    }
+}
+
+/// Whether two versions of a Service have the same right to an address.
+fn has_same_claim(old: &Service, new: &Service) -> bool {
+    let needs_selector = new.external_traffic_policy == TrafficPolicy::Local;
+    old.load_balancer == new.load_balancer
+        && old.labels == new.labels
+        && old.created == new.created
+        && old.ports == new.ports
+        && old.external_traffic_policy == new.external_traffic_policy
+        && (!needs_selector || old.selector == new.selector)
+}
+
+/// Whether two versions of a pool give the same addresses to the same Services.
+fn has_same_rules(old: &Pool, new: &Pool) -> bool {
+    old.ranges == new.ranges
+        && old.auto_assign == new.auto_assign
+        && old.avoid_buggy_ips == new.avoid_buggy_ips
+        && old.allocation == new.allocation
+        && old.key == new.key
+}

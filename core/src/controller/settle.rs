@@ -1,0 +1,188 @@
+//! What statuses should say, against what they say: every write that follows from a step.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    time::Instant,
+};
+
+use super::{
+    API_VERSION, Books, Entry, Work, advertisement_ref, allocate::Assignment, flight::Target, is_marked, pool_ref,
+    report::Report, status,
+};
+use crate::{
+    model::{
+        ObjectKey, ObjectRef, PoolName, ServiceKey,
+        service::{Service, ServiceStatus},
+    },
+    write::{ACCEPTED, Write},
+};
+
+impl Books {
+    /// Compares what statuses should say with what they say, for everything this step has touched.
+    pub(super) fn settle(&mut self, mut work: Work, repeat_at: Instant) -> Vec<Write> {
+        let losers = work.lost.iter().flat_map(|(address, losers)| losers.iter().map(|loser| (*address, loser)));
+        for (address, loser) in losers.filter(|(_, loser)| self.facts.services.contains_key(*loser)) {
+            self.givers.insert((loser.clone(), address));
+            self.given.insert((address, loser.clone()));
+        }
+        let mut writes = Vec::new();
+        let services = std::mem::take(&mut work.services);
+        let (givers, others): (Vec<_>, Vec<_>) = services.into_iter().partition(|key| self.gives(key).next().is_some());
+        let mut others: BTreeSet<_> = others.into_iter().collect();
+        for key in &givers {
+            self.settle_service(key, &mut work, repeat_at, &mut writes);
+            others.extend(self.hand_over(key));
+        }
+        for key in &others {
+            self.settle_service(key, &mut work, repeat_at, &mut writes);
+        }
+        work.pools.append(&mut self.ledger.take_moved());
+        writes.extend(work.pools.iter().filter_map(|name| self.pool_write(name, repeat_at)));
+        writes.extend(work.ingresses.iter().filter_map(|key| self.ingress_write(key, repeat_at)));
+        for object in &work.objects {
+            self.object_writes(object, repeat_at, &mut writes);
+        }
+        writes
+    }
+
+    fn settle_service(&mut self, key: &ServiceKey, work: &mut Work, repeat_at: Instant, writes: &mut Vec<Write>) {
+        writes.extend(self.service_write(key, repeat_at));
+        writes.extend(work.events.remove(key).into_iter().flatten().map(Write::Event));
+        self.note_entrance(key, &mut work.ingresses);
+    }
+
+    /// Addresses that this Service still has to be seen without.
+    fn gives(&self, key: &ServiceKey) -> impl Iterator<Item = IpAddr> {
+        let from = (key.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        self.givers.range(from..).take_while(move |(giver, _)| giver == key).map(|(_, address)| *address)
+    }
+
+    /// Forgets what this Service was seen to have given back; returns who may be written with it now.
+    fn hand_over(&mut self, giver: &ServiceKey) -> Vec<ServiceKey> {
+        let service = self.facts.services.get(giver);
+        // What others write into a Service of theirs is not ours to wait for.
+        let ours = service.filter(|service| service.load_balancer.is_some() || is_marked(&service.observed));
+        let observed = ours.map(|service| &service.observed.addresses);
+        let is_settled = observed.is_none() || !self.flights.is_in_flight(&Target::Service(giver.clone()));
+        let is_given = |address: &IpAddr| {
+            let has_it_again = self.ledger.users(*address).any(|user| user == giver);
+            has_it_again || (is_settled && observed.is_none_or(|observed| !observed.contains(address)))
+        };
+        let given: Vec<_> = self.gives(giver).filter(is_given).collect();
+        let mut takers = Vec::new();
+        for address in given {
+            self.givers.remove(&(giver.clone(), address));
+            self.given.remove(&(address, giver.clone()));
+            takers.extend(self.ledger.users(address).cloned());
+        }
+        takers
+    }
+
+    /// Who still has to be seen without an address of this assignment.
+    fn held_by(&self, service: &Service, assignment: &Assignment) -> Option<(IpAddr, ServiceKey)> {
+        let new = assignment.addresses.iter().filter(|address| !service.observed.addresses.contains(address));
+        new.into_iter().find_map(|&address| {
+            let from = (address, ObjectKey::new("", ""));
+            let mut givers = self.given.range(from..).take_while(|(given, _)| *given == address);
+            givers.find(|(_, giver)| *giver != service.key).cloned()
+        })
+    }
+
+    fn service_write(&mut self, key: &ServiceKey, repeat_at: Instant) -> Option<Write> {
+        let service = self.facts.services.get(key)?;
+        let status = match self.entries.get(key) {
+            Some(Entry { assignment: Some(assignment), refusal, .. }) => match self.held_by(service, assignment) {
+                Some((address, giver)) => status::moving(service, assignment, address, &giver),
+                None => {
+                    let is_advertised = self.is_advertised(service, &assignment.pool);
+                    status::assigned(service, assignment, refusal.as_ref(), is_advertised)
+                }
+            },
+            Some(Entry { refusal: Some(refusal), .. }) => status::refused(service, refusal),
+            // Not ours, or not ours any more. Only what we wrote is taken away.
+            Some(_) | None if is_marked(&service.observed) => ServiceStatus::default(),
+            Some(_) | None => service.observed.clone(),
+        };
+        let shown = service.observed == status;
+        let write = Write::ServiceStatus { service: key.clone(), status };
+        self.flights.wish(Target::Service(key.clone()), write, shown, repeat_at)
+    }
+
+    /// Keeps the addresses of entry Services; every Ingress shows them.
+    fn note_entrance(&mut self, key: &ServiceKey, ingresses: &mut BTreeSet<ObjectKey>) {
+        let is_entry = self.facts.services.get(key).is_some_and(|service| service.is_entry);
+        let entry = self.entries.get(key).filter(|_| is_entry);
+        let addresses = entry.and_then(|entry| entry.assignment.as_ref()).map(|assignment| &assignment.addresses);
+        if self.entrances.get(key) == addresses {
+            return;
+        }
+        match addresses {
+            Some(addresses) => _ = self.entrances.insert(key.clone(), addresses.clone()),
+            None => _ = self.entrances.remove(key),
+        }
+        ingresses.extend(self.facts.ingresses.keys().cloned());
+    }
+
+    fn pool_write(&mut self, name: &PoolName, repeat_at: Instant) -> Option<Write> {
+        let book = self.ledger.book(name)?;
+        let status = status::pool(book, &self.reports.of(&pool_ref(&book.pool)));
+        let key = book.pool.key.clone();
+        let shown = book.pool.observed == status;
+        self.flights.wish(Target::Pool(key.clone()), Write::PoolStatus { pool: key, status }, shown, repeat_at)
+    }
+
+    fn ingress_write(&mut self, key: &ObjectKey, repeat_at: Instant) -> Option<Write> {
+        let ingress = self.facts.ingresses.get(key)?;
+        let addresses: BTreeSet<IpAddr> = self.entrances.values().flatten().copied().collect();
+        let addresses: Vec<_> = addresses.into_iter().collect();
+        let shown = ingress.observed_addresses == addresses;
+        let write = Write::IngressStatus { ingress: key.clone(), addresses };
+        self.flights.wish(Target::Ingress(key.clone()), write, shown, repeat_at)
+    }
+
+    /// The condition of an object without a status of its own in the snapshot, and Events about what is reported of it.
+    fn object_writes(&mut self, object: &ObjectRef, repeat_at: Instant, writes: &mut Vec<Write>) {
+        let reports = self.reports.of(object);
+        let pool = self.facts.pools.values().find(|pool| pool_ref(pool) == *object);
+        let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
+        let advertisement = self.facts.l2_advertisements.get(&key).filter(|_| advertisement_ref(&key) == *object);
+        let shown_conditions = self.facts.conditions.get(object).map_or(&[][..], |conditions| conditions.as_slice());
+        let shown = shown_conditions.iter().find(|condition| condition.kind == ACCEPTED);
+        let wish = status::accepted(advertisement.map_or(0, |advertisement| advertisement.generation), &reports);
+
+        let mut known = shown.into_iter().chain(pool.into_iter().flat_map(|pool| &pool.observed.conditions));
+        let was_told = known.any(|condition| condition.kind == ACCEPTED && condition.message == wish.message);
+        let told = self.told.get(object) == Some(&wish.message);
+        if reports.is_empty() {
+            self.told.remove(object);
+        } else if !told {
+            self.told.insert(object.clone(), wish.message.clone());
+            if !was_told {
+                writes.extend(reports.iter().map(|report| Write::Event(status::reported(object, report))));
+            }
+        }
+
+        // The status of a pool in force is written with its counters; what was said of it before is only taken back.
+        let is_wanted = match (pool, advertisement) {
+            (Some(_), _) => false,
+            (None, Some(_)) => true,
+            (None, None) => !reports.is_empty() && has_conditions(object, &reports),
+        };
+        let is_outdated = shown.is_some_and(|shown| shown.holds != wish.holds);
+        let target = Target::Accepted(object.clone());
+        if is_wanted || is_outdated {
+            let shown = shown == Some(&wish);
+            let write = Write::Condition { object: object.clone(), condition: wish };
+            writes.extend(self.flights.wish(target, write, shown, repeat_at));
+        } else {
+            self.flights.forget(&target);
+        }
+    }
+}
+
+/// Whether the object can carry our condition: kinds of our own and Services, where the object itself could be read.
+fn has_conditions(object: &ObjectRef, reports: &[Report]) -> bool {
+    let is_service = object.api_version == "v1" && object.kind == "Service";
+    (object.api_version == API_VERSION || is_service) && reports.iter().all(|report| report.is_readable)
+}
