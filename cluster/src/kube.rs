@@ -23,12 +23,13 @@ use futures::{StreamExt, stream::SelectAll};
 use imbl::OrdMap;
 use serde_json::Value;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Inquiry,
     objects::{Id, Kind, OUR_API, Reading},
     state,
     translate::{self, Entry, Translator},
@@ -143,6 +144,7 @@ pub struct Watcher {
     client: Client,
     namespace: String,
     translator: Translator,
+    inquiries: mpsc::Receiver<Inquiry>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     live: watch::Sender<LiveObjects>,
     /// The state of `live` to come.
@@ -159,6 +161,7 @@ impl Watcher {
         client: Client,
         namespace: String,
         translator: Translator,
+        inquiries: mpsc::Receiver<Inquiry>,
         snapshots: watch::Sender<Arc<Snapshot>>,
         live: watch::Sender<LiveObjects>,
     ) -> Self {
@@ -167,6 +170,7 @@ impl Watcher {
             client,
             namespace,
             translator,
+            inquiries,
             snapshots,
             live,
             known: LiveObjects::new(),
@@ -200,6 +204,10 @@ impl Watcher {
                 Some((subject, event)) = events.next() => {
                     self.take(subject, event);
                     publish_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                // Whoever asked may have gone away in the meantime.
+                Some(Inquiry { proposal, reply }) = self.inquiries.recv() => {
+                    let _ = reply.send(self.translator.review(proposal));
                 }
                 () = tokio::time::sleep_until(patience) => {
                     self.forgive();

@@ -23,6 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub mod admission;
 mod dir;
 pub mod document;
 mod kube;
@@ -32,6 +33,7 @@ pub mod state;
 pub mod translate;
 mod write;
 
+use admission::Admission;
 pub use dir::DirectoryError;
 pub use kube::KubernetesError;
 pub use lease::Timing;
@@ -51,6 +53,8 @@ pub struct Cluster {
     pub writes: mpsc::Sender<Write>,
     /// Whether this process is the one that decides for all; only ever true for a controller.
     pub leads: watch::Receiver<bool>,
+    /// Answers whether a change would be taken; only where there is an API server to ask so, and a controller to answer.
+    pub admission: Option<Admission>,
     tasks: JoinSet<()>,
     finish: CancellationToken,
     _finish_on_drop: DropGuard,
@@ -151,7 +155,10 @@ impl Cluster {
         let (snapshots_in, snapshots) = watch::channel(Arc::default());
         let (live_in, live) = watch::channel(kube::LiveObjects::new());
         let (ready, listed) = oneshot::channel();
-        let watcher = kube::Watcher::new(client.clone(), namespace.clone(), translator, snapshots_in, live_in);
+        let (admission, inquiries) = Admission::new(namespace.clone());
+        let admission = role.decides().then_some(admission);
+        let watcher =
+            kube::Watcher::new(client.clone(), namespace.clone(), translator, inquiries, snapshots_in, live_in);
         tasks.spawn(watcher.run(ready, finish.clone()));
         tokio::select! {
             listed = listed => listed.map_err(|_| KubernetesError::Stopped)?,
@@ -182,7 +189,7 @@ impl Cluster {
             let candidate = lease::Candidate::new(client, &namespace, identity, timing);
             tasks.spawn(candidate.run(leads_in, resign));
         }
-        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, _leads: kept })
+        Ok(Self { snapshots, writes, leads, admission, tasks, finish, _finish_on_drop: guard, _leads: kept })
     }
 
     /// Opens a folder of manifests and the state beside it. All of both has been read when this returns.
@@ -229,7 +236,8 @@ impl Cluster {
         }
         // The lock in the state folder is what makes this process the only one.
         let (leads_in, leads) = watch::channel(role.decides());
-        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, _leads: Some(leads_in) })
+        let _leads = Some(leads_in);
+        Ok(Self { snapshots, writes, leads, admission: None, tasks, finish, _finish_on_drop: guard, _leads })
     }
 
     /// Waits until everything that was sent is written and every task has ended. To be called when the rooms have

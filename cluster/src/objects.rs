@@ -341,6 +341,14 @@ impl Objects {
         }
     }
 
+    /// The same without some objects, as if all the others had just come.
+    pub fn without(&self, left_out: impl Fn(&Id) -> bool) -> Self {
+        let kept = self.claims.iter().filter(|(id, _)| !left_out(id));
+        let claims: BTreeMap<_, _> = kept.map(|(id, claims)| (id.clone(), claims.clone())).collect();
+        let changed = claims.keys().map(|id| (id.clone(), None)).collect();
+        Self { claims, changed, sources: BTreeMap::new() }
+    }
+
     /// The form of an object that counts: the first that was ever readable.
     pub fn in_force(&self, id: &Id) -> Option<InForce<'_>> {
         self.claims.get(id)?.iter().find_map(|(origin, claim)| {

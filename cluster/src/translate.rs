@@ -33,9 +33,11 @@ pub mod ingress_class;
 mod node;
 pub mod pool;
 pub mod read;
+pub mod review;
 pub mod service;
 
 pub use read::{Entry, Rules, Source, read};
+pub use review::{Loss, Proposal, Review};
 
 /// What a state file says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
