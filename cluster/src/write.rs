@@ -9,7 +9,7 @@ use std::{
 };
 
 use ferrogate_core::{
-    model::{NodeName, ObjectKey, ObjectRef, pool::PoolStatus, service::ServiceStatus},
+    model::{NodeName, ObjectKey, ObjectRef, ResourceVersion, pool::PoolStatus, service::ServiceStatus},
     write::{Condition, Event, L2Status, Write},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1 as meta, jiff::Timestamp};
@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use crate::{
     objects::OUR_API,
     state::{Membership, Place},
-    translate::{pool, service::FROM_POOL_ANNOTATION},
+    translate::{
+        pool,
+        service::{FENCE_ANNOTATION, FROM_POOL_ANNOTATION},
+    },
 };
 
 pub mod apply;
@@ -38,7 +41,14 @@ pub enum Request {
 #[derive(Clone, Debug)]
 pub enum Wish {
     /// Status of a Service.
-    Service(ServiceStatus),
+    Service {
+        /// What it should say.
+        status: ServiceStatus,
+        /// The version it was decided on.
+        version: ResourceVersion,
+        /// Whether the object must change although its status says so already.
+        fence: bool,
+    },
     /// Status of a pool.
     Pool(PoolStatus),
     /// Status of an Ingress.
@@ -63,7 +73,9 @@ pub enum Wish {
 impl From<Write> for Request {
     fn from(write: Write) -> Self {
         match write {
-            Write::ServiceStatus { service, status } => Self::Say(Place::Service(service), Wish::Service(status)),
+            Write::ServiceStatus { service, status, version, fence } => {
+                Self::Say(Place::Service(service), Wish::Service { status, version, fence })
+            }
             Write::PoolStatus { pool, status } => Self::Say(Place::Pool(pool), Wish::Pool(status)),
             Write::IngressStatus { ingress, addresses } => Self::Say(Place::Ingress(ingress), Wish::Ingress(addresses)),
             Write::Condition { object, condition } => {
@@ -100,10 +112,17 @@ impl Wish {
 fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Option<Value> {
     let ingress = |addresses: &[IpAddr]| -> Value { addresses.iter().map(|ip| json!({ "ip": ip })).collect() };
     let body = match (place, wish) {
-        (Place::Service(key), Wish::Service(status)) => {
+        (Place::Service(key), Wish::Service { status, version, fence }) => {
             let mut object = object("v1", "Service", key);
             if let Some(pool) = &status.pool {
                 object["metadata"]["annotations"] = json!({ FROM_POOL_ANNOTATION: pool.as_str() });
+            }
+            if version.is_known() {
+                object["metadata"]["resourceVersion"] = json!(version.as_str());
+                if *fence {
+                    // No fence before this one can have had the same value.
+                    object["metadata"]["annotations"][FENCE_ANNOTATION] = json!(version.as_str());
+                }
             }
             object["status"] = json!({
                 "loadBalancer": { "ingress": ingress(&status.addresses) },

@@ -12,7 +12,7 @@ use std::{
 use ferrogate_cluster::{Cluster, DirectoryConfig, DirectoryError, Role};
 use ferrogate_core::{
     model::{
-        NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
+        NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
         service::{ADDRESS_ASSIGNED, ClassPolicy, Service, ServiceStatus},
     },
@@ -74,6 +74,11 @@ impl Folders {
 async fn until(cluster: &mut Cluster, what: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
     let found = tokio::time::timeout(PATIENCE, cluster.snapshots.wait_for(|snapshot| what(snapshot))).await;
     found.expect("in time").expect("still open").clone()
+}
+
+/// What is written whatever version the Service has.
+fn service_status(service: ServiceKey, status: ServiceStatus) -> Write {
+    Write::ServiceStatus { service, status, version: ResourceVersion::default(), fence: false }
 }
 
 fn key(name: &str) -> ServiceKey {
@@ -471,7 +476,7 @@ async fn m_069_an_address_is_read_back_after_a_restart() {
     let mut cluster = folders.open().await;
     let status = assigned("192.0.2.7");
 
-    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: status.clone() }).await.unwrap();
+    cluster.writes.send(service_status(key("web"), status.clone())).await.unwrap();
     until(&mut cluster, |snapshot| standing(snapshot, "web").observed == status).await;
     cluster.closed().await;
     drop(cluster);
@@ -486,7 +491,7 @@ async fn m_043_an_entry_of_the_status_is_an_address_and_nothing_else() {
     folders.put("web.yaml", &service("web"));
     let mut cluster = folders.open().await;
 
-    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: assigned("192.0.2.7") }).await.unwrap();
+    cluster.writes.send(service_status(key("web"), assigned("192.0.2.7"))).await.unwrap();
     cluster.closed().await;
 
     let text = folders.read_state("services/default/web.yaml");
@@ -506,7 +511,7 @@ async fn a_condition_keeps_its_time_while_its_status_stays_and_an_equal_file_is_
     );
     let mut cluster = folders.open().await;
     let path = folders.state().join("services/default/web.yaml");
-    let write = |address: &str| Write::ServiceStatus { service: key("web"), status: assigned(address) };
+    let write = |address: &str| service_status(key("web"), assigned(address));
 
     cluster.writes.send(write("192.0.2.7")).await.unwrap();
     until(&mut cluster, |snapshot| standing(snapshot, "web").observed == assigned("192.0.2.7")).await;
@@ -610,7 +615,7 @@ async fn writes_that_fail_are_kept_and_told_with_path_and_remedy() {
     folders.put_state("services", "");
     let mut cluster = folders.open().await;
     let status = assigned("192.0.2.7");
-    let write = Write::ServiceStatus { service: key("web"), status: status.clone() };
+    let write = service_status(key("web"), status.clone());
 
     cluster.writes.send(write).await.unwrap();
     let snapshot = until(&mut cluster, |snapshot| !snapshot.problems.is_empty()).await;
@@ -633,7 +638,7 @@ async fn a_disk_that_is_full_for_a_while_loses_no_write() {
     let mut cluster = folders.open().await;
     let status = assigned("192.0.2.7");
 
-    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: status.clone() }).await.unwrap();
+    cluster.writes.send(service_status(key("web"), status.clone())).await.unwrap();
 
     until(&mut cluster, |snapshot| standing(snapshot, "web").observed == status).await;
     until(&mut cluster, |snapshot| snapshot.problems.is_empty()).await;

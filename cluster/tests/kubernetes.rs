@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ferrogate_cluster::{Cluster, KubernetesConfig, Role, Timing};
 use ferrogate_core::{
     model::{
-        NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
+        NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
         service::{ADDRESS_ASSIGNED, ClassPolicy, ServiceStatus},
     },
@@ -58,6 +58,11 @@ async fn until(cluster: &mut Cluster, what: impl Fn(&Snapshot) -> bool) -> Arc<S
 async fn until_leads(cluster: &mut Cluster, wanted: bool) {
     let found = tokio::time::timeout(PATIENCE, cluster.leads.wait_for(|leads| *leads == wanted)).await;
     found.expect("in time").expect("still open");
+}
+
+/// What is written whatever version the Service has.
+fn service_status(service: ServiceKey, status: ServiceStatus) -> Write {
+    Write::ServiceStatus { service, status, version: ResourceVersion::default(), fence: false }
 }
 
 fn key(name: &str) -> ServiceKey {
@@ -205,7 +210,7 @@ async fn m_042_address_and_annotation_are_applied_in_one_status_update() {
         condition: Some(condition(ADDRESS_ASSIGNED, true)),
     };
 
-    cluster.writes.send(Write::ServiceStatus { service: key("web"), status: status.clone() }).await.unwrap();
+    cluster.writes.send(service_status(key("web"), status.clone())).await.unwrap();
 
     let seen = fake.seen(|seen| seen.path.ends_with("/services/web/status")).await;
     assert_eq!(seen.method, Method::PATCH);
@@ -320,9 +325,9 @@ async fn a_write_that_fails_is_tried_again_and_the_latest_wish_wins() {
     let fake = Fake::start().await;
     fake.put(SERVICES, service("web"));
     let mut cluster = open_controller(&fake).await;
-    let write = |address: &str| Write::ServiceStatus {
-        service: key("web"),
-        status: ServiceStatus { addresses: vec![address.parse().unwrap()], ..ServiceStatus::default() },
+    let write = |address: &str| {
+        let addresses = vec![address.parse().unwrap()];
+        service_status(key("web"), ServiceStatus { addresses, ..ServiceStatus::default() })
     };
 
     fake.set_mood(Mood::ReadOnly);
@@ -340,7 +345,7 @@ async fn what_was_sent_is_written_before_the_end() {
     let fake = Fake::start().await;
     fake.put(SERVICES, service("web"));
     let mut cluster = open_controller(&fake).await;
-    let write = Write::ServiceStatus { service: key("web"), status: ServiceStatus::default() };
+    let write = service_status(key("web"), ServiceStatus::default());
 
     cluster.writes.send(write).await.unwrap();
     cluster.closed().await;
@@ -387,7 +392,7 @@ async fn what_a_leader_could_not_say_in_time_is_not_said_later() {
     let before = fake.get(SERVICES, "default", "web").unwrap()["status"].clone();
     let mut cluster = open_controller(&fake).await;
     until_leads(&mut cluster, true).await;
-    let write = |name: &str| Write::ServiceStatus { service: key(name), status: ServiceStatus::default() };
+    let write = |name: &str| service_status(key(name), ServiceStatus::default());
 
     fake.set_mood(Mood::Hung);
     cluster.writes.send(write("web")).await.unwrap();

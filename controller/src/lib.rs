@@ -114,7 +114,7 @@ async fn until(deadline: Option<std::time::Instant>) {
 /// One line for the timeline of an incident, for what people look for; the rest at `debug`.
 fn log(write: &Write) {
     match write {
-        Write::ServiceStatus { service, status } => {
+        Write::ServiceStatus { service, status, .. } => {
             let reason = status.condition.as_ref().map(|condition| condition.reason.as_str());
             info!(%service, address = ?status.addresses, pool = ?status.pool, reason, "address of a service");
         }

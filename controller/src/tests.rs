@@ -24,6 +24,7 @@ fn web() -> Service {
         labels: Default::default(),
         created: 0,
         generation: 0,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: vec![Family::V4],

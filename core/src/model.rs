@@ -76,6 +76,24 @@ name! {
     InterfaceName
 }
 
+name! {
+    /// Which state of an object was seen (`metadata.resourceVersion`): opaque, and empty where the source has none.
+    ResourceVersion
+}
+
+impl Default for ResourceVersion {
+    fn default() -> Self {
+        Self::from("")
+    }
+}
+
+impl ResourceVersion {
+    /// Whether the source tells the states of an object apart.
+    pub fn is_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
 /// Namespace and name of a namespaced object, shown as `namespace/name`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {

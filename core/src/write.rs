@@ -6,7 +6,8 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use crate::model::{
-    InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, pool::PoolStatus, service::ServiceStatus,
+    InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey, pool::PoolStatus,
+    service::ServiceStatus,
 };
 
 /// A change outside.
@@ -18,6 +19,12 @@ pub enum Write {
         service: ServiceKey,
         /// What its status should say.
         status: ServiceStatus,
+        /// The state of the Service that this was decided on. Where it has another one by now the write is refused,
+        /// and decided anew; an unknown version is never refused.
+        version: ResourceVersion,
+        /// Whether the Service gets a new version although its status says all this already, so that no earlier write
+        /// that was decided on the same version can come after this one.
+        fence: bool,
     },
     /// Counters and conditions of a pool.
     PoolStatus {

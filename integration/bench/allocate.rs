@@ -178,7 +178,7 @@ impl World {
     fn carry_out(&mut self, writes: Vec<Write>) {
         for write in writes {
             match write {
-                Write::ServiceStatus { service, status } => {
+                Write::ServiceStatus { service, status, .. } => {
                     let old = &self.facts.services[&service];
                     let new = Service { observed: status, ..Service::clone(old) };
                     self.facts.services.insert(service, Arc::new(new));
@@ -228,6 +228,7 @@ fn service(name: &str) -> Service {
         labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
         created: 0,
         generation: 1,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: vec![Family::V4],

@@ -328,7 +328,7 @@ impl World {
 
     fn carry_out(&mut self, by: Option<usize>, write: Write) {
         match write {
-            Write::ServiceStatus { service, status } => {
+            Write::ServiceStatus { service, status, .. } => {
                 let Some(found) = self.truth.services.get_mut(&service) else { return };
                 Arc::make_mut(found).observed = status;
                 self.check_sharing();

@@ -43,6 +43,7 @@ impl World {
             labels: Default::default(),
             created: 0,
             generation: 1,
+            version: Default::default(),
             load_balancer: Some(LoadBalancer {
                 class: None,
                 families: vec![Family::of(socket.ip())],

@@ -9,7 +9,7 @@ use std::{
 
 use ferrogate_core::{
     model::{
-        Family, PoolName, Prefix,
+        Family, PoolName, Prefix, ResourceVersion,
         service::{
             ADDRESS_ASSIGNED, ENTRY_LABEL, FamilyPolicy, LoadBalancer, Protocol, Request, RequestFault, Service,
             ServicePort, ServiceStatus, SessionAffinity, TrafficPolicy,
@@ -41,10 +41,14 @@ pub const ADDRESSES_ANNOTATION: &str = "ferrogate.io/loadBalancerIPs";
 pub const SHARING_ANNOTATION: &str = "ferrogate.io/allow-shared-ip";
 /// The annotation that says which pool the addresses are from.
 pub const FROM_POOL_ANNOTATION: &str = "ferrogate.io/ip-allocated-from-pool";
+/// The annotation that gives a Service a new version, so that no write decided on an older one comes after it. Its
+/// value is that older version.
+pub const FENCE_ANNOTATION: &str = "ferrogate.io/fence";
 /// The older way to write `spec.loadBalancerSourceRanges`, which counts where the field is not set.
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-const OUR_ANNOTATIONS: [&str; 4] = [POOL_ANNOTATION, ADDRESSES_ANNOTATION, SHARING_ANNOTATION, FROM_POOL_ANNOTATION];
+const OUR_ANNOTATIONS: [&str; 5] =
+    [POOL_ANNOTATION, ADDRESSES_ANNOTATION, SHARING_ANNOTATION, FROM_POOL_ANNOTATION, FENCE_ANNOTATION];
 
 /// `timeoutSeconds` where `sessionAffinityConfig` is not set.
 const DEFAULT_AFFINITY_TIMEOUT: i32 = 10_800;
@@ -100,6 +104,11 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
         labels,
         created: created(&object.metadata),
         generation: check.generation,
+        // One in a file is a leftover of the cluster that the manifest was read from.
+        version: match rules.source {
+            Source::Kubernetes => object.metadata.resource_version.as_deref().unwrap_or_default().into(),
+            Source::Directory => ResourceVersion::default(),
+        },
         load_balancer,
         ports,
         cluster_ips,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    model::{ObjectKey, ObjectRef, ServiceKey},
+    model::{ObjectKey, ObjectRef, ResourceVersion, ServiceKey},
     write::Write,
 };
 
@@ -62,6 +62,14 @@ impl Flights {
     /// Whether something was asked for that does not show yet.
     pub fn is_in_flight(&self, target: &Target) -> bool {
         self.by_target.contains_key(target)
+    }
+
+    /// The version of the Service that the write in flight was decided on.
+    pub fn version(&self, target: &Target) -> Option<&ResourceVersion> {
+        match self.by_target.get(target) {
+            Some((Write::ServiceStatus { version, .. }, _)) => Some(version),
+            _ => None,
+        }
     }
 
     /// When the oldest write has waited long enough.

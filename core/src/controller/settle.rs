@@ -89,24 +89,48 @@ impl Books {
         })
     }
 
+    /// What has to be seen gone from this Service before it is written with something new. A write that comes late
+    /// then never adds an address to a Service that seems to have all it wants; a change of leader relies on it. A
+    /// source without versions carries out writes in order, and needs none of this.
+    fn leaves(service: &Service, assignment: &Assignment) -> Option<IpAddr> {
+        let observed = &service.observed.addresses;
+        let gains = assignment.addresses.iter().any(|address| !observed.contains(address));
+        let leaving = observed.iter().find(|address| !assignment.addresses.contains(address));
+        leaving.copied().filter(|_| gains && service.version.is_known())
+    }
+
     fn service_write(&mut self, key: &ServiceKey, repeat_at: Instant) -> Option<Write> {
         let service = self.facts.services.get(key)?;
         let status = match self.entries.get(key) {
-            Some(Entry { assignment: Some(assignment), refusal, .. }) => match self.held_by(service, assignment) {
-                Some((address, giver)) => status::moving(service, assignment, address, &giver),
-                None => {
+            Some(Entry { assignment: Some(assignment), refusal, .. }) => {
+                if let Some((address, giver)) = self.held_by(service, assignment) {
+                    status::moving(service, assignment, address, &giver)
+                } else if let Some(address) = Self::leaves(service, assignment) {
+                    status::leaving(service, assignment, address)
+                } else {
                     let is_advertised = self.is_advertised(service, &assignment.pool);
                     status::assigned(service, assignment, refusal.as_ref(), is_advertised)
                 }
-            },
+            }
             Some(Entry { refusal: Some(refusal), .. }) => status::refused(service, refusal),
             // Not ours, or not ours any more. Only what we wrote is taken away.
             Some(_) | None if is_marked(&service.observed) => ServiceStatus::default(),
             Some(_) | None => service.observed.clone(),
         };
         let shown = service.observed == status;
-        let write = Write::ServiceStatus { service: key.clone(), status };
-        self.flights.wish(Target::Service(key.clone()), write, shown, repeat_at)
+        let target = Target::Service(key.clone());
+        let mut fence = false;
+        if service.version.is_known() {
+            if self.flights.version(&target) == Some(&service.version) {
+                // What was asked for may still be carried out, after this one even.
+                fence = shown;
+            } else {
+                // It was carried out, or is refused for ever.
+                self.flights.forget(&target);
+            }
+        }
+        let write = Write::ServiceStatus { service: key.clone(), status, version: service.version.clone(), fence };
+        self.flights.wish(target, write, shown && !fence, repeat_at)
     }
 
     /// Keeps the addresses of entry Services; every Ingress shows them.

@@ -57,11 +57,28 @@ pub(super) fn refused(service: &Service, refusal: &Refusal) -> ServiceStatus {
     ServiceStatus { condition: Some(condition), ..ServiceStatus::default() }
 }
 
+/// Status of a Service that moves to another address: it goes by way of none, so that a write which comes late can
+/// only ever take an address away.
+pub(super) fn leaving(service: &Service, next: &Assignment, leaving: IpAddr) -> ServiceStatus {
+    on_the_move(
+        service,
+        next,
+        format!("gets {} of pool {} as soon as {leaving} is seen gone", list(&next.addresses), next.pool),
+    )
+}
+
 /// Status of a Service whose next address is still in the status of another one. It keeps what it has already.
 pub(super) fn moving(service: &Service, next: &Assignment, address: IpAddr, giver: &ServiceKey) -> ServiceStatus {
+    on_the_move(
+        service,
+        next,
+        format!("gets {address} of pool {} as soon as Service {giver} is seen without it", next.pool),
+    )
+}
+
+fn on_the_move(service: &Service, next: &Assignment, message: String) -> ServiceStatus {
     let kept = service.observed.addresses.iter().filter(|address| next.addresses.contains(address));
     let addresses: Vec<_> = kept.copied().collect();
-    let message = format!("gets {address} of pool {} as soon as Service {giver} is seen without it", next.pool);
     let condition = address_condition(service, !addresses.is_empty(), MOVING, message);
     let pool = (!addresses.is_empty()).then(|| next.pool.clone());
     ServiceStatus { addresses, pool, condition: Some(condition) }

@@ -24,6 +24,7 @@ mod families;
 mod properties;
 mod sharing;
 mod statuses;
+mod versions;
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
@@ -47,6 +48,7 @@ fn service(name: &str) -> Service {
         labels: BTreeMap::new(),
         created: 0,
         generation: 0,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: V4.to_vec(),
@@ -292,9 +294,11 @@ impl World {
 
     fn carry_out(&mut self, write: &Write) {
         match write {
-            Write::ServiceStatus { service, status } => {
+            Write::ServiceStatus { service, status, .. } => {
                 if let Some(old) = self.facts.services.get(service) {
-                    let new = Service { observed: status.clone(), ..Service::clone(old) };
+                    let version =
+                        old.version.as_str().parse().map_or_else(|_| String::new(), |old: u64| (old + 1).to_string());
+                    let new = Service { observed: status.clone(), version: version.into(), ..Service::clone(old) };
                     self.facts.services.insert(service.clone(), Arc::new(new));
                 }
             }
@@ -357,7 +361,7 @@ fn told<'a>(writes: &'a [Write], name: &str) -> Vec<&'a str> {
 /// Writes of the status of a Service.
 fn statuses<'a>(writes: &'a [Write], name: &str) -> Vec<&'a ServiceStatus> {
     let statuses = writes.iter().filter_map(|write| match write {
-        Write::ServiceStatus { service, status } if *service == key(name) => Some(status),
+        Write::ServiceStatus { service, status, .. } if *service == key(name) => Some(status),
         _ => None,
     });
     statuses.collect()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use crate::{
-    model::{Family, Labels, NodeName, PoolName, Prefix, ServiceKey},
+    model::{Family, Labels, NodeName, PoolName, Prefix, ResourceVersion, ServiceKey},
     write::Condition,
 };
 
@@ -50,6 +50,8 @@ pub struct Service {
     pub created: i64,
     /// `metadata.generation`; 0 where the source has none.
     pub generation: i64,
+    /// `metadata.resourceVersion`.
+    pub version: ResourceVersion,
     /// Whether this is a Service of type LoadBalancer and of a class we serve, and what it wishes for.
     pub load_balancer: Option<LoadBalancer>,
     /// `spec.ports`.

@@ -34,6 +34,7 @@ pub(super) fn service(name: &str) -> Service {
         labels: Default::default(),
         created: 0,
         generation: 1,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: vec![Family::V4],

@@ -66,6 +66,7 @@ fn service(name: &str, addresses: &[&str]) -> Service {
         labels: BTreeMap::new(),
         created: 0,
         generation: 0,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: vec![Family::V4],

@@ -114,6 +114,7 @@ pub fn service(name: &str, port: u16, families: &[Family], nodes: &[usize]) -> S
         labels: BTreeMap::new(),
         created: 0,
         generation: 1,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: families.to_vec(),

@@ -340,6 +340,7 @@ fn service(name: &str) -> Service {
         labels: BTreeMap::new(),
         created: 0,
         generation: 0,
+        version: Default::default(),
         load_balancer: None,
         ports: Vec::new(),
         cluster_ips: Vec::new(),

@@ -594,6 +594,7 @@ fn service(number: usize, addresses: &[IpAddr]) -> Service {
         labels: BTreeMap::new(),
         created: 0,
         generation: 0,
+        version: Default::default(),
         load_balancer: Some(LoadBalancer {
             class: None,
             families: Vec::new(),
