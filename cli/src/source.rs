@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ferrogate_cluster::{Cluster, DirectoryConfig, KubernetesConfig, Role};
+use ferrogate_cluster::{Cluster, DirectoryConfig, KubernetesConfig, NAMESPACE, Role};
 use ferrogate_core::{
     model::{
         NodeName,
@@ -26,8 +26,8 @@ pub struct SourceArgs {
     /// Where statuses are kept in directory mode; default: the manifest folder's name with `.state` appended
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE", requires = "manifests")]
     pub state: Option<PathBuf>,
-    /// Namespace of Ferrogate's own objects in the API server
-    #[arg(long, value_name = "NAME", default_value = "ferrogate-system", env = "FERROGATE_NAMESPACE")]
+    /// Namespace of Ferrogate's own objects; those in another are left out
+    #[arg(long, value_name = "NAME", default_value = NAMESPACE, env = "FERROGATE_NAMESPACE")]
     pub namespace: String,
     /// The spec.loadBalancerClass that is served; an empty value serves no Service that names a class
     #[arg(long, value_name = "CLASS", default_value = DEFAULT_CLASS)]
@@ -95,7 +95,8 @@ impl SourceArgs {
     pub async fn open(&self, role: Role, shutdown: CancellationToken) -> anyhow::Result<Cluster> {
         match (&self.manifests, self.state_folder()) {
             (Some(manifests), Some(state)) => {
-                let config = DirectoryConfig { manifests: manifests.clone(), state, role, class: self.class() };
+                let (namespace, class) = (self.namespace.clone(), self.class());
+                let config = DirectoryConfig { manifests: manifests.clone(), state, namespace, role, class };
                 let what = format!("cannot follow the manifests in {}", manifests.display());
                 Cluster::directory(config, shutdown).await.context(what)
             }
@@ -120,7 +121,7 @@ mod tests {
         SourceArgs {
             manifests: manifests.map(PathBuf::from),
             state: state.map(PathBuf::from),
-            namespace: "ferrogate-system".to_owned(),
+            namespace: NAMESPACE.to_owned(),
             load_balancer_class: String::new(),
             serve_classless: true,
         }

@@ -297,8 +297,9 @@ impl Directory {
                     Entry::Unknown(problem) => {
                         match &problem.object {
                             Some(ObjectRef { namespace, name, .. }) => {
-                                let namespace = namespace.as_deref().unwrap_or("default");
-                                misnamed.insert(ObjectKey::new(namespace, name.as_str()));
+                                let homes = ["default", self.translator.rules().namespace.as_str()];
+                                let homes = namespace.as_deref().map_or(homes, |namespace| [namespace; 2]);
+                                misnamed.extend(homes.map(|namespace| ObjectKey::new(namespace, name.as_str())));
                                 misnamed.insert(ObjectKey::new("", name.as_str()));
                             }
                             None => nameless = true,

@@ -38,6 +38,9 @@ pub use dir::DirectoryError;
 pub use kube::KubernetesError;
 pub use lease::Timing;
 
+/// The namespace of our own objects, unless told otherwise.
+pub const NAMESPACE: &str = "ferrogate-system";
+
 /// How many writes may wait for the writer. It only keeps the latest for each object, so that it is quick to take
 /// them; a room that finds the channel full waits.
 const WRITES: usize = 1024;
@@ -106,6 +109,8 @@ pub struct DirectoryConfig {
     pub manifests: PathBuf,
     /// The folder in which statuses are kept; made where it is missing.
     pub state: PathBuf,
+    /// The namespace of our own objects: those that name none are in it, those that name another are left out.
+    pub namespace: String,
     /// What the process is.
     pub role: Role,
     /// Which load balancer classes are served.
@@ -147,7 +152,7 @@ impl Cluster {
         shutdown: CancellationToken,
     ) -> Result<Self, KubernetesError> {
         let KubernetesConfig { namespace, role, identity, class } = config;
-        let rules = translate::Rules { class, source: translate::Source::Kubernetes };
+        let rules = translate::Rules { class, namespace: namespace.clone(), source: translate::Source::Kubernetes };
         let translator = translate::Translator::new(rules, None);
         let finish = CancellationToken::new();
         let guard = finish.clone().drop_guard();
@@ -198,7 +203,7 @@ impl Cluster {
     /// When the manifest folder cannot be read, the state folder cannot be made, another process writes there, or the
     /// kernel refuses to watch. Whatever is wrong with a file is a problem in the snapshot instead.
     pub async fn directory(config: DirectoryConfig, shutdown: CancellationToken) -> Result<Self, DirectoryError> {
-        let DirectoryConfig { manifests, state, role, class } = config;
+        let DirectoryConfig { manifests, state, namespace, role, class } = config;
         let names = role.writers();
         let locks = locks(&state, &names)?;
         if let (Ok(manifests), Ok(state)) = (manifests.canonicalize(), state.canonicalize())
@@ -210,7 +215,7 @@ impl Cluster {
             Role::Standalone(node) => Some(node.clone()),
             _ => None,
         };
-        let rules = translate::Rules { class, source: translate::Source::Directory };
+        let rules = translate::Rules { class, namespace, source: translate::Source::Directory };
         let translator = translate::Translator::new(rules, lone_node);
         let finish = CancellationToken::new();
         let guard = finish.clone().drop_guard();

@@ -118,6 +118,11 @@ impl Kind {
         }
     }
 
+    /// Whether objects of this kind say what Ferrogate should do, and are therefore read in one namespace only.
+    pub fn is_configuration(self) -> bool {
+        self.api_version() == OUR_API
+    }
+
     /// Whether objects of this kind live outside namespaces.
     pub fn is_cluster_scoped(self) -> bool {
         matches!(self, Self::Namespace | Self::Node | Self::IngressClass | Self::Gateway("GatewayClass"))

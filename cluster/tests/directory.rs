@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ferrogate_cluster::{Cluster, DirectoryConfig, DirectoryError, Role};
+use ferrogate_cluster::{Cluster, DirectoryConfig, DirectoryError, NAMESPACE, Role};
 use ferrogate_core::{
     model::{
         NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
@@ -61,8 +61,13 @@ impl Folders {
     }
 
     async fn try_open(&self, role: Role) -> Result<Cluster, DirectoryError> {
-        let config =
-            DirectoryConfig { manifests: self.manifests(), state: self.state(), role, class: ClassPolicy::default() };
+        let config = DirectoryConfig {
+            manifests: self.manifests(),
+            state: self.state(),
+            namespace: NAMESPACE.to_owned(),
+            role,
+            class: ClassPolicy::default(),
+        };
         Cluster::directory(config, CancellationToken::new()).await
     }
 
@@ -170,6 +175,7 @@ async fn a_state_folder_among_the_manifests_is_refused() {
     let config = DirectoryConfig {
         manifests: folders.manifests(),
         state: folders.manifests().join("state"),
+        namespace: NAMESPACE.to_owned(),
         role: Role::Controller,
         class: ClassPolicy::default(),
     };
@@ -292,7 +298,8 @@ async fn m_036_an_object_that_becomes_invalid_stays_in_force_as_it_was() {
     assert_eq!(broken.pools[&PoolName::from("p")].ranges[0].to_string(), "192.0.2.0-192.0.2.255");
     assert_eq!(standing(&broken, "web").ports[0].port.get(), 80);
     let text = shown(&broken).join("\n");
-    for part in ["a.yaml: IPAddressPool default/p: spec.addresses[0]: \"10.0.0.300/24\"", "192.0.2.0/24 (one"] {
+    for part in ["a.yaml: IPAddressPool ferrogate-system/p: spec.addresses[0]: \"10.0.0.300/24\"", "192.0.2.0/24 (one"]
+    {
         assert!(text.contains(part), "{text}");
     }
     assert!(text.contains("a.yaml (document 2): Service default/web: spec.ports[0].port: \"0\""), "{text}");
@@ -529,10 +536,10 @@ async fn the_state_of_an_object_goes_with_the_object() {
     let condition = "{type: Accepted, status: 'True', reason: A, message: '', lastTransitionTime: \
                      '2001-02-03T04:05:06Z'}";
     let conditions = format!(
-        "apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: l2, namespace: default}}\nstatus: \
-         {{conditions: [{condition}]}}\n"
+        "apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: l2, namespace: \
+         ferrogate-system}}\nstatus: {{conditions: [{condition}]}}\n"
     );
-    folders.put_state("conditions/L2Advertisement/default/l2.yaml", &conditions);
+    folders.put_state("conditions/L2Advertisement/ferrogate-system/l2.yaml", &conditions);
     folders.put("web.yaml", &service("web"));
     folders.put_state("services/default/web.yaml", &state_of("web", "192.0.2.7"));
     folders.put_state("services/default/orphan.yaml", &state_of("orphan", "192.0.2.8"));
@@ -730,7 +737,7 @@ async fn standalone_stands_in_for_the_node_until_there_are_nodes() {
 #[tokio::test]
 async fn conditions_of_other_objects_are_kept_side_by_side() {
     let folders = Folders::new();
-    let object = ObjectRef::namespaced("ferrogate.io/v1beta1", "L2Advertisement", &ObjectKey::new("default", "l2"));
+    let object = ObjectRef::namespaced("ferrogate.io/v1beta1", "L2Advertisement", &ObjectKey::new(NAMESPACE, "l2"));
     let condition = |kind: &str, holds| Write::Condition {
         object: object.clone(),
         condition: Condition {
@@ -751,6 +758,6 @@ async fn conditions_of_other_objects_are_kept_side_by_side() {
     cluster.writes.send(condition("Accepted", true)).await.unwrap();
     cluster.closed().await;
 
-    let text = folders.read_state("conditions/L2Advertisement/default/l2.yaml");
+    let text = folders.read_state("conditions/L2Advertisement/ferrogate-system/l2.yaml");
     assert_eq!(text.matches("status: \"True\"").count(), 2, "{text}");
 }

@@ -119,6 +119,12 @@ pub enum Fault {
         /// What is allowed.
         expected: String,
     },
+    /// Configuration outside the namespace in which it is read.
+    #[error("is not in namespace {ours}, and configuration is read there only; move the object")]
+    ForeignNamespace {
+        /// Where it is read.
+        ours: String,
+    },
     /// Two objects claim the same name.
     #[error("the same object is already defined in {first}; remove one of the two")]
     Duplicate {
@@ -168,6 +174,7 @@ impl Fault {
             Self::UnknownKind { .. } => "UnknownKind",
             Self::Schema { .. } => "SchemaViolation",
             Self::Invalid { .. } => "InvalidValue",
+            Self::ForeignNamespace { .. } => "ForeignNamespace",
             Self::Duplicate { .. } => "DuplicateObject",
             Self::Overlap { .. } => "OverlappingPools",
             Self::DanglingReference { .. } => "DanglingReference",

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ferrogate_cluster::{
-    Cluster, DirectoryConfig, Role,
+    Cluster, DirectoryConfig, NAMESPACE, Role,
     document::documents,
     objects::Reading,
     translate::{Entry, Rules, Source, Translator, read},
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Prints the row of one size and returns the microseconds of one change.
 fn world(size: usize) -> f64 {
-    let rules = Rules { class: ClassPolicy::default(), source: Source::Directory };
+    let rules = Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source: Source::Directory };
     let mut translator = Translator::new(rules, None);
     let begun = cpu_time();
     let files: Vec<_> = (0..size).map(|number| (file(number), readings(&translator, number, 80))).collect();
@@ -104,6 +104,7 @@ fn folder() -> anyhow::Result<()> {
         let config = DirectoryConfig {
             manifests: manifests.clone(),
             state: root.path().join("state"),
+            namespace: NAMESPACE.to_owned(),
             role: Role::Controller,
             class: ClassPolicy::default(),
         };

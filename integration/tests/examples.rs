@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_cluster::{Cluster, DirectoryConfig, Role};
+use ferrogate_cluster::{Cluster, DirectoryConfig, NAMESPACE, Role};
 use ferrogate_core::{
     controller::{self, Controller, Event},
     model::{ServiceKey, service::ClassPolicy},
@@ -41,6 +41,7 @@ async fn settled(manifests: PathBuf) -> Arc<Snapshot> {
     let config = DirectoryConfig {
         manifests,
         state: state.path().to_owned(),
+        namespace: NAMESPACE.to_owned(),
         role: Role::Standalone("node-1".into()),
         class: ClassPolicy::default(),
     };

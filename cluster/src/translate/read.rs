@@ -25,6 +25,8 @@ use crate::{
 pub struct Rules {
     /// Which load balancer classes are served.
     pub class: ClassPolicy,
+    /// The namespace of our own objects.
+    pub namespace: String,
     /// Where objects come from.
     pub source: Source,
 }
@@ -96,7 +98,8 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
             return Entry::Unknown(Problem { object, generation, field: String::new(), fault });
         }
     };
-    let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+    let home = if kind.is_configuration() { &rules.namespace } else { "default" };
+    let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or(home);
     let Some(name) = name else {
         let fault = Fault::Schema { detail: format!("a {kind_name} needs a name") };
         return Entry::Unknown(anonymous("metadata.name", fault));
@@ -111,6 +114,9 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
     let id = Id::new(kind, namespace, name);
     let mut check =
         Check { object: id.object(), key: id.key.clone(), generation, problems: Vec::new(), refused: false };
+    if kind.is_configuration() && namespace != rules.namespace {
+        check.refuse("metadata.namespace", Fault::ForeignNamespace { ours: rules.namespace.clone() });
+    }
     let fact = read_kind(kind, value, rules, &mut check);
     let Check { problems, refused, .. } = check;
     Entry::Object(Reading { id, generation, fact: fact.filter(|_| !refused), problems })

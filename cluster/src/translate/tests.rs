@@ -10,21 +10,24 @@ use ferrogate_core::model::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::document::documents;
+use crate::{NAMESPACE, document::documents};
 
 fn translator(source: Source) -> Translator {
-    Translator::new(Rules { class: ClassPolicy::default(), source }, None)
+    Translator::new(Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source }, None)
 }
 
 /// Reads a file of valid YAML into a translator.
 fn feed(translator: &mut Translator, file: &str, text: &str) {
     let (mut readings, mut problems) = (Vec::new(), Vec::new());
     for document in documents(text) {
-        let origin = Origin::File { path: file.to_owned(), document: document.number };
+        let in_file = Origin::File { path: file.to_owned(), document: document.number };
         for entry in read(document.value.expect("YAML"), translator.rules()) {
             match entry {
-                Entry::Object(reading) => readings.push((origin.clone(), reading)),
-                Entry::Unknown(problem) => problems.push((origin.clone(), problem)),
+                Entry::Object(reading) if translator.rules().source == Source::Kubernetes => {
+                    readings.push((Origin::Cluster(reading.id.object()), reading));
+                }
+                Entry::Object(reading) => readings.push((in_file.clone(), reading)),
+                Entry::Unknown(problem) => problems.push((in_file.clone(), problem)),
                 Entry::Foreign => {}
             }
         }
@@ -341,8 +344,10 @@ fn m_008_of_two_pools_that_overlap_the_later_is_left_out_and_both_ranges_are_nam
     assert_eq!(names, ["a", "c"]);
     assert_eq!(
         problems(&snapshot),
-        ["IPAddressPool default/b: spec.addresses[1]: 192.0.2.128-192.0.2.255 overlaps with 192.0.2.0-192.0.2.255 of \
-          pool a; give each address to one pool only"]
+        [
+            "IPAddressPool ferrogate-system/b: spec.addresses[1]: 192.0.2.128-192.0.2.255 overlaps with 192.0.2.0-192.0.2.255 of \
+          pool a; give each address to one pool only"
+        ]
     );
     assert!(complaint(&pool("p", "192.0.2.0/24, 192.0.2.7-192.0.2.8")).contains("192.0.2.7-192.0.2.8 overlaps"));
 }
@@ -398,8 +403,10 @@ fn an_advertisement_is_read_and_one_that_names_a_missing_pool_stays_with_a_warni
     assert_eq!(standing.preferred_nodes[0].weight.get(), 7);
     assert_eq!(
         problems(&snapshot),
-        ["L2Advertisement default/l2: spec.ipAddressPools: IPAddressPool \"q\" does not exist; create it or correct \
-          the name"]
+        [
+            "L2Advertisement ferrogate-system/l2: spec.ipAddressPools: IPAddressPool \"q\" does not exist; create it or correct \
+          the name"
+        ]
     );
 
     feed(&mut translator, "q.yaml", &pool("q", "198.51.100.0/24"));
@@ -679,6 +686,19 @@ fn what_did_not_change_is_shared_with_the_snapshot_before() {
     assert_eq!(before.services.diff(&after.services).count(), 1);
 }
 
+#[test]
+fn m_011_configuration_is_read_in_our_own_namespace_only() {
+    let elsewhere = |text: &str| text.replace("metadata: {", "metadata: {namespace: elsewhere, ");
+    let text = elsewhere(&pool("p", "192.0.2.0/24"));
+    let expected = "metadata.namespace: is not in namespace ferrogate-system, and configuration is read there only; \
+                    move the object";
+
+    assert_eq!(complaint(&text), expected);
+    assert!(snapshot(&text).pools.is_empty());
+    let without = snapshot(&pool("p", "192.0.2.0/24"));
+    assert_eq!(&*without.pools[&PoolName::from("p")].key.namespace, NAMESPACE);
+}
+
 /// Files of a small world in which everything can meet everything: each is one choice for one of a few files.
 fn file_text(choice: usize) -> String {
     let slice = |name: &str, service: &str, address: &str| {
@@ -725,7 +745,7 @@ fn file_text(choice: usize) -> String {
 const CHOICES: usize = 23;
 
 #[derive(Clone, Debug)]
-enum Change {
+enum Turn {
     File(usize, usize),
     Service(Option<u8>),
     Pool(Option<i64>),
@@ -734,14 +754,14 @@ enum Change {
     Unreachable(bool),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
-        8 => (0..5usize, 0..CHOICES).prop_map(|(file, choice)| Change::File(file, choice)),
-        1 => proptest::option::of(0..3u8).prop_map(Change::Service),
-        1 => proptest::option::of(0..3i64).prop_map(Change::Pool),
-        1 => proptest::option::of(0..3u8).prop_map(Change::Ingress),
-        1 => (0..3usize, proptest::option::of(0..2usize)).prop_map(|(file, node)| Change::Announcer(file, node)),
-        1 => any::<bool>().prop_map(Change::Unreachable),
+        8 => (0..5usize, 0..CHOICES).prop_map(|(file, choice)| Turn::File(file, choice)),
+        1 => proptest::option::of(0..3u8).prop_map(Turn::Service),
+        1 => proptest::option::of(0..3i64).prop_map(Turn::Pool),
+        1 => proptest::option::of(0..3u8).prop_map(Turn::Ingress),
+        1 => (0..3usize, proptest::option::of(0..2usize)).prop_map(|(file, node)| Turn::Announcer(file, node)),
+        1 => any::<bool>().prop_map(Turn::Unreachable),
     ]
 }
 
@@ -770,7 +790,7 @@ impl Told {
         translator.remember_service(web.clone(), status);
         let status =
             self.pool.map(|count| Remembered::Known(PoolStatus { assigned_ipv4: count, ..Default::default() }));
-        translator.remember_pool(ObjectKey::new("default", "q"), status);
+        translator.remember_pool(ObjectKey::new(NAMESPACE, "q"), status);
         translator.remember_ingress(web.clone(), self.ingress.map(|last| Remembered::Known(vec![address(last)])));
         for (file, node) in &self.announcers {
             translator.remember_announcer(&file.to_string(), node.map(|node| (web.clone(), nodes[node].clone())));
@@ -802,19 +822,19 @@ fn conditions_of_the_state_show_until_their_file_goes() {
 
 proptest! {
     #[test]
-    fn a_snapshot_made_step_by_step_equals_one_made_at_once(changes in proptest::collection::vec(change(), 1..25)) {
+    fn a_snapshot_made_step_by_step_equals_one_made_at_once(turns in proptest::collection::vec(turn(), 1..25)) {
         let lone = Some(NodeName::from("lone"));
-        let rules = Rules { class: ClassPolicy::default(), source: Source::Directory };
+        let rules = Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source: Source::Directory };
         let mut told = Told::default();
         let mut stepwise = Translator::new(rules.clone(), lone.clone());
-        for change in changes {
-            match change {
-                Change::File(file, choice) => { told.files.insert(file, choice); }
-                Change::Service(last) => told.service = last,
-                Change::Pool(count) => told.pool = count,
-                Change::Ingress(last) => told.ingress = last,
-                Change::Announcer(file, node) => { told.announcers.insert(file, node); }
-                Change::Unreachable(yes) => told.unreachable = yes,
+        for turn in turns {
+            match turn {
+                Turn::File(file, choice) => { told.files.insert(file, choice); }
+                Turn::Service(last) => told.service = last,
+                Turn::Pool(count) => told.pool = count,
+                Turn::Ingress(last) => told.ingress = last,
+                Turn::Announcer(file, node) => { told.announcers.insert(file, node); }
+                Turn::Unreachable(yes) => told.unreachable = yes,
             }
             told.tell(&mut stepwise);
             let by_steps = stepwise.snapshot();
