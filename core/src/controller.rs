@@ -85,6 +85,13 @@ pub enum Event {
     Tick,
 }
 
+/// The time of a step, and how long its writes may take to show.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    now: Instant,
+    patience: Duration,
+}
+
 /// What came of a Service's wish for an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -200,10 +207,11 @@ impl Controller {
 
     /// Takes in one event at `now` and returns the writes to be carried out, in this order.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Write> {
+        let clock = Clock { now, patience: self.config.patience };
         let mut writes = match event {
             Event::Snapshot(snapshot) => {
                 self.latest = Some(Arc::clone(&snapshot));
-                if self.leads { self.books.advance(snapshot, now + self.config.patience) } else { Vec::new() }
+                if self.leads { self.books.advance(snapshot, clock) } else { Vec::new() }
             }
             Event::Leads(leads) if leads == self.leads => Vec::new(),
             Event::Leads(leads) => {
@@ -211,13 +219,13 @@ impl Controller {
                 self.leads = leads;
                 self.books = Books::new(self.config);
                 match &self.latest {
-                    Some(snapshot) if leads => self.books.advance(Arc::clone(snapshot), now + self.config.patience),
+                    Some(snapshot) if leads => self.books.advance(Arc::clone(snapshot), clock),
                     _ => Vec::new(),
                 }
             }
             Event::Tick => Vec::new(),
         };
-        writes.extend(self.books.flights.repeat(now, self.config.patience));
+        writes.extend(self.books.flights.due(clock));
         writes
     }
 
@@ -264,10 +272,10 @@ impl Books {
     }
 
     /// Moves on to newer facts and returns what has to be written.
-    fn advance(&mut self, next: Arc<Snapshot>, repeat_at: Instant) -> Vec<Write> {
+    fn advance(&mut self, next: Arc<Snapshot>, clock: Clock) -> Vec<Write> {
         let mut work = Work::default();
         self.decide(next, &mut work);
-        self.settle(work, repeat_at)
+        self.settle(work, clock)
     }
 
     fn is_advertised(&self, service: &Service, pool: &PoolName) -> bool {

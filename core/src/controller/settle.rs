@@ -3,12 +3,11 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    time::Instant,
 };
 
 use super::{
-    API_VERSION, Books, Entry, Work, advertisement_ref, allocate::Assignment, flight::Target, is_marked, pool_ref,
-    report::Report, status,
+    API_VERSION, Books, Clock, Entry, Work, advertisement_ref, allocate::Assignment, flight::Target, is_marked,
+    pool_ref, report::Report, status,
 };
 use crate::{
     model::{
@@ -20,7 +19,7 @@ use crate::{
 
 impl Books {
     /// Compares what statuses should say with what they say, for everything this step has touched.
-    pub(super) fn settle(&mut self, mut work: Work, repeat_at: Instant) -> Vec<Write> {
+    pub(super) fn settle(&mut self, mut work: Work, clock: Clock) -> Vec<Write> {
         let losers = work.lost.iter().flat_map(|(address, losers)| losers.iter().map(|loser| (*address, loser)));
         for (address, loser) in losers.filter(|(_, loser)| self.facts.services.contains_key(*loser)) {
             self.givers.insert((loser.clone(), address));
@@ -31,24 +30,27 @@ impl Books {
         let (givers, others): (Vec<_>, Vec<_>) = services.into_iter().partition(|key| self.gives(key).next().is_some());
         let mut others: BTreeSet<_> = others.into_iter().collect();
         for key in &givers {
-            self.settle_service(key, &mut work, repeat_at, &mut writes);
+            self.settle_service(key, &mut work, clock, &mut writes);
             others.extend(self.hand_over(key));
         }
         for key in &others {
-            self.settle_service(key, &mut work, repeat_at, &mut writes);
+            self.settle_service(key, &mut work, clock, &mut writes);
         }
         work.pools.append(&mut self.ledger.take_moved());
-        writes.extend(work.pools.iter().filter_map(|name| self.pool_write(name, repeat_at)));
-        writes.extend(work.ingresses.iter().filter_map(|key| self.ingress_write(key, repeat_at)));
+        writes.extend(work.pools.iter().filter_map(|name| self.pool_write(name, clock)));
+        writes.extend(work.ingresses.iter().filter_map(|key| self.ingress_write(key, clock)));
         for object in &work.objects {
-            self.object_writes(object, repeat_at, &mut writes);
+            self.object_writes(object, clock, &mut writes);
         }
         writes
     }
 
-    fn settle_service(&mut self, key: &ServiceKey, work: &mut Work, repeat_at: Instant, writes: &mut Vec<Write>) {
-        writes.extend(self.service_write(key, repeat_at));
-        writes.extend(work.events.remove(key).into_iter().flatten().map(Write::Event));
+    fn settle_service(&mut self, key: &ServiceKey, work: &mut Work, clock: Clock, writes: &mut Vec<Write>) {
+        writes.extend(self.service_write(key, clock));
+        // Where a status changes all the time, its condition says enough.
+        if !self.flights.is_slowed(&Target::Service(key.clone())) {
+            writes.extend(work.events.remove(key).into_iter().flatten().map(Write::Event));
+        }
         self.note_entrance(key, &mut work.ingresses);
     }
 
@@ -99,7 +101,7 @@ impl Books {
         leaving.copied().filter(|_| gains && service.version.is_known())
     }
 
-    fn service_write(&mut self, key: &ServiceKey, repeat_at: Instant) -> Option<Write> {
+    fn service_write(&mut self, key: &ServiceKey, clock: Clock) -> Option<Write> {
         let service = self.facts.services.get(key)?;
         let status = match self.entries.get(key) {
             Some(Entry { assignment: Some(assignment), refusal, .. }) => {
@@ -130,7 +132,7 @@ impl Books {
             }
         }
         let write = Write::ServiceStatus { service: key.clone(), status, version: service.version.clone(), fence };
-        self.flights.wish(target, write, shown && !fence, repeat_at)
+        self.flights.wish(target, write, shown && !fence, clock)
     }
 
     /// Keeps the addresses of entry Services; every Ingress shows them.
@@ -148,25 +150,25 @@ impl Books {
         ingresses.extend(self.facts.ingresses.keys().cloned());
     }
 
-    fn pool_write(&mut self, name: &PoolName, repeat_at: Instant) -> Option<Write> {
+    fn pool_write(&mut self, name: &PoolName, clock: Clock) -> Option<Write> {
         let book = self.ledger.book(name)?;
         let status = status::pool(book, &self.reports.of(&pool_ref(&book.pool)));
         let key = book.pool.key.clone();
         let shown = book.pool.observed == status;
-        self.flights.wish(Target::Pool(key.clone()), Write::PoolStatus { pool: key, status }, shown, repeat_at)
+        self.flights.wish(Target::Pool(key.clone()), Write::PoolStatus { pool: key, status }, shown, clock)
     }
 
-    fn ingress_write(&mut self, key: &ObjectKey, repeat_at: Instant) -> Option<Write> {
+    fn ingress_write(&mut self, key: &ObjectKey, clock: Clock) -> Option<Write> {
         let ingress = self.facts.ingresses.get(key)?;
         let addresses: BTreeSet<IpAddr> = self.entrances.values().flatten().copied().collect();
         let addresses: Vec<_> = addresses.into_iter().collect();
         let shown = ingress.observed_addresses == addresses;
         let write = Write::IngressStatus { ingress: key.clone(), addresses };
-        self.flights.wish(Target::Ingress(key.clone()), write, shown, repeat_at)
+        self.flights.wish(Target::Ingress(key.clone()), write, shown, clock)
     }
 
     /// The condition of an object without a status of its own in the snapshot, and Events about what is reported of it.
-    fn object_writes(&mut self, object: &ObjectRef, repeat_at: Instant, writes: &mut Vec<Write>) {
+    fn object_writes(&mut self, object: &ObjectRef, clock: Clock, writes: &mut Vec<Write>) {
         let reports = self.reports.of(object);
         let pool = self.facts.pools.values().find(|pool| pool_ref(pool) == *object);
         let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
@@ -198,7 +200,7 @@ impl Books {
         if is_wanted || is_outdated {
             let shown = shown == Some(&wish);
             let write = Write::Condition { object: object.clone(), condition: wish };
-            writes.extend(self.flights.wish(target, write, shown, repeat_at));
+            writes.extend(self.flights.wish(target, write, shown, clock));
         } else {
             self.flights.forget(&target);
         }

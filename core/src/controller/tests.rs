@@ -21,6 +21,7 @@ use crate::model::{
 
 mod allocation;
 mod families;
+mod pace;
 mod properties;
 mod sharing;
 mod statuses;
@@ -229,11 +230,12 @@ impl World {
         world
     }
 
-    /// With one pool `p`.
+    /// With one pool `p`, which has been there for a while.
     fn with_pool(ranges: &[&str]) -> Self {
         let mut world = Self::new();
         world.put_pool(pool("p", ranges));
         world.run();
+        world.now += Duration::from_secs(10);
         world
     }
 
@@ -281,10 +283,13 @@ impl World {
     /// Steps and carries out until nothing is to be written; returns every write.
     fn run(&mut self) -> Vec<Write> {
         let mut all = Vec::new();
-        for _ in 0..8 {
-            let writes = self.step();
+        for _ in 0..12 {
+            let mut writes = self.step();
             if writes.is_empty() {
-                return all;
+                // What changes often is held back for a moment.
+                let Some(due) = self.controller.deadline() else { return all };
+                self.now = due;
+                writes = self.controller.step(self.now, Event::Tick);
             }
             writes.iter().for_each(|write| self.carry_out(write));
             all.extend(writes);
