@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod controller;
+pub mod lease;
 pub mod model;
 pub mod proxy;
 pub mod snapshot;

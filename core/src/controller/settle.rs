@@ -92,7 +92,7 @@ impl Books {
     }
 
     /// What has to be seen gone from this Service before it is written with something new. A write that comes late
-    /// then never adds an address to a Service that seems to have all it wants; a change of leader relies on it. A
+    /// then never adds an address to a Service that seems to have all it wants ([`crate::lease`] relies on it). A
     /// source without versions carries out writes in order, and needs none of this.
     fn leaves(service: &Service, assignment: &Assignment) -> Option<IpAddr> {
         let observed = &service.observed.addresses;
