@@ -364,7 +364,7 @@ impl Directory {
                 }
                 problem.map(|fault| (None, fault))
             }
-            Place::Membership { .. } | Place::Events { .. } => None,
+            Place::EntryService(_) | Place::EntrySlice { .. } | Place::Membership { .. } | Place::Events { .. } => None,
         };
         let path = self.state.path(file).display().to_string();
         let origin = Origin::File { path, document: 0 };

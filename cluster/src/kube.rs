@@ -16,7 +16,10 @@ use ::kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use ferrogate_core::{
-    model::ObjectRef,
+    model::{
+        ObjectRef,
+        entry::{COMPONENT_LABEL, PROXY_COMPONENT},
+    },
     snapshot::{Fault, Origin, Problem, Snapshot},
 };
 use futures::{StreamExt, stream::SelectAll};
@@ -29,6 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    Role,
     admission::Inquiry,
     objects::{Id, Kind, OUR_API, Reading},
     state,
@@ -42,7 +46,10 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// How long after its last error a watch counts as recovered. The pause between two attempts is shorter.
 const RECOVERED: Duration = Duration::from_secs(60);
 
-/// The kinds that are watched.
+/// The kinds that a proxy watches: what it serves, and nothing it could learn secrets from.
+const OF_PROXY: [Kind; 5] = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::IngressClass, Kind::Ingress];
+
+/// The kinds that everyone else watches.
 const KINDS: [Kind; 12] = [
     Kind::Namespace,
     Kind::Node,
@@ -95,6 +102,20 @@ pub struct Live {
 
 /// The objects as the API server has them now, as far as writes must know.
 pub type LiveObjects = OrdMap<Id, Arc<Live>>;
+
+/// What a process of this role watches.
+fn subjects(role: &Role) -> BTreeSet<Subject> {
+    let kinds = |kinds: &[Kind]| kinds.iter().copied().map(Subject::Kind).collect::<BTreeSet<_>>();
+    let mut subjects = match role {
+        Role::Proxy(_) => return kinds(&OF_PROXY),
+        Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::Standalone(_) => kinds(&KINDS),
+    };
+    subjects.insert(Subject::L2Status);
+    if role.decides() {
+        subjects.insert(Subject::Kind(Kind::Pod));
+    }
+    subjects
+}
 
 /// What one watch is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,12 +181,12 @@ impl Watcher {
     pub fn new(
         client: Client,
         namespace: String,
+        role: &Role,
         translator: Translator,
         inquiries: mpsc::Receiver<Inquiry>,
         snapshots: watch::Sender<Arc<Snapshot>>,
         live: watch::Sender<LiveObjects>,
     ) -> Self {
-        let unlisted = KINDS.into_iter().map(Subject::Kind).chain([Subject::L2Status]).collect();
         Self {
             client,
             namespace,
@@ -175,7 +196,7 @@ impl Watcher {
             live,
             known: LiveObjects::new(),
             listing: BTreeMap::new(),
-            unlisted,
+            unlisted: subjects(role),
             failing: BTreeMap::new(),
             announcers: BTreeSet::new(),
         }
@@ -188,10 +209,19 @@ impl Watcher {
         for subject in self.unlisted.clone() {
             let resource = resource(subject.api_version(), subject.kind());
             let api: Api<DynamicObject> = match subject.api_version() {
+                _ if subject == Subject::Kind(Kind::Pod) => {
+                    Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+                }
                 OUR_API => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
                 _ => Api::all_with(self.client.clone(), &resource),
             };
-            let stream = watcher(api, watcher::Config::default()).default_backoff();
+            let config = match subject {
+                Subject::Kind(Kind::Pod) => {
+                    watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={PROXY_COMPONENT}"))
+                }
+                _ => watcher::Config::default(),
+            };
+            let stream = watcher(api, config).default_backoff();
             events.push(stream.map(move |event| (subject, event)).boxed());
         }
         let mut publish_at: Option<Instant> = None;
@@ -438,5 +468,13 @@ mod tests {
             ]
         );
         assert_eq!(resource(OUR_API, "ServiceL2Status").plural, "servicel2statuses");
+        assert_eq!(resource("v1", Kind::Pod.name()).plural, "pods");
+    }
+
+    #[test]
+    fn a_proxy_watches_only_what_it_serves() {
+        let watched: Vec<_> = subjects(&Role::Proxy("a".into())).into_iter().map(Subject::kind).collect();
+
+        assert_eq!(watched, ["Node", "Service", "EndpointSlice", "IngressClass", "Ingress"]);
     }
 }

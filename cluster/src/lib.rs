@@ -74,6 +74,8 @@ pub enum Role {
     Speaker(NodeName),
     /// Writes nothing; reads whom the speaker of this node sees, if it is a node's.
     Reader(Option<NodeName>),
+    /// The proxy of a node: reads what it serves and writes nothing.
+    Proxy(NodeName),
     /// Controller and speaker of the one node there is.
     Standalone(NodeName),
 }
@@ -81,7 +83,7 @@ pub enum Role {
 impl Role {
     fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::Speaker(node) | Self::Standalone(node) => Some(node),
+            Self::Speaker(node) | Self::Proxy(node) | Self::Standalone(node) => Some(node),
             Self::Reader(node) => node.as_ref(),
             Self::Controller => None,
         }
@@ -96,7 +98,7 @@ impl Role {
         match self {
             Self::Controller => vec!["controller".to_owned()],
             Self::Speaker(node) => vec![format!("speaker-{node}")],
-            Self::Reader(_) => Vec::new(),
+            Self::Reader(_) | Self::Proxy(_) => Vec::new(),
             Self::Standalone(node) => vec!["controller".to_owned(), format!("speaker-{node}")],
         }
     }
@@ -163,7 +165,7 @@ impl Cluster {
         let (admission, inquiries) = Admission::new(namespace.clone());
         let admission = role.decides().then_some(admission);
         let watcher =
-            kube::Watcher::new(client.clone(), namespace.clone(), translator, inquiries, snapshots_in, live_in);
+            kube::Watcher::new(client.clone(), namespace.clone(), &role, translator, inquiries, snapshots_in, live_in);
         tasks.spawn(watcher.run(ready, finish.clone()));
         tokio::select! {
             listed = listed => listed.map_err(|_| KubernetesError::Stopped)?,
@@ -173,7 +175,7 @@ impl Cluster {
         let reporter = match role {
             Role::Controller | Role::Standalone(_) => Some(write::apply::CONTROLLER),
             Role::Speaker(_) => Some(write::apply::SPEAKER),
-            Role::Reader(_) => None,
+            Role::Reader(_) | Role::Proxy(_) => None,
         };
         let (leads_in, leads) = watch::channel(false);
         // The Lease is given up only when nothing is written any more.

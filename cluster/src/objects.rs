@@ -12,8 +12,9 @@ use std::{
 
 use ferrogate_core::{
     model::{
-        Labels, ObjectKey, ObjectRef, ServiceKey,
+        Family, Labels, ObjectKey, ObjectRef, ServiceKey,
         advertisement::L2Advertisement,
+        entry::{EntryService, EntrySlice, ProxyPod},
         node::Node,
         pool::Pool,
         route::Ingress,
@@ -35,6 +36,8 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1 EndpointSlice`.
     EndpointSlice,
+    /// `v1 Pod`; those of the proxy, in a cluster.
+    Pod,
     /// `networking.k8s.io/v1 IngressClass`.
     IngressClass,
     /// `networking.k8s.io/v1 Ingress`.
@@ -60,12 +63,13 @@ pub const OUR_API: &str = "ferrogate.io/v1beta1";
 
 impl Kind {
     /// Every kind but those of the Gateway API.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::Secret,
         Self::Service,
         Self::EndpointSlice,
+        Self::Pod,
         Self::IngressClass,
         Self::Ingress,
         Self::IpAddressPool,
@@ -85,7 +89,7 @@ impl Kind {
     /// `apiVersion`.
     pub fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Secret | Self::Service => "v1",
+            Self::Namespace | Self::Node | Self::Secret | Self::Service | Self::Pod => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::IngressClass | Self::Ingress => "networking.k8s.io/v1",
             Self::Gateway(_) => "gateway.networking.k8s.io/v1",
@@ -106,6 +110,7 @@ impl Kind {
             Self::Secret => "Secret",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
             Self::IngressClass => "IngressClass",
             Self::Ingress => "Ingress",
             Self::IpAddressPool => "IPAddressPool",
@@ -171,6 +176,8 @@ pub enum Fact {
     Service(Box<ServiceFact>),
     /// An EndpointSlice.
     EndpointSlice(SliceFact),
+    /// A pod of the proxy.
+    ProxyPod(ProxyPod),
     /// An IngressClass.
     IngressClass(IngressClassFact),
     /// An Ingress of any class.
@@ -190,6 +197,8 @@ pub struct ServiceFact {
     pub service: Service,
     /// Type `ExternalName`: it has no endpoints, whatever slices say.
     pub external_name: bool,
+    /// What the controller keeps of it, if its name is that of the entry.
+    pub entry: Option<Box<EntryService>>,
 }
 
 /// A pool, and what decides between two that overlap.
@@ -208,6 +217,8 @@ pub struct SliceFact {
     pub service: ServiceKey,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The same and its ports, if the controller keeps it for the entry.
+    pub entry: Option<(Family, Box<EntrySlice>)>,
 }
 
 /// An IngressClass.
@@ -217,6 +228,8 @@ pub struct IngressClassFact {
     pub ours: bool,
     /// Whether it is marked as the default class.
     pub default: bool,
+    /// Whether an entry of it gets NodePorts.
+    pub node_ports: bool,
     /// Seconds since 1970; 0 where unknown.
     pub created: i64,
 }

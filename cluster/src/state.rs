@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ferrogate_core::{
-    model::{NodeName, ObjectKey, ObjectRef, ServiceKey, pool::PoolStatus, service::ServiceStatus},
+    model::{Family, NodeName, ObjectKey, ObjectRef, ServiceKey, pool::PoolStatus, service::ServiceStatus},
     snapshot::Fault,
     write::Condition,
 };
@@ -37,6 +37,15 @@ pub enum Place {
         node: NodeName,
         /// The Service.
         service: ServiceKey,
+    },
+    /// The Service of the shared Ingress entry, which the controller keeps in a cluster only.
+    EntryService(ServiceKey),
+    /// An EndpointSlice of it.
+    EntrySlice {
+        /// The entry's Service.
+        service: ServiceKey,
+        /// The family of its addresses.
+        family: Family,
     },
     /// Status of a Service, written by the controller.
     Service(ServiceKey),
@@ -72,6 +81,8 @@ impl Place {
             Self::Service(key) => format!("services/{}", key_path(key)),
             Self::Pool(key) => format!("pools/{}", key_path(key)),
             Self::Ingress(key) => format!("ingresses/{}", key_path(key)),
+            Self::EntryService(key) => format!("entry/service/{}", key_path(key)),
+            Self::EntrySlice { service, family } => format!("entry/{family}/{}", key_path(service)),
             Self::Conditions { kind, key } => format!("conditions/{kind}/{}", key_path(key)),
             Self::Events { writer } => format!("events/{writer}.yaml"),
             Self::L2Status { node, service } => {

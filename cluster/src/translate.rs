@@ -14,6 +14,7 @@ use std::{
 use ferrogate_core::{
     model::{
         Family, Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
+        entry::{ENTRY_NAME, Entry as SharedEntry, EntryWish},
         node::Node,
         pool::{Pool, PoolStatus},
         route::{Backend, BackendPort, Ingress},
@@ -28,6 +29,7 @@ use crate::objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading};
 
 mod advertisement;
 mod endpoints;
+pub mod entry;
 pub mod ingress;
 pub mod ingress_class;
 mod node;
@@ -90,6 +92,7 @@ struct Stale {
     pool_status: BTreeSet<ObjectKey>,
     pools: bool,
     classes: bool,
+    entry: bool,
     announcers: BTreeSet<ServiceKey>,
     conditions: BTreeMap<ObjectRef, Option<Arc<Vec<Condition>>>>,
     problems: BTreeSet<Id>,
@@ -117,7 +120,7 @@ impl Translator {
             source_problems: BTreeMap::new(),
             joint_problems: BTreeMap::new(),
             object_problems: BTreeMap::new(),
-            stale: Stale { pools: true, ..Stale::default() },
+            stale: Stale { pools: true, entry: true, ..Stale::default() },
             gone: BTreeSet::new(),
         }
     }
@@ -280,6 +283,9 @@ impl Translator {
             self.follow_slice(&id);
             problems.insert(id);
         }
+        if stale.entry {
+            self.join_entry(&mut next);
+        }
         if stale.classes {
             ingresses.extend(self.objects.of_kind(Kind::Ingress).map(|(id, _)| id.clone()));
         }
@@ -317,6 +323,7 @@ impl Translator {
             if !self.objects.knows(&id) {
                 self.gone.insert(id.clone());
             }
+            self.stale.entry |= self.is_of_entry(&id, [&before, &now]);
             match id.kind {
                 Kind::Service => {
                     self.stale.services.insert(id.key.clone());
@@ -359,6 +366,7 @@ impl Translator {
                     set(&mut next.namespaces, id.key.name.to_string(), labels);
                 }
                 Kind::Secret
+                | Kind::Pod
                 | Kind::BgpAdvertisement
                 | Kind::BgpPeer
                 | Kind::BfdProfile
@@ -545,6 +553,59 @@ impl Translator {
                 false
             }
             _ => in_folder,
+        }
+    }
+
+    /// Whether the entry follows from this object.
+    fn is_of_entry(&self, id: &Id, facts: [&Option<Arc<Fact>>; 2]) -> bool {
+        let in_place = *id.key.namespace == *self.rules.namespace;
+        match id.kind {
+            Kind::IngressClass => true,
+            Kind::Pod => in_place,
+            Kind::Service => in_place && *id.key.name == *ENTRY_NAME,
+            Kind::EndpointSlice => {
+                let is_kept =
+                    |fact: &Fact| matches!(fact, Fact::EndpointSlice(slice) if *slice.service.name == *ENTRY_NAME);
+                in_place && facts.into_iter().flatten().any(|fact| is_kept(fact))
+            }
+            _ => false,
+        }
+    }
+
+    fn join_entry(&self, next: &mut Snapshot) {
+        if self.rules.source == Source::Directory {
+            return;
+        }
+        let (namespace, class) = (self.rules.namespace.clone(), self.rules.class.class.clone());
+        let mut entry = SharedEntry { namespace, class, ..SharedEntry::default() };
+        for (_, found) in self.objects.of_kind(Kind::IngressClass) {
+            if let Fact::IngressClass(class) = &**found.fact
+                && class.ours
+            {
+                let others = entry.wish.is_some_and(|wish| wish.node_ports);
+                entry.wish = Some(EntryWish { node_ports: others || class.node_ports });
+            }
+        }
+        let key = entry.key();
+        if let Some(found) = self.objects.in_force(&Id { kind: Kind::Service, key: key.clone() })
+            && let Fact::Service(fact) = &**found.fact
+        {
+            entry.service = fact.entry.as_deref().cloned();
+        }
+        for id in self.slices_of.get(&key).into_iter().flatten() {
+            if let Some(Fact::EndpointSlice(slice)) = self.objects.in_force(id).map(|found| &**found.fact)
+                && let Some((family, slice)) = &slice.entry
+            {
+                entry.slices.insert(*family, (**slice).clone());
+            }
+        }
+        for (id, found) in self.objects.of_kind(Kind::Pod) {
+            if let Fact::ProxyPod(proxy) = &**found.fact {
+                entry.proxies.insert(id.key.clone(), proxy.clone());
+            }
+        }
+        if next.entry.as_deref() != Some(&entry) {
+            next.entry = Some(Arc::new(entry));
         }
     }
 

@@ -9,7 +9,12 @@ use std::{
 };
 
 use ferrogate_core::{
-    model::{NodeName, ObjectKey, ObjectRef, ResourceVersion, pool::PoolStatus, service::ServiceStatus},
+    model::{
+        NodeName, ObjectKey, ObjectRef, ResourceVersion,
+        entry::{EntryService, EntrySlice},
+        pool::PoolStatus,
+        service::ServiceStatus,
+    },
     write::{Condition, Event, L2Status, Write},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1 as meta, jiff::Timestamp};
@@ -25,6 +30,7 @@ use crate::{
 };
 
 pub mod apply;
+mod entry;
 mod events;
 pub mod files;
 
@@ -53,6 +59,10 @@ pub enum Wish {
     Pool(PoolStatus),
     /// Status of an Ingress.
     Ingress(Vec<IpAddr>),
+    /// The Service of the shared Ingress entry.
+    EntryService(EntryService),
+    /// An EndpointSlice of it.
+    EntrySlice(EntrySlice),
     /// Some conditions of an object, by type.
     Conditions {
         /// Which object.
@@ -78,6 +88,12 @@ impl From<Write> for Request {
             }
             Write::PoolStatus { pool, status } => Self::Say(Place::Pool(pool), Wish::Pool(status)),
             Write::IngressStatus { ingress, addresses } => Self::Say(Place::Ingress(ingress), Wish::Ingress(addresses)),
+            Write::EntryService { service, wish } => {
+                Self::Say(Place::EntryService(service), wish.map_or(Wish::Nothing, Wish::EntryService))
+            }
+            Write::EntrySlice { service, family, wish } => {
+                Self::Say(Place::EntrySlice { service, family }, wish.map_or(Wish::Nothing, Wish::EntrySlice))
+            }
             Write::Condition { object, condition } => {
                 let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
                 let place = Place::Conditions { kind: object.kind.clone(), key };
@@ -146,6 +162,8 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
             object["status"] = json!({ "loadBalancer": { "ingress": ingress(addresses) } });
             object
         }
+        (Place::EntryService(key), Wish::EntryService(service)) => entry::service_body(key, service),
+        (Place::EntrySlice { service, family }, Wish::EntrySlice(slice)) => entry::slice_body(service, *family, slice),
         (Place::Conditions { key, .. }, Wish::Conditions { object: about, conditions }) => {
             let mut object = object(&about.api_version, &about.kind, key);
             object["status"] = json!({ "conditions": before.merged(conditions, now) });

@@ -119,6 +119,7 @@ fn log(write: &Write) {
             info!(%service, address = ?status.addresses, pool = ?status.pool, reason, "address of a service");
         }
         Write::IngressStatus { ingress, addresses } => info!(%ingress, address = ?addresses, "address of an ingress"),
+        Write::EntryService { service, wish } => info!(%service, is_wanted = wish.is_some(), "service of the entry"),
         Write::Event(event) if event.severity == Severity::Warning => {
             warn!(object = %event.object, reason = event.reason, error = event.message, "event");
         }

@@ -89,6 +89,8 @@ impl Metrics {
             Write::ServiceStatus { .. } => "service_status",
             Write::PoolStatus { .. } => "pool_status",
             Write::IngressStatus { .. } => "ingress_status",
+            Write::EntryService { .. } => "entry_service",
+            Write::EntrySlice { .. } => "entry_slice",
             Write::Condition { .. } => "condition",
             Write::Event(_) => "event",
             Write::L2Status { .. } => "l2_status",

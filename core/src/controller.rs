@@ -43,6 +43,7 @@ use crate::{
 
 mod allocate;
 mod compare;
+mod entry;
 mod flight;
 mod ledger;
 mod refusal;
@@ -184,6 +185,8 @@ struct Work {
     pools: BTreeSet<PoolName>,
     ingresses: BTreeSet<ObjectKey>,
     objects: BTreeSet<ObjectRef>,
+    /// The shared Ingress entry may have to be another.
+    entry: bool,
     /// Everyone without an address gets a new chance.
     retry_all: bool,
     /// Services to be given something, in this order.

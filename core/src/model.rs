@@ -6,6 +6,7 @@
 use std::{borrow::Borrow, collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 pub mod advertisement;
+pub mod entry;
 pub mod node;
 pub mod pool;
 pub mod route;

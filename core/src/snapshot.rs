@@ -9,8 +9,8 @@ use imbl::OrdMap;
 
 use crate::{
     model::{
-        Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, advertisement::L2Advertisement, node::Node,
-        pool::Pool, route::Ingress, service::Service,
+        Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, advertisement::L2Advertisement, entry::Entry,
+        node::Node, pool::Pool, route::Ingress, service::Service,
     },
     write::Condition,
 };
@@ -41,6 +41,8 @@ pub struct Snapshot {
     /// were left out, and what [`Write::Condition`](crate::write::Write::Condition) said of a Service. Only objects
     /// that still exist are listed.
     pub conditions: OrdMap<ObjectRef, Arc<Vec<Condition>>>,
+    /// The shared Ingress entry of a cluster; none where facts come from a folder, whose users write it themselves.
+    pub entry: Option<Arc<Entry>>,
     /// What was left out, by where it came from, and why.
     pub problems: Arc<BTreeMap<Origin, Vec<Problem>>>,
 }

@@ -6,7 +6,9 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use crate::model::{
-    InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey, pool::PoolStatus,
+    Family, InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
+    entry::{EntryService, EntrySlice},
+    pool::PoolStatus,
     service::ServiceStatus,
 };
 
@@ -39,6 +41,22 @@ pub enum Write {
         ingress: ObjectKey,
         /// The addresses of the entry that serves it.
         addresses: Vec<IpAddr>,
+    },
+    /// The Service of the shared Ingress entry; `None` takes it away.
+    EntryService {
+        /// Which Service.
+        service: ServiceKey,
+        /// What of it is ours to say.
+        wish: Option<EntryService>,
+    },
+    /// One EndpointSlice of the shared Ingress entry; `None` takes it away.
+    EntrySlice {
+        /// The entry's Service.
+        service: ServiceKey,
+        /// The family of its addresses.
+        family: Family,
+        /// What it should say.
+        wish: Option<EntrySlice>,
     },
     /// One condition of an object that has no status of its own above.
     Condition {

@@ -354,7 +354,11 @@ impl World {
                 }
                 return;
             }
-            Write::IngressStatus { .. } | Write::Condition { .. } | Write::Event(_) => return,
+            Write::IngressStatus { .. }
+            | Write::EntryService { .. }
+            | Write::EntrySlice { .. }
+            | Write::Condition { .. }
+            | Write::Event(_) => return,
         }
         self.spread();
     }

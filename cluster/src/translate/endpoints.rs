@@ -14,6 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use crate::{
     objects::{Fact, SliceFact},
     translate::{
+        entry,
         read::{Check, address},
         service::{PORT_RANGE, port_number, protocol},
     },
@@ -24,7 +25,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Reads an EndpointSlice.
 pub fn read(object: EndpointSlice, check: &mut Check) -> Option<Fact> {
-    let labels = object.metadata.labels.unwrap_or_default();
+    let labels = object.metadata.labels.clone().unwrap_or_default();
     let Some(service) = labels.get(SERVICE_LABEL).filter(|name| !name.is_empty()) else {
         check.missing("metadata.labels", "the label kubernetes.io/service-name must name the Service of this slice");
         return None;
@@ -43,9 +44,9 @@ pub fn read(object: EndpointSlice, check: &mut Check) -> Option<Fact> {
             return None;
         }
     };
-    let ports = ports(object.ports.unwrap_or_default(), check);
+    let ports = ports(object.ports.clone().unwrap_or_default(), check);
     let mut endpoints = Vec::new();
-    for (index, one) in object.endpoints.unwrap_or_default().into_iter().enumerate() {
+    for (index, one) in object.endpoints.clone().unwrap_or_default().into_iter().enumerate() {
         let field = format!("endpoints[{index}].addresses");
         if one.addresses.is_empty() {
             check.missing(&field, "at least one address is needed");
@@ -72,7 +73,8 @@ pub fn read(object: EndpointSlice, check: &mut Check) -> Option<Fact> {
             });
         }
     }
-    Some(Fact::EndpointSlice(SliceFact { service, endpoints }))
+    let entry = entry::slice(&object, &endpoints).map(|slice| (family, Box::new(slice)));
+    Some(Fact::EndpointSlice(SliceFact { service, endpoints, entry }))
 }
 
 fn ports(from: Vec<k8s_openapi::api::discovery::v1::EndpointPort>, check: &mut Check) -> Arc<[EndpointPort]> {

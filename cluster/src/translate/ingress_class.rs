@@ -1,5 +1,6 @@
 //! IngressClass: which Ingresses are ours.
 
+use ferrogate_core::model::entry::NODE_PORTS_ANNOTATION;
 use k8s_openapi::api::networking::v1::IngressClass;
 
 use crate::{
@@ -17,10 +18,11 @@ const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// Reads an IngressClass.
 pub fn read(object: IngressClass) -> Option<Fact> {
-    let annotation = object.metadata.annotations.as_ref().and_then(|all| all.get(DEFAULT_ANNOTATION));
+    let annotation = |name: &str| object.metadata.annotations.as_ref().and_then(|all| all.get(name));
     Some(Fact::IngressClass(IngressClassFact {
+        default: annotation(DEFAULT_ANNOTATION).is_some_and(|value| value == "true"),
+        node_ports: annotation(NODE_PORTS_ANNOTATION).is_none_or(|value| value != "false"),
         ours: object.spec.and_then(|spec| spec.controller).as_deref() == Some(CONTROLLER),
-        default: annotation.is_some_and(|value| value == "true"),
         created: created(&object.metadata),
     }))
 }

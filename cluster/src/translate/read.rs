@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     objects::{Fact, Id, Kind, OUR_API, Reading},
-    translate::{advertisement, endpoints, ingress, ingress_class, node, pool, service},
+    translate::{advertisement, endpoints, entry, ingress, ingress_class, node, pool, service},
 };
 
 /// How objects are to be read.
@@ -79,7 +79,7 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
     };
     let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
     let generation = value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-    let kind = match classify(api_version, kind_name) {
+    let kind = match classify(api_version, kind_name, rules.source) {
         Class::Read(kind) => kind,
         Class::Foreign => return Entry::Foreign,
         class => {
@@ -132,6 +132,7 @@ fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> 
     match kind {
         Kind::Service => service::read(decode(value, rules, check)?, rules, check),
         Kind::EndpointSlice => endpoints::read(decode(value, rules, check)?, check),
+        Kind::Pod => Some(entry::pod(decode(value, rules, check)?)),
         Kind::Node => node::read(decode(value, rules, check)?, check),
         Kind::Namespace => Some(node::read_namespace(decode(value, rules, check)?)),
         Kind::Ingress => ingress::read(decode(value, rules, check)?, check),
@@ -214,13 +215,15 @@ enum Class {
     Unknown,
 }
 
-fn classify(api_version: &str, kind: &str) -> Class {
+fn classify(api_version: &str, kind: &str, source: Source) -> Class {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     match (group, version, kind) {
         ("", "v1", "Namespace") => Class::Read(Kind::Namespace),
         ("", "v1", "Node") => Class::Read(Kind::Node),
         ("", "v1", "Secret") => Class::Read(Kind::Secret),
         ("", "v1", "Service") => Class::Read(Kind::Service),
+        // In a folder the proxies are no pods, and other people's may well lie there.
+        ("", "v1", "Pod") if source == Source::Kubernetes => Class::Read(Kind::Pod),
         ("discovery.k8s.io", "v1", "EndpointSlice") => Class::Read(Kind::EndpointSlice),
         ("networking.k8s.io", "v1", "IngressClass") => Class::Read(Kind::IngressClass),
         ("networking.k8s.io", "v1", "Ingress") => Class::Read(Kind::Ingress),

@@ -10,6 +10,7 @@ use std::{
 use ferrogate_core::{
     model::{
         Family, PoolName, Prefix, ResourceVersion,
+        entry::ENTRY_NAME,
         service::{
             ADDRESS_ASSIGNED, ENTRY_LABEL, FamilyPolicy, LoadBalancer, Protocol, Request, RequestFault, Service,
             ServicePort, ServiceStatus, SessionAffinity, TrafficPolicy,
@@ -25,7 +26,7 @@ use k8s_openapi::{
 use crate::{
     objects::{Fact, ServiceFact},
     translate::{
-        pool,
+        entry, pool,
         read::{Check, Rules, Source, address, created},
     },
 };
@@ -58,6 +59,7 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
     let annotations = object.metadata.annotations.clone().unwrap_or_default();
     let labels = object.metadata.labels.clone().unwrap_or_default();
     let observed = observed(&object);
+    let entry = (*check.key.name == *ENTRY_NAME).then(|| Box::new(entry::service(&object)));
     let Some(spec) = object.spec else {
         check.missing("spec", "a Service needs a spec");
         return None;
@@ -121,7 +123,7 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
         endpoints: Vec::new(),
         observed,
     };
-    Some(Fact::Service(Box::new(ServiceFact { service, external_name: kind == "ExternalName" })))
+    Some(Fact::Service(Box::new(ServiceFact { service, external_name: kind == "ExternalName", entry })))
 }
 
 /// What the status and output annotation of a Service say.

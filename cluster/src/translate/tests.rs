@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{NAMESPACE, document::documents};
 
+mod entry;
+
 fn translator(source: Source) -> Translator {
     Translator::new(Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source }, None)
 }

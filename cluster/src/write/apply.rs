@@ -32,7 +32,7 @@ use crate::{
     kube::{Live, LiveObjects, resource},
     objects::{Id, Kind, OUR_API},
     state::Place,
-    write::{Conditions, Request, Wish, body},
+    write::{Conditions, Request, Wish, body, entry},
 };
 
 /// The field manager of what a controller says.
@@ -239,6 +239,11 @@ impl Applier {
             (Place::Service(key), _) => self.status_of(Kind::Service, key, place, wish, now),
             (Place::Pool(key), _) => self.status_of(Kind::IpAddressPool, key, place, wish, now),
             (Place::Ingress(key), _) => self.status_of(Kind::Ingress, key, place, wish, now),
+            (Place::EntryService(key), wish) => {
+                let live = self.live(&Id { kind: Kind::Service, key: key.clone() });
+                entry::service(self.client.clone(), key, wish, live)
+            }
+            (Place::EntrySlice { service, family }, wish) => entry::slice(self.client.clone(), service, *family, wish),
             (Place::Conditions { key, .. }, Wish::Conditions { object, conditions }) => {
                 let kind = object.kind.as_str();
                 if object.api_version != OUR_API && kind != "Service" {

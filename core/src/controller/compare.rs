@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::ordmap::DiffItem;
 
-use super::{Books, Work, advertisement_ref, allocate, flight::Target, pool_ref};
+use super::{Books, Work, advertisement_ref, allocate, entry, flight::Target, pool_ref};
 use crate::{
     model::{
         ObjectKey, ObjectRef,
@@ -63,6 +63,7 @@ impl Books {
                 }
             }
         }
+        work.entry |= entry::differs(&last, &next);
         self.judge(work);
         self.serve(work);
     }

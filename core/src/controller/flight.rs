@@ -12,7 +12,7 @@ use std::{
 
 use super::Clock;
 use crate::{
-    model::{ObjectKey, ObjectRef, ResourceVersion, ServiceKey},
+    model::{Family, ObjectKey, ObjectRef, ResourceVersion, ServiceKey},
     write::Write,
 };
 
@@ -25,6 +25,10 @@ pub(super) enum Target {
     Pool(ObjectKey),
     /// Status of an Ingress.
     Ingress(ObjectKey),
+    /// The Service of the shared Ingress entry.
+    EntryService,
+    /// One EndpointSlice of the shared Ingress entry.
+    EntrySlice(Family),
     /// The condition `Accepted` of any other object.
     Accepted(ObjectRef),
 }
@@ -35,8 +39,12 @@ impl Target {
         match self {
             // Every Service that comes or goes moves its pool's counters.
             Self::Pool(_) => (1, Duration::from_secs(1)),
+            // Every proxy that comes or goes, and traffic follows it.
+            Self::EntrySlice(_) => (5, Duration::from_secs(1)),
             // An address that moves takes two or three. More than this is a quarrel with another writer.
-            Self::Service(_) | Self::Ingress(_) | Self::Accepted(_) => (10, Duration::from_secs(10)),
+            Self::Service(_) | Self::Ingress(_) | Self::EntryService | Self::Accepted(_) => {
+                (10, Duration::from_secs(10))
+            }
         }
     }
 }

@@ -42,6 +42,9 @@ impl Books {
         for object in &work.objects {
             self.object_writes(object, clock, &mut writes);
         }
+        if work.entry {
+            writes.extend(self.entry_writes(clock));
+        }
         writes
     }
 

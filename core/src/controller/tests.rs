@@ -20,6 +20,7 @@ use crate::model::{
 };
 
 mod allocation;
+mod entry;
 mod families;
 mod pace;
 mod properties;
@@ -323,6 +324,7 @@ impl World {
             Write::Condition { object, condition } => {
                 self.facts.conditions.insert(object.clone(), Arc::new(vec![condition.clone()]));
             }
+            Write::EntryService { .. } | Write::EntrySlice { .. } => {}
             Write::Event(_) | Write::L2Status { .. } | Write::Membership { .. } => {}
         }
     }
