@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+
 use super::*;
 
 /// An election of `me` and the time, in seconds.
@@ -108,16 +110,14 @@ fn what_a_late_write_could_reach_is_fenced_and_then_listed_again() {
 #[test]
 fn a_service_that_cannot_be_fenced_does_not_stop_the_rest_for_ever() {
     let mut stand = Stand::waiting();
-    let mut version = 3;
-    for seconds in 16..80 {
-        let actions = stand.at(seconds, lease(Some("me"), &(version - 1).to_string()));
+    for (version, seconds) in (3..).zip(16..80) {
+        let actions = stand.at(seconds, lease(Some("me"), &format!("{}", version - 1)));
         assert_eq!(actions.contains(&Action::List), seconds == 20, "at {seconds}");
         assert!(actions.contains(&Action::Claim), "at {seconds}");
         assert_eq!(stand.claimed(seconds, &version.to_string()), [], "at {seconds}");
         if seconds == 20 {
             stand.at(20, listed(&["a"]));
         }
-        version += 1;
     }
 
     assert_eq!(stand.at(80, Event::Tick), [Action::List]);
