@@ -323,6 +323,8 @@ mod tests {
             namespace: "ferrogate-system".to_owned(),
             load_balancer_class: "ferrogate.io/lb".to_owned(),
             serve_classless: true,
+            metallb_compat: false,
+            metallb_namespace: "metallb-system".to_owned(),
         };
         let key = ServiceKey::new("default", "web");
         let snapshot = facts(&source, &key).await.unwrap();

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ferrogate_cluster::{Cluster, DirectoryConfig, KubernetesConfig, NAMESPACE, Role};
+use ferrogate_cluster::{Cluster, DirectoryConfig, KubernetesConfig, NAMESPACE, Role, translate::metallb};
 use ferrogate_core::{
     model::{
         NodeName,
@@ -35,6 +35,12 @@ pub struct SourceArgs {
     /// Whether Services that name no class are served
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub serve_classless: bool,
+    /// Honour MetalLB's objects (metallb.io) and annotations (metallb.io, metallb.universe.tf) as well
+    #[arg(long, env = "FERROGATE_METALLB_COMPAT")]
+    pub metallb_compat: bool,
+    /// Namespace in which MetalLB's objects are read
+    #[arg(long, value_name = "NAME", default_value = metallb::NAMESPACE, env = "FERROGATE_METALLB_NAMESPACE")]
+    pub metallb_namespace: String,
 }
 
 /// Which node this process runs on.
@@ -79,6 +85,10 @@ impl SourceArgs {
         ClassPolicy { class, serve_classless: self.serve_classless }
     }
 
+    fn metallb(&self) -> Option<String> {
+        self.metallb_compat.then(|| self.metallb_namespace.clone())
+    }
+
     /// Reads all facts once. `viewpoint` is the node whose speaker is asked whom it has lost sight of.
     pub async fn read(&self, viewpoint: Option<NodeName>) -> anyhow::Result<Arc<Snapshot>> {
         let open = self.open(Role::Reader(viewpoint), CancellationToken::new());
@@ -95,8 +105,14 @@ impl SourceArgs {
     pub async fn open(&self, role: Role, shutdown: CancellationToken) -> anyhow::Result<Cluster> {
         match (&self.manifests, self.state_folder()) {
             (Some(manifests), Some(state)) => {
-                let (namespace, class) = (self.namespace.clone(), self.class());
-                let config = DirectoryConfig { manifests: manifests.clone(), state, namespace, role, class };
+                let config = DirectoryConfig {
+                    manifests: manifests.clone(),
+                    state,
+                    namespace: self.namespace.clone(),
+                    role,
+                    class: self.class(),
+                    metallb: self.metallb(),
+                };
                 let what = format!("cannot follow the manifests in {}", manifests.display());
                 Cluster::directory(config, shutdown).await.context(what)
             }
@@ -104,7 +120,8 @@ impl SourceArgs {
                 let host = NodeArgs { node: None }.name()?;
                 let identity = format!("{host}-{}", std::process::id());
                 let namespace = self.namespace.clone();
-                let config = KubernetesConfig { namespace, role, identity, class: self.class() };
+                let config =
+                    KubernetesConfig { namespace, role, identity, class: self.class(), metallb: self.metallb() };
                 Cluster::kubernetes(config, shutdown)
                     .await
                     .context("cannot follow an API server; give --manifests DIR to work without one")
@@ -124,6 +141,8 @@ mod tests {
             namespace: NAMESPACE.to_owned(),
             load_balancer_class: String::new(),
             serve_classless: true,
+            metallb_compat: false,
+            metallb_namespace: metallb::NAMESPACE.to_owned(),
         }
     }
 

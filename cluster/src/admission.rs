@@ -111,7 +111,7 @@ impl Question {
             "DELETE" => {
                 let name = text(&request, "/name").unwrap_or_default();
                 let namespace = text(&request, "/namespace").unwrap_or_default();
-                let id = Id { kind, key: ObjectKey::new(namespace, name) };
+                let id = Id::keyed(kind, ObjectKey::new(namespace, name));
                 Asks::Change { proposal: Proposal::Remove(id), is_unchanged: false }
             }
             "CREATE" | "UPDATE" => {

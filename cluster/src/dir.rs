@@ -330,7 +330,7 @@ impl Directory {
             Place::Pool(key) => {
                 let (said, problem) = remembered(text, state::read_pool);
                 self.translator.remember_pool(key.clone(), said);
-                problem.map(|fault| (Some(Id { kind: Kind::IpAddressPool, key }.object()), fault))
+                problem.map(|fault| (Some(Id::keyed(Kind::IpAddressPool, key).object()), fault))
             }
             Place::Ingress(key) => {
                 let (said, problem) = remembered(text, state::read_ingress);

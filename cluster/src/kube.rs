@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Role,
     admission::Inquiry,
-    objects::{Id, Kind, OUR_API, Reading},
+    objects::{Id, Kind, OUR_API, Reading, Spelling},
     state,
     translate::{self, Entry, Translator},
     write::Conditions,
@@ -104,13 +104,15 @@ pub struct Live {
 pub type LiveObjects = OrdMap<Id, Arc<Live>>;
 
 /// What a process of this role watches.
-fn subjects(role: &Role) -> BTreeSet<Subject> {
+fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
     let kinds = |kinds: &[Kind]| kinds.iter().copied().map(Subject::Kind).collect::<BTreeSet<_>>();
     let mut subjects = match role {
         Role::Proxy(_) => return kinds(&OF_PROXY),
         Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::Standalone(_) => kinds(&KINDS),
     };
     subjects.insert(Subject::L2Status);
+    let metallb = KINDS.into_iter().filter(|kind| honours_metallb && kind.is_configuration());
+    subjects.extend(metallb.map(Subject::Metallb));
     if role.decides() {
         subjects.insert(Subject::Kind(Kind::Pod));
     }
@@ -121,6 +123,8 @@ fn subjects(role: &Role) -> BTreeSet<Subject> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Kind(Kind),
+    /// Configuration in MetalLB's words, which need not be there at all.
+    Metallb(Kind),
     /// Who announces what by layer 2, as speakers report it.
     L2Status,
 }
@@ -128,14 +132,27 @@ enum Subject {
 impl Subject {
     fn kind(self) -> &'static str {
         match self {
-            Self::Kind(kind) => kind.name(),
+            Self::Kind(kind) | Self::Metallb(kind) => kind.name(),
             Self::L2Status => "ServiceL2Status",
         }
+    }
+
+    fn spelling(self) -> Spelling {
+        match self {
+            Self::Metallb(_) => Spelling::Metallb,
+            Self::Kind(_) | Self::L2Status => Spelling::Ours,
+        }
+    }
+
+    /// What the translator knows it by.
+    fn source(self) -> String {
+        format!("{}/{}", self.api_version(), self.kind())
     }
 
     fn api_version(self) -> &'static str {
         match self {
             Self::Kind(kind) => kind.api_version(),
+            Self::Metallb(kind) => kind.metallb_api_version(),
             Self::L2Status => OUR_API,
         }
     }
@@ -187,6 +204,7 @@ impl Watcher {
         snapshots: watch::Sender<Arc<Snapshot>>,
         live: watch::Sender<LiveObjects>,
     ) -> Self {
+        let unlisted = subjects(role, translator.rules().metallb.is_some());
         Self {
             client,
             namespace,
@@ -196,7 +214,7 @@ impl Watcher {
             live,
             known: LiveObjects::new(),
             listing: BTreeMap::new(),
-            unlisted: subjects(role),
+            unlisted,
             failing: BTreeMap::new(),
             announcers: BTreeSet::new(),
         }
@@ -208,12 +226,15 @@ impl Watcher {
         let mut events = SelectAll::new();
         for subject in self.unlisted.clone() {
             let resource = resource(subject.api_version(), subject.kind());
-            let api: Api<DynamicObject> = match subject.api_version() {
-                _ if subject == Subject::Kind(Kind::Pod) => {
-                    Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
-                }
-                OUR_API => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
-                _ => Api::all_with(self.client.clone(), &resource),
+            let namespace = match (subject.spelling(), subject.api_version()) {
+                (Spelling::Metallb, _) => self.translator.rules().metallb.clone(),
+                (Spelling::Ours, OUR_API) => Some(self.namespace.clone()),
+                (Spelling::Ours, _) if subject == Subject::Kind(Kind::Pod) => Some(self.namespace.clone()),
+                (Spelling::Ours, _) => None,
+            };
+            let api: Api<DynamicObject> = match namespace {
+                Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+                None => Api::all_with(self.client.clone(), &resource),
             };
             let config = match subject {
                 Subject::Kind(Kind::Pod) => {
@@ -283,6 +304,14 @@ impl Watcher {
         if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
             return;
         }
+        // MetalLB's kinds need not exist. The watch goes on asking, more and more rarely, and sees them come.
+        if subject.spelling() == Spelling::Metallb && code(error) == Some(404) {
+            tracing::debug!(kind = subject.kind(), "kind of MetalLB does not exist here");
+            self.replace(subject, Vec::new());
+            self.unlisted.remove(&subject);
+            self.recover(subject);
+            return;
+        }
         let remedy = match code(error) {
             Some(404) => "install the definitions of its kind (crds/yaml)",
             Some(401 | 403) => "allow this service account to list and watch it",
@@ -292,13 +321,13 @@ impl Watcher {
             tracing::warn!(kind = subject.kind(), %error, remedy, "watch failed, trying again");
         }
         let problem = subject.problem(format!("{error}; {remedy}; it is tried again"));
-        self.translator.set_source_problems(&format!("watch:{}", subject.kind()), vec![problem]);
+        self.translator.set_source_problems(&format!("watch:{}", subject.source()), vec![problem]);
     }
 
     fn recover(&mut self, subject: Subject) {
         if self.failing.remove(&subject).is_some() {
             tracing::info!(kind = subject.kind(), "watch is back");
-            self.translator.set_source_problems(&format!("watch:{}", subject.kind()), Vec::new());
+            self.translator.set_source_problems(&format!("watch:{}", subject.source()), Vec::new());
         }
     }
 
@@ -312,7 +341,7 @@ impl Watcher {
     }
 
     fn replace(&mut self, subject: Subject, objects: Vec<DynamicObject>) {
-        let Subject::Kind(kind) = subject else {
+        let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
             let before = std::mem::take(&mut self.announcers);
             objects.into_iter().for_each(|object| self.apply(subject, object));
             for gone in before.difference(&self.announcers) {
@@ -321,28 +350,31 @@ impl Watcher {
             return;
         };
         let mut readings = Vec::new();
-        let gone: Vec<Id> = self.known.keys().filter(|id| id.kind == kind).cloned().collect();
+        let spelling = subject.spelling();
+        let of_subject = |id: &&Id| id.kind == kind && id.spelling == spelling;
+        let gone: Vec<Id> = self.known.keys().filter(of_subject).cloned().collect();
         for id in &gone {
             self.known.remove(id);
         }
         for object in objects {
-            self.know(kind, &object);
-            readings.extend(self.read(kind, object));
+            self.know((kind, spelling), &object);
+            readings.extend(self.read((kind, spelling), object));
         }
         for id in gone {
             if !self.known.contains_key(&id) {
                 self.forget(&id);
             }
         }
-        self.translator.replace(kind.name(), readings, |_| false);
+        self.translator.replace(&subject.source(), readings, |_| false);
     }
 
     fn apply(&mut self, subject: Subject, object: DynamicObject) {
         match subject {
-            Subject::Kind(kind) => {
+            Subject::Kind(kind) | Subject::Metallb(kind) => {
+                let kind = (kind, subject.spelling());
                 self.know(kind, &object);
                 if let Some((origin, reading)) = self.read(kind, object) {
-                    self.translator.apply(kind.name(), origin, reading);
+                    self.translator.apply(&subject.source(), origin, reading);
                 }
             }
             Subject::L2Status => {
@@ -359,10 +391,10 @@ impl Watcher {
 
     fn delete(&mut self, subject: Subject, object: &DynamicObject) {
         match subject {
-            Subject::Kind(kind) => {
-                let (id, _) = live(kind, object);
+            Subject::Kind(kind) | Subject::Metallb(kind) => {
+                let (id, _) = live((kind, subject.spelling()), object);
                 self.forget(&id);
-                self.translator.delete(kind.name(), Origin::Cluster(id.object()), id);
+                self.translator.delete(&subject.source(), Origin::Cluster(id.object()), id);
             }
             Subject::L2Status => {
                 let file = object.metadata.name.as_deref().unwrap_or_default();
@@ -372,9 +404,9 @@ impl Watcher {
         }
     }
 
-    fn know(&mut self, kind: Kind, object: &DynamicObject) {
+    fn know(&mut self, kind: (Kind, Spelling), object: &DynamicObject) {
         let (id, live) = live(kind, object);
-        if kind.api_version() == OUR_API {
+        if id.api_version() == OUR_API {
             let conditions = live.conditions.facts();
             let said = (!conditions.is_empty()).then(|| (id.object(), conditions));
             self.translator.remember_conditions(&source(&id), said);
@@ -388,12 +420,12 @@ impl Watcher {
         self.translator.set_source_problems(&source(id), Vec::new());
     }
 
-    fn read(&mut self, kind: Kind, mut object: DynamicObject) -> Option<(Origin, Reading)> {
+    fn read(&mut self, kind: (Kind, Spelling), mut object: DynamicObject) -> Option<(Origin, Reading)> {
         let (id, _) = live(kind, &object);
         object.metadata.managed_fields = None;
         let mut value = serde_json::to_value(object).unwrap_or_default();
-        value["apiVersion"] = Value::from(kind.api_version());
-        value["kind"] = Value::from(kind.name());
+        value["apiVersion"] = Value::from(id.api_version());
+        value["kind"] = Value::from(id.kind.name());
         let origin = Origin::Cluster(id.object());
         let mut nameless = Vec::new();
         let mut reading = None;
@@ -421,15 +453,15 @@ impl Watcher {
     }
 }
 
-fn live(kind: Kind, object: &DynamicObject) -> (Id, Arc<Live>) {
+fn live((kind, spelling): (Kind, Spelling), object: &DynamicObject) -> (Id, Arc<Live>) {
     let meta = &object.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let live = Live { uid: meta.uid.clone().unwrap_or_default(), conditions: Conditions::of(&object.data) };
-    (Id::new(kind, namespace, name), Arc::new(live))
+    (Id::new(kind, namespace, name).spelled(spelling), Arc::new(live))
 }
 
 fn source(id: &Id) -> String {
-    format!("object:{}/{}", id.kind.name(), id.key)
+    format!("object:{}/{}/{}", id.api_version(), id.kind.name(), id.key)
 }
 
 fn code(error: &watcher::Error) -> Option<u16> {
@@ -473,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_proxy_watches_only_what_it_serves() {
-        let watched: Vec<_> = subjects(&Role::Proxy("a".into())).into_iter().map(Subject::kind).collect();
+        let watched: Vec<_> = subjects(&Role::Proxy("a".into()), true).into_iter().map(Subject::kind).collect();
 
         assert_eq!(watched, ["Node", "Service", "EndpointSlice", "IngressClass", "Ingress"]);
     }

@@ -117,6 +117,8 @@ pub struct DirectoryConfig {
     pub role: Role,
     /// Which load balancer classes are served.
     pub class: ClassPolicy,
+    /// MetalLB's namespace, if its objects and annotations are honoured too.
+    pub metallb: Option<String>,
 }
 
 /// Which namespace, and who asks.
@@ -130,6 +132,8 @@ pub struct KubernetesConfig {
     pub identity: String,
     /// Which load balancer classes are served.
     pub class: ClassPolicy,
+    /// MetalLB's namespace, if its objects and annotations are honoured too.
+    pub metallb: Option<String>,
 }
 
 impl Cluster {
@@ -153,8 +157,9 @@ impl Cluster {
         timing: Timing,
         shutdown: CancellationToken,
     ) -> Result<Self, KubernetesError> {
-        let KubernetesConfig { namespace, role, identity, class } = config;
-        let rules = translate::Rules { class, namespace: namespace.clone(), source: translate::Source::Kubernetes };
+        let KubernetesConfig { namespace, role, identity, class, metallb } = config;
+        let home = namespace.clone();
+        let rules = translate::Rules { class, namespace: home, metallb, source: translate::Source::Kubernetes };
         let translator = translate::Translator::new(rules, None);
         let finish = CancellationToken::new();
         let guard = finish.clone().drop_guard();
@@ -205,7 +210,7 @@ impl Cluster {
     /// When the manifest folder cannot be read, the state folder cannot be made, another process writes there, or the
     /// kernel refuses to watch. Whatever is wrong with a file is a problem in the snapshot instead.
     pub async fn directory(config: DirectoryConfig, shutdown: CancellationToken) -> Result<Self, DirectoryError> {
-        let DirectoryConfig { manifests, state, namespace, role, class } = config;
+        let DirectoryConfig { manifests, state, namespace, role, class, metallb } = config;
         let names = role.writers();
         let locks = locks(&state, &names)?;
         if let (Ok(manifests), Ok(state)) = (manifests.canonicalize(), state.canonicalize())
@@ -217,7 +222,7 @@ impl Cluster {
             Role::Standalone(node) => Some(node.clone()),
             _ => None,
         };
-        let rules = translate::Rules { class, namespace, source: translate::Source::Directory };
+        let rules = translate::Rules { class, namespace, metallb, source: translate::Source::Directory };
         let translator = translate::Translator::new(rules, lone_node);
         let finish = CancellationToken::new();
         let guard = finish.clone().drop_guard();

@@ -3,7 +3,8 @@
 //! The store replaces, it never merges: a source hands over all it holds of a file (or of a kind), and what it does
 //! not name is gone. Two rules keep running things running. An object that can no longer be read keeps its last good
 //! form, and a file with an unreadable part keeps the objects it used to define. Of two sources that define the same
-//! object the first one counts, files in the order of their paths.
+//! object the first one counts, files in the order of their paths. Where our words and MetalLB's define a kind of
+//! configuration under one name, ours count and MetalLB's stand aside, so that both may exist while a cluster moves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,10 +81,21 @@ impl Kind {
         Self::Community,
     ];
 
-    /// The kind an object is said to be of.
-    pub fn of(object: &ObjectRef) -> Option<Self> {
-        let fits = |kind: &Self| kind.name() == object.kind && kind.api_version() == object.api_version;
-        Self::ALL.into_iter().find(fits)
+    /// The kind an object is said to be of, and in whose words.
+    pub fn of(object: &ObjectRef) -> Option<(Self, Spelling)> {
+        let kind = Self::ALL.into_iter().find(|kind| kind.name() == object.kind)?;
+        match object.api_version.as_str() {
+            version if version == kind.api_version() => Some((kind, Spelling::Ours)),
+            version if kind.is_configuration() && version == kind.metallb_api_version() => {
+                Some((kind, Spelling::Metallb))
+            }
+            _ => None,
+        }
+    }
+
+    /// `apiVersion` of a kind of configuration in MetalLB's words: of several that it serves, the one it stores.
+    pub fn metallb_api_version(self) -> &'static str {
+        if self == Self::BgpPeer { "metallb.io/v1beta2" } else { "metallb.io/v1beta1" }
     }
 
     /// `apiVersion`.
@@ -134,30 +146,61 @@ impl Kind {
     }
 }
 
-/// Which object: its kind, namespace (empty for cluster-scoped kinds) and name.
+/// In whose words an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spelling {
+    /// Ours, or Kubernetes' own.
+    Ours,
+    /// MetalLB's: a kind of ours under `metallb.io`. Read and never written to.
+    Metallb,
+}
+
+/// Which object: its kind, namespace (empty for cluster-scoped kinds) and name, and in whose words it is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
     /// The kind.
     pub kind: Kind,
     /// Namespace and name.
     pub key: ObjectKey,
+    /// In whose words.
+    pub spelling: Spelling,
 }
 
 impl Id {
     /// The name of an object of this kind.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, key: ObjectKey::new(if kind.is_cluster_scoped() { "" } else { namespace }, name) }
+        Self::keyed(kind, ObjectKey::new(if kind.is_cluster_scoped() { "" } else { namespace }, name))
+    }
+
+    /// The same from a key.
+    pub fn keyed(kind: Kind, key: ObjectKey) -> Self {
+        Self { kind, key, spelling: Spelling::Ours }
+    }
+
+    /// The same object in other words.
+    pub fn spelled(self, spelling: Spelling) -> Self {
+        Self { spelling, ..self }
     }
 
     /// The object a problem or an Event names.
     pub fn of(object: &ObjectRef) -> Option<Self> {
-        Some(Self::new(Kind::of(object)?, object.namespace.as_deref().unwrap_or_default(), &object.name))
+        let (kind, spelling) = Kind::of(object)?;
+        let id = Self::new(kind, object.namespace.as_deref().unwrap_or_default(), &object.name);
+        Some(id.spelled(spelling))
+    }
+
+    /// `apiVersion`.
+    pub fn api_version(&self) -> &'static str {
+        match self.spelling {
+            Spelling::Ours => self.kind.api_version(),
+            Spelling::Metallb => self.kind.metallb_api_version(),
+        }
     }
 
     /// The same as problems and Events name it.
     pub fn object(&self) -> ObjectRef {
         ObjectRef {
-            api_version: self.kind.api_version().to_owned(),
+            api_version: self.api_version().to_owned(),
             kind: self.kind.name().to_owned(),
             namespace: (!self.kind.is_cluster_scoped()).then(|| self.key.namespace.to_string()),
             name: self.key.name.to_string(),
@@ -282,6 +325,8 @@ pub struct InForce<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     claims: BTreeMap<Id, BTreeMap<Origin, Claim>>,
+    /// Configuration by kind and name: what we and MetalLB call the same.
+    namesakes: BTreeMap<(Kind, Arc<str>), BTreeSet<Id>>,
     sources: BTreeMap<String, BTreeSet<(Id, Origin)>>,
     changed: BTreeMap<Id, Option<Arc<Fact>>>,
 }
@@ -344,7 +389,10 @@ impl Objects {
     }
 
     fn put(&mut self, (id, origin): &(Id, Origin), claim: Option<Claim>) {
-        let before = self.in_force(id).map(|found| found.fact.clone());
+        let before = self.facts_around(id);
+        if id.kind.is_configuration() {
+            self.namesakes.entry((id.kind, id.key.name.clone())).or_default().insert(id.clone());
+        }
         let claims = self.claims.entry(id.clone()).or_default();
         let same = claims.get(origin) == claim.as_ref();
         match claim {
@@ -353,9 +401,18 @@ impl Objects {
         };
         if claims.is_empty() {
             self.claims.remove(id);
+            let place = (id.kind, id.key.name.clone());
+            if let Some(namesakes) = self.namesakes.get_mut(&place) {
+                namesakes.remove(id);
+                if namesakes.is_empty() {
+                    self.namesakes.remove(&place);
+                }
+            }
         }
         if !same {
-            self.changed.entry(id.clone()).or_insert(before);
+            for (id, before) in before {
+                self.changed.entry(id).or_insert(before);
+            }
         }
     }
 
@@ -363,12 +420,37 @@ impl Objects {
     pub fn without(&self, left_out: impl Fn(&Id) -> bool) -> Self {
         let kept = self.claims.iter().filter(|(id, _)| !left_out(id));
         let claims: BTreeMap<_, _> = kept.map(|(id, claims)| (id.clone(), claims.clone())).collect();
+        let namesakes = namesakes(claims.keys());
         let changed = claims.keys().map(|id| (id.clone(), None)).collect();
-        Self { claims, changed, sources: BTreeMap::new() }
+        Self { claims, namesakes, changed, sources: BTreeMap::new() }
+    }
+
+    /// What counts of an object, and of those that stand aside for it or would.
+    fn facts_around(&self, id: &Id) -> Vec<(Id, Option<Arc<Fact>>)> {
+        let namesakes = self.namesakes.get(&(id.kind, id.key.name.clone())).into_iter().flatten();
+        let aside = namesakes.filter(|other| id.spelling == Spelling::Ours && other.spelling == Spelling::Metallb);
+        let ids = std::iter::once(id).chain(aside);
+        ids.map(|id| (id.clone(), self.in_force(id).map(|found| found.fact.clone()))).collect()
     }
 
     /// The form of an object that counts: the first that was ever readable.
     pub fn in_force(&self, id: &Id) -> Option<InForce<'_>> {
+        if self.stands_aside(id) {
+            return None;
+        }
+        self.readable(id)
+    }
+
+    /// Whether an object in MetalLB's words stands aside, because one in ours has its kind and name.
+    pub fn stands_aside(&self, id: &Id) -> bool {
+        let of_ours = || {
+            let mut namesakes = self.namesakes.get(&(id.kind, id.key.name.clone())).into_iter().flatten();
+            namesakes.any(|other| other.spelling == Spelling::Ours && self.readable(other).is_some())
+        };
+        id.spelling == Spelling::Metallb && of_ours()
+    }
+
+    fn readable(&self, id: &Id) -> Option<InForce<'_>> {
         self.claims.get(id)?.iter().find_map(|(origin, claim)| {
             claim.fact.as_ref().map(|fact| InForce { fact, origin, generation: claim.generation })
         })
@@ -381,7 +463,7 @@ impl Objects {
 
     /// Every object of a kind that counts, by name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Id, InForce<'_>)> {
-        let first = Id { kind, key: ObjectKey::new("", "") };
+        let first = Id::keyed(kind, ObjectKey::new("", ""));
         self.claims
             .range(first..)
             .take_while(move |(id, _)| id.kind == kind)
@@ -401,7 +483,7 @@ impl Objects {
     /// What is wrong with an object in itself, everywhere it is defined, double definitions included.
     pub fn problems(&self, id: &Id) -> Vec<(Origin, Problem)> {
         let Some(claims) = self.claims.get(id) else { return Vec::new() };
-        let first = self.in_force(id).map(|found| found.origin.clone());
+        let first = self.readable(id).map(|found| found.origin.clone());
         let mut problems = Vec::new();
         for (origin, claim) in claims {
             problems.extend(claim.problems.iter().map(|problem| (origin.clone(), problem.clone())));
@@ -417,4 +499,12 @@ impl Objects {
         }
         problems
     }
+}
+
+fn namesakes<'a>(ids: impl Iterator<Item = &'a Id>) -> BTreeMap<(Kind, Arc<str>), BTreeSet<Id>> {
+    let mut namesakes: BTreeMap<_, BTreeSet<Id>> = BTreeMap::new();
+    for id in ids.filter(|id| id.kind.is_configuration()) {
+        namesakes.entry((id.kind, id.key.name.clone())).or_default().insert(id.clone());
+    }
+    namesakes
 }

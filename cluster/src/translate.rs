@@ -16,7 +16,7 @@ use ferrogate_core::{
         Family, Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
         entry::{ENTRY_NAME, Entry as SharedEntry, EntryWish},
         node::Node,
-        pool::{Pool, PoolStatus},
+        pool::{AddressRange, Pool, PoolStatus},
         route::{Backend, BackendPort, Ingress},
         service::{Endpoint, Service, ServiceStatus},
     },
@@ -25,13 +25,14 @@ use ferrogate_core::{
 };
 use imbl::OrdMap;
 
-use crate::objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading};
+use crate::objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading, Spelling};
 
 mod advertisement;
 mod endpoints;
 pub mod entry;
 pub mod ingress;
 pub mod ingress_class;
+pub mod metallb;
 mod node;
 pub mod pool;
 pub mod read;
@@ -132,7 +133,8 @@ impl Translator {
 
     /// Objects whose state nobody needs any more, since this was last asked: no source names them.
     pub fn take_gone(&mut self) -> BTreeSet<Id> {
-        std::mem::take(&mut self.gone).into_iter().filter(|id| !self.objects.knows(id)).collect()
+        let gone = std::mem::take(&mut self.gone).into_iter();
+        gone.filter(|id| id.spelling == Spelling::Ours && !self.objects.knows(id)).collect()
     }
 
     /// Every object known.
@@ -189,12 +191,12 @@ impl Translator {
     pub fn remember_ingress(&mut self, key: ObjectKey, addresses: Option<Remembered<Vec<IpAddr>>>) {
         self.note_orphan(Kind::Ingress, &key, addresses.is_some());
         if remember(&mut self.ingresses, &key, addresses) {
-            self.stale.ingresses.insert(Id { kind: Kind::Ingress, key });
+            self.stale.ingresses.insert(Id::keyed(Kind::Ingress, key));
         }
     }
 
     fn note_orphan(&mut self, kind: Kind, key: &ObjectKey, said: bool) {
-        let id = Id { kind, key: key.clone() };
+        let id = Id::keyed(kind, key.clone());
         if said && !self.objects.knows(&id) {
             self.gone.insert(id);
         }
@@ -386,8 +388,13 @@ impl Translator {
             }
         }
         candidates.sort_by(|(one, a), (other, b)| {
-            (a.created, &one.key.name, &one.key.namespace).cmp(&(b.created, &other.key.name, &other.key.namespace))
+            let rank =
+                |id: &Id, fact: &PoolFact| (id.spelling, fact.created, id.key.name.clone(), id.key.namespace.clone());
+            rank(one, a).cmp(&rank(other, b))
         });
+        // Those in our words, which stand first. What they have is taken from MetalLB's, whatever its age: while a
+        // cluster moves, both say the same.
+        let mut ours: Vec<AddressRange> = Vec::new();
         self.joint_problems.retain(|id, _| {
             let is_pool = id.kind == Kind::IpAddressPool;
             if is_pool {
@@ -397,7 +404,21 @@ impl Translator {
         });
         let mut settled: BTreeMap<PoolName, Arc<Pool>> = BTreeMap::new();
         let mut taken: BTreeMap<(Family, IpAddr), (IpAddr, PoolName)> = BTreeMap::new();
-        for (id, PoolFact { pool, .. }) in candidates {
+        for (id, PoolFact { mut pool, .. }) in candidates {
+            match id.spelling {
+                Spelling::Ours => ours.extend(&pool.ranges),
+                Spelling::Metallb => {
+                    let left = metallb::without(&pool, &ours);
+                    if left != pool.ranges {
+                        self.joint_problems.insert(id.clone(), vec![shadowed(&id, &pool, &left)]);
+                        problems.insert(id.clone());
+                        if left.is_empty() {
+                            continue;
+                        }
+                        pool = Arc::new(Pool { ranges: left, ..(*pool).clone() });
+                    }
+                }
+            }
             if let Some(problem) = conflict(&pool, &settled, &taken, &id) {
                 self.joint_problems.insert(id.clone(), vec![problem]);
                 problems.insert(id);
@@ -421,7 +442,7 @@ impl Translator {
     }
 
     fn refresh_pool(&mut self, next: &mut Snapshot, key: &ObjectKey) {
-        let id = Id { kind: Kind::IpAddressPool, key: key.clone() };
+        let id = Id::keyed(Kind::IpAddressPool, key.clone());
         let Some(found) = self.objects.in_force(&id) else { return };
         let Fact::Pool(PoolFact { pool, .. }) = &**found.fact else { return };
         if next.pools.get(&pool.name).is_some_and(|standing| standing.key == pool.key) {
@@ -432,7 +453,7 @@ impl Translator {
 
     fn with_status(&self, pool: &Arc<Pool>) -> Arc<Pool> {
         match self.pools.get(&pool.key) {
-            Some(Remembered::Known(status)) if *status != pool.observed => {
+            Some(Remembered::Known(status)) if !pool.read_only && *status != pool.observed => {
                 Arc::new(Pool { observed: status.clone(), ..(**pool).clone() })
             }
             _ => pool.clone(),
@@ -440,6 +461,10 @@ impl Translator {
     }
 
     fn join_advertisement(&mut self, next: &mut Snapshot, id: &Id) {
+        if self.objects.stands_aside(id) && self.objects.in_force(&id.clone().spelled(Spelling::Ours)).is_some() {
+            // The one that counts goes by the same key.
+            return;
+        }
         let found = self.objects.in_force(id);
         let advertisement = match found.map(|found| &**found.fact) {
             Some(Fact::L2Advertisement(advertisement)) => Some(advertisement.clone()),
@@ -458,7 +483,7 @@ impl Translator {
     }
 
     fn join_service(&mut self, next: &mut Snapshot, key: &ServiceKey) {
-        let id = Id { kind: Kind::Service, key: key.clone() };
+        let id = Id::keyed(Kind::Service, key.clone());
         let found = self.objects.in_force(&id);
         let Some(Fact::Service(fact)) = found.map(|found| &**found.fact) else {
             set(&mut next.services, key.clone(), None);
@@ -495,7 +520,7 @@ impl Translator {
         if self.rules.source == Source::Directory
             && let Some(found) = self.objects.in_force(id)
             && let Fact::EndpointSlice(slice) = &**found.fact
-            && self.objects.in_force(&Id { kind: Kind::Service, key: slice.service.clone() }).is_none()
+            && self.objects.in_force(&Id::keyed(Kind::Service, slice.service.clone())).is_none()
         {
             problems.push(dangling(id, found.generation, "metadata.labels", "Service", &slice.service));
         }
@@ -587,7 +612,7 @@ impl Translator {
             }
         }
         let key = entry.key();
-        if let Some(found) = self.objects.in_force(&Id { kind: Kind::Service, key: key.clone() })
+        if let Some(found) = self.objects.in_force(&Id::keyed(Kind::Service, key.clone()))
             && let Fact::Service(fact) = &**found.fact
         {
             entry.service = fact.entry.as_deref().cloned();
@@ -610,7 +635,7 @@ impl Translator {
     }
 
     fn follow_backend(&self, id: &Id, generation: i64, field: &str, backend: &Backend) -> Option<Problem> {
-        let service = Id { kind: Kind::Service, key: backend.service.clone() };
+        let service = Id::keyed(Kind::Service, backend.service.clone());
         let Some(Fact::Service(fact)) = self.objects.in_force(&service).map(|found| &**found.fact) else {
             return Some(dangling(id, generation, &format!("{field}.service.name"), "Service", &backend.service));
         };
@@ -718,6 +743,16 @@ fn set<K: Ord + Clone, T: PartialEq>(map: &mut OrdMap<K, Arc<T>>, key: K, value:
 fn dangling(id: &Id, generation: i64, field: &str, kind: &str, name: impl std::fmt::Display) -> Problem {
     let fault = Fault::DanglingReference { kind: kind.to_owned(), name: name.to_string() };
     Problem { object: Some(id.object()), generation, field: field.to_owned(), fault }
+}
+
+/// That pools of ours have addresses of this pool of MetalLB's.
+fn shadowed(id: &Id, pool: &Pool, left: &[AddressRange]) -> Problem {
+    let left: Vec<_> = left.iter().map(AddressRange::to_string).collect();
+    let left = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") };
+    let detail =
+        format!("pools of ferrogate.io have addresses of it, and {left} is left here; delete it when you move");
+    let (field, fault) = ("spec.addresses".to_owned(), Fault::Ignored { detail });
+    Problem { object: Some(id.object()), generation: pool.generation, field, fault }
 }
 
 /// Why a pool cannot stand beside those that were settled before it.

@@ -67,6 +67,7 @@ impl Folders {
             namespace: NAMESPACE.to_owned(),
             role,
             class: ClassPolicy::default(),
+            metallb: None,
         };
         Cluster::directory(config, CancellationToken::new()).await
     }
@@ -178,6 +179,7 @@ async fn a_state_folder_among_the_manifests_is_refused() {
         namespace: NAMESPACE.to_owned(),
         role: Role::Controller,
         class: ClassPolicy::default(),
+        metallb: None,
     };
 
     let error = Cluster::directory(config, CancellationToken::new()).await.err().unwrap();

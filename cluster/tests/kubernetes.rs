@@ -38,7 +38,7 @@ const TIMING: Timing =
 
 fn config(role: Role, identity: &str) -> KubernetesConfig {
     let class = ClassPolicy::default();
-    KubernetesConfig { namespace: NAMESPACE.to_owned(), role, identity: identity.to_owned(), class }
+    KubernetesConfig { namespace: NAMESPACE.to_owned(), role, identity: identity.to_owned(), class, metallb: None }
 }
 
 async fn open(fake: &Fake, role: Role, identity: &str) -> Cluster {

@@ -53,6 +53,7 @@ fn pool() -> Pool {
     let address = "192.0.2.1".parse().unwrap();
     Pool {
         key: ObjectKey::new("ferrogate-system", "p"),
+        read_only: false,
         name: "p".into(),
         labels: Default::default(),
         generation: 0,

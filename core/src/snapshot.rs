@@ -151,6 +151,14 @@ pub enum Fault {
         /// The name that is missing.
         name: String,
     },
+    /// An annotation under a name that its maker has given up. It counts all the same.
+    #[error("{name} is outdated; write {instead}")]
+    DeprecatedAnnotation {
+        /// The outdated name.
+        name: String,
+        /// The name to write.
+        instead: String,
+    },
     /// A part that nobody reads. The rest of the object stays in force.
     #[error("is ignored: {detail}")]
     Ignored {
@@ -180,6 +188,8 @@ impl Fault {
             Self::Duplicate { .. } => "DuplicateObject",
             Self::Overlap { .. } => "OverlappingPools",
             Self::DanglingReference { .. } => "DanglingReference",
+            // MetalLB's own word, which people look for.
+            Self::DeprecatedAnnotation { .. } => "deprecatedAnnotation",
             Self::Ignored { .. } => "Ignored",
             Self::Unsupported { .. } => "Unsupported",
         }
@@ -187,7 +197,7 @@ impl Fault {
 
     /// Whether the object stays in force all the same.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::DanglingReference { .. } | Self::Ignored { .. })
+        matches!(self, Self::DanglingReference { .. } | Self::DeprecatedAnnotation { .. } | Self::Ignored { .. })
     }
 }
 

@@ -257,6 +257,7 @@ fn pool() -> Pool {
     let range = AddressRange::new(IpAddr::from(FIRST), IpAddr::from(LAST)).expect("the ends are in order");
     Pool {
         key: ObjectKey::new("ferrogate-system", "p"),
+        read_only: false,
         name: "p".into(),
         labels: BTreeMap::new(),
         generation: 1,

@@ -56,7 +56,8 @@ fn main() -> ExitCode {
 
 /// Prints the row of one size and returns the microseconds of one change.
 fn world(size: usize) -> f64 {
-    let rules = Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source: Source::Directory };
+    let namespace = NAMESPACE.to_owned();
+    let rules = Rules { class: ClassPolicy::default(), namespace, metallb: None, source: Source::Directory };
     let mut translator = Translator::new(rules, None);
     let begun = cpu_time();
     let files: Vec<_> = (0..size).map(|number| (file(number), readings(&translator, number, 80))).collect();
@@ -107,6 +108,7 @@ fn folder() -> anyhow::Result<()> {
             namespace: NAMESPACE.to_owned(),
             role: Role::Controller,
             class: ClassPolicy::default(),
+            metallb: None,
         };
         let begun = cpu_time();
         let mut cluster = Cluster::directory(config, CancellationToken::new()).await?;

@@ -44,6 +44,7 @@ async fn settled(manifests: PathBuf) -> Arc<Snapshot> {
         namespace: NAMESPACE.to_owned(),
         role: Role::Standalone("node-1".into()),
         class: ClassPolicy::default(),
+        metallb: None,
     };
     let mut cluster = Cluster::directory(config, shutdown.clone()).await.unwrap();
     let mut controller = Controller::new(controller::Config::default());

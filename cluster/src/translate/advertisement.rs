@@ -8,7 +8,7 @@ use ferrogate_core::model::{
 };
 
 use crate::{
-    objects::Fact,
+    objects::{Fact, Spelling},
     translate::read::{Check, selector, selectors},
 };
 
@@ -49,6 +49,7 @@ pub fn read(object: ferrogate_crds::L2Advertisement, check: &mut Check) -> Optio
     let pool_selectors = selectors(spec.ip_address_pool_selectors, "spec.ipAddressPoolSelectors", check);
     Some(Fact::L2Advertisement(Arc::new(L2Advertisement {
         key: check.key.clone(),
+        read_only: check.spelling == Spelling::Metallb,
         generation: check.generation,
         pools: PoolChoice { names, selectors: pool_selectors },
         node_selectors: selectors(spec.node_selectors, "spec.nodeSelectors", check),

@@ -14,7 +14,7 @@ use ferrogate_crds::IPAddressPool;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use crate::{
-    objects::{Fact, PoolFact},
+    objects::{Fact, PoolFact, Spelling},
     translate::read::{Check, address, created, selectors},
 };
 
@@ -59,6 +59,7 @@ pub fn read(object: IPAddressPool, check: &mut Check) -> Option<Fact> {
     });
     let pool = Arc::new(Pool {
         key: check.key.clone(),
+        read_only: check.spelling == Spelling::Metallb,
         name: PoolName::from(&*check.key.name),
         labels: object.metadata.labels.unwrap_or_default(),
         generation: check.generation,

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    objects::{Fact, Id, Kind, OUR_API, Reading},
-    translate::{advertisement, endpoints, entry, ingress, ingress_class, node, pool, service},
+    objects::{Fact, Id, Kind, OUR_API, Reading, Spelling},
+    translate::{advertisement, endpoints, entry, ingress, ingress_class, metallb, node, pool, service},
 };
 
 /// How objects are to be read.
@@ -27,6 +27,8 @@ pub struct Rules {
     pub class: ClassPolicy,
     /// The namespace of our own objects.
     pub namespace: String,
+    /// MetalLB's namespace, where its objects and annotations are honoured too.
+    pub metallb: Option<String>,
     /// Where objects come from.
     pub source: Source,
 }
@@ -79,8 +81,9 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
     };
     let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
     let generation = value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-    let kind = match classify(api_version, kind_name, rules.source) {
-        Class::Read(kind) => kind,
+    let (kind, spelling) = match classify(api_version, kind_name, rules) {
+        Class::Read(kind) => (kind, Spelling::Ours),
+        Class::Metallb(kind) => (kind, Spelling::Metallb),
         Class::Foreign => return Entry::Foreign,
         class => {
             let fault = match class {
@@ -98,24 +101,29 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
             return Entry::Unknown(Problem { object, generation, field: String::new(), fault });
         }
     };
-    let home = if kind.is_configuration() { &rules.namespace } else { "default" };
-    let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or(home);
+    let home = match (spelling, &rules.metallb) {
+        (Spelling::Metallb, Some(home)) => home,
+        _ if kind.is_configuration() => &rules.namespace,
+        _ => "default",
+    };
+    let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or(home).to_owned();
     let Some(name) = name else {
         let fault = Fault::Schema { detail: format!("a {kind_name} needs a name") };
         return Entry::Unknown(anonymous("metadata.name", fault));
     };
     // Names become paths of the state folder, so that one that is no name must not get any further.
-    for (field, value) in [("metadata.name", name), ("metadata.namespace", namespace)] {
+    for (field, value) in [("metadata.name", name), ("metadata.namespace", &namespace)] {
         if !is_dns_name(value) {
             let expected = "lower case letters, digits, `-` and `.`, at most 253 characters".to_owned();
             return Entry::Unknown(anonymous(field, Fault::Invalid { value: value.to_owned(), expected }));
         }
     }
-    let id = Id::new(kind, namespace, name);
+    let id = Id::new(kind, &namespace, name).spelled(spelling);
+    let value = if spelling == Spelling::Metallb { metallb::in_our_words(value) } else { value };
     let mut check =
-        Check { object: id.object(), key: id.key.clone(), generation, problems: Vec::new(), refused: false };
-    if kind.is_configuration() && namespace != rules.namespace {
-        check.refuse("metadata.namespace", Fault::ForeignNamespace { ours: rules.namespace.clone() });
+        Check { object: id.object(), key: id.key.clone(), spelling, generation, problems: Vec::new(), refused: false };
+    if kind.is_configuration() && namespace != home {
+        check.refuse("metadata.namespace", Fault::ForeignNamespace { ours: home.to_owned() });
     }
     let fact = read_kind(kind, value, rules, &mut check);
     let Check { problems, refused, .. } = check;
@@ -210,12 +218,13 @@ fn decode<T: DeserializeOwned>(value: Value, rules: &Rules, check: &mut Check) -
 
 enum Class {
     Read(Kind),
+    Metallb(Kind),
     Foreign,
     Retired { instead: &'static str },
     Unknown,
 }
 
-fn classify(api_version: &str, kind: &str, source: Source) -> Class {
+fn classify(api_version: &str, kind: &str, rules: &Rules) -> Class {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     match (group, version, kind) {
         ("", "v1", "Namespace") => Class::Read(Kind::Namespace),
@@ -223,7 +232,7 @@ fn classify(api_version: &str, kind: &str, source: Source) -> Class {
         ("", "v1", "Secret") => Class::Read(Kind::Secret),
         ("", "v1", "Service") => Class::Read(Kind::Service),
         // In a folder the proxies are no pods, and other people's may well lie there.
-        ("", "v1", "Pod") if source == Source::Kubernetes => Class::Read(Kind::Pod),
+        ("", "v1", "Pod") if rules.source == Source::Kubernetes => Class::Read(Kind::Pod),
         ("discovery.k8s.io", "v1", "EndpointSlice") => Class::Read(Kind::EndpointSlice),
         ("networking.k8s.io", "v1", "IngressClass") => Class::Read(Kind::IngressClass),
         ("networking.k8s.io", "v1", "Ingress") => Class::Read(Kind::Ingress),
@@ -231,7 +240,7 @@ fn classify(api_version: &str, kind: &str, source: Source) -> Class {
             Class::Retired { instead: "write it as networking.k8s.io/v1" }
         }
         ("", "v1", "Endpoints") => Class::Retired { instead: "write a discovery.k8s.io/v1 EndpointSlice" },
-        ("metallb.io", _, _) => Class::Retired { instead: "write the same with apiVersion ferrogate.io/v1beta1" },
+        ("metallb.io", version, kind) => classify_metallb(version, kind, rules),
         ("", "v1", kind) if CORE_KINDS.contains(&kind) => Class::Foreign,
         ("gateway.networking.k8s.io" | "gateway.networking.x-k8s.io", _, kind) => {
             match GATEWAY_KINDS.iter().find(|known| **known == kind) {
@@ -259,6 +268,25 @@ fn classify(api_version: &str, kind: &str, source: Source) -> Class {
         }
     }
 }
+
+fn classify_metallb(version: &str, kind: &str, rules: &Rules) -> Class {
+    let is_outdated_peer = (version, kind) == ("v1beta1", "BGPPeer");
+    let is_read = |known: &Kind| {
+        known.is_configuration() && known.name() == kind && known.metallb_api_version().ends_with(version)
+    };
+    match Kind::ALL.into_iter().find(|known| is_read(known) || (is_outdated_peer && *known == Kind::BgpPeer)) {
+        Some(kind) if rules.metallb.is_some() => Class::Metallb(kind),
+        Some(_) => Class::Retired {
+            instead: "write it with apiVersion ferrogate.io/v1beta1, as `ferrogate migrate metallb` does, or start \
+                      with --metallb-compat",
+        },
+        None if METALLB_REPORTS.contains(&kind) => Class::Foreign,
+        None => Class::Retired { instead: "`ferrogate migrate metallb` writes it as ferrogate.io/v1beta1" },
+    }
+}
+
+/// What MetalLB writes about itself.
+const METALLB_REPORTS: &[&str] = &["ServiceL2Status", "ServiceBGPStatus", "ConfigurationState"];
 
 /// Kinds of the core group that people keep beside their Services.
 const CORE_KINDS: &[&str] = &[
@@ -327,6 +355,8 @@ pub struct Check {
     object: ObjectRef,
     /// Namespace and name of the object.
     pub key: ObjectKey,
+    /// In whose words it is written.
+    pub spelling: Spelling,
     /// `metadata.generation`.
     pub generation: i64,
     problems: Vec<Problem>,

@@ -26,7 +26,7 @@ use k8s_openapi::{
 use crate::{
     objects::{Fact, ServiceFact},
     translate::{
-        entry, pool,
+        entry, metallb, pool,
         read::{Check, Rules, Source, address, created},
     },
 };
@@ -58,7 +58,14 @@ const DEFAULT_AFFINITY_TIMEOUT: i32 = 10_800;
 pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fact> {
     let annotations = object.metadata.annotations.clone().unwrap_or_default();
     let labels = object.metadata.labels.clone().unwrap_or_default();
-    let observed = observed(&object);
+    let mut observed = observed(&object);
+    let honours_metallb = rules.metallb.is_some();
+    if honours_metallb && observed.pool.is_none() {
+        observed.pool = annotations
+            .get(metallb::FROM_POOL_ANNOTATION)
+            .filter(|name| !name.is_empty())
+            .map(|name| name.as_str().into());
+    }
     let entry = (*check.key.name == *ENTRY_NAME).then(|| Box::new(entry::service(&object)));
     let Some(spec) = object.spec else {
         check.missing("spec", "a Service needs a spec");
@@ -97,7 +104,12 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
                 check.ignore(&format!("metadata.annotations[{name}]"), &detail);
             }
         }
-        let request = request(&spec, &annotations);
+        if honours_metallb {
+            for (name, fault) in metallb::outdated(&annotations) {
+                check.say(&format!("metadata.annotations[{name}]"), fault);
+            }
+        }
+        let request = request(&spec, &annotations, honours_metallb);
         let (families, family_policy) = families(&spec, &cluster_ips, &request, rules.source, check);
         LoadBalancer { class: spec.load_balancer_class.clone(), families, family_policy, request }
     });
@@ -276,12 +288,21 @@ fn session_affinity(spec: &ServiceSpec, check: &mut Check) -> SessionAffinity {
 }
 
 /// What the Service asks for. A wish that cannot be read refuses an address, not the Service: it is kept as its fault.
-fn request(spec: &ServiceSpec, annotations: &BTreeMap<String, String>) -> Result<Request, RequestFault> {
-    let said = |name: &str| annotations.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+fn request(
+    spec: &ServiceSpec,
+    annotations: &BTreeMap<String, String>,
+    honours_metallb: bool,
+) -> Result<Request, RequestFault> {
+    let written = |ours: &'static str| match honours_metallb {
+        true => metallb::wish(annotations, ours),
+        false => annotations.get(ours).map(|value| (ours, value.as_str())),
+    };
+    let wish = |ours| written(ours).map(|(name, value)| (name, value.trim())).filter(|(_, value)| !value.is_empty());
+    let said = |ours| wish(ours).map(|(_, value)| value);
     let field = spec.load_balancer_ip.as_deref().map(str::trim).filter(|value| !value.is_empty());
-    let (source, texts): (&str, Vec<&str>) = match (said(ADDRESSES_ANNOTATION), field) {
+    let (source, texts): (&str, Vec<&str>) = match (wish(ADDRESSES_ANNOTATION), field) {
         (Some(_), Some(_)) => return Err(RequestFault::TwoSources),
-        (Some(list), None) => (ADDRESSES_ANNOTATION, list.split(',').map(str::trim).collect()),
+        (Some((name, list)), None) => (name, list.split(',').map(str::trim).collect()),
         (None, Some(one)) => ("spec.loadBalancerIP", vec![one]),
         (None, None) => ("", Vec::new()),
     };

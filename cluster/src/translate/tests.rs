@@ -13,9 +13,11 @@ use super::*;
 use crate::{NAMESPACE, document::documents};
 
 mod entry;
+mod metallb;
 
 fn translator(source: Source) -> Translator {
-    Translator::new(Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source }, None)
+    let namespace = NAMESPACE.to_owned();
+    Translator::new(Rules { class: ClassPolicy::default(), namespace, metallb: None, source }, None)
 }
 
 /// Reads a file of valid YAML into a translator.
@@ -740,11 +742,15 @@ fn file_text(choice: usize) -> String {
         19 => node("two"),
         20 => "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, labels: {b: c}}\n".to_owned(),
         21 => "apiVersion: v1\nkind: Nonsense\nmetadata: {name: a}\n".to_owned(),
+        22 => pool("p", "192.0.2.0/23").replace("ferrogate.io", "metallb.io"),
+        23 => l2("p").replace("ferrogate.io", "metallb.io"),
+        24 => format!("{}{}", pool("q", "192.0.2.0/24"), l2("q").replace("l2", "l3"))
+            .replace("ferrogate.io", "metallb.io"),
         _ => format!("{}{}", service("", "").replace("web", "db"), slice("s", "web", "192.0.2.4")),
     }
 }
 
-const CHOICES: usize = 23;
+const CHOICES: usize = 26;
 
 #[derive(Clone, Debug)]
 enum Turn {
@@ -826,7 +832,9 @@ proptest! {
     #[test]
     fn a_snapshot_made_step_by_step_equals_one_made_at_once(turns in proptest::collection::vec(turn(), 1..25)) {
         let lone = Some(NodeName::from("lone"));
-        let rules = Rules { class: ClassPolicy::default(), namespace: NAMESPACE.to_owned(), source: Source::Directory };
+        // The same namespace for both spellings, so that nothing else tells their objects apart.
+        let (namespace, metallb) = (NAMESPACE.to_owned(), Some(NAMESPACE.to_owned()));
+        let rules = Rules { class: ClassPolicy::default(), namespace, metallb, source: Source::Directory };
         let mut told = Told::default();
         let mut stepwise = Translator::new(rules.clone(), lone.clone());
         for turn in turns {

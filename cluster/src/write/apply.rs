@@ -240,7 +240,7 @@ impl Applier {
             (Place::Pool(key), _) => self.status_of(Kind::IpAddressPool, key, place, wish, now),
             (Place::Ingress(key), _) => self.status_of(Kind::Ingress, key, place, wish, now),
             (Place::EntryService(key), wish) => {
-                let live = self.live(&Id { kind: Kind::Service, key: key.clone() });
+                let live = self.live(&Id::keyed(Kind::Service, key.clone()));
                 entry::service(self.client.clone(), key, wish, live)
             }
             (Place::EntrySlice { service, family }, wish) => entry::slice(self.client.clone(), service, *family, wish),
@@ -321,7 +321,7 @@ impl Applier {
         now: Timestamp,
     ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
         let none = Conditions::default();
-        let live = self.live(&Id { kind, key: key.clone() });
+        let live = self.live(&Id::keyed(kind, key.clone()));
         let before = live.as_ref().map_or(&none, |live| &live.conditions);
         let Some(body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
         let api = self.api(kind.api_version(), kind.name(), Some(&key.namespace));

@@ -182,6 +182,7 @@ mod tests {
 
     fn fact(value: Value) -> Fact {
         let rules = Rules {
+            metallb: None,
             class: ClassPolicy::default(),
             namespace: "ferrogate-system".to_owned(),
             source: Source::Kubernetes,

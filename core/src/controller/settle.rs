@@ -154,7 +154,7 @@ impl Books {
     }
 
     fn pool_write(&mut self, name: &PoolName, clock: Clock) -> Option<Write> {
-        let book = self.ledger.book(name)?;
+        let book = self.ledger.book(name).filter(|book| !book.pool.read_only)?;
         let status = status::pool(book, &self.reports.of(&pool_ref(&book.pool)));
         let key = book.pool.key.clone();
         let shown = book.pool.observed == status;
@@ -175,7 +175,8 @@ impl Books {
         let reports = self.reports.of(object);
         let pool = self.facts.pools.values().find(|pool| pool_ref(pool) == *object);
         let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
-        let advertisement = self.facts.l2_advertisements.get(&key).filter(|_| advertisement_ref(&key) == *object);
+        let advertisement = self.facts.l2_advertisements.get(&key);
+        let advertisement = advertisement.filter(|found| !found.read_only && advertisement_ref(&key) == *object);
         let shown_conditions = self.facts.conditions.get(object).map_or(&[][..], |conditions| conditions.as_slice());
         let shown = shown_conditions.iter().find(|condition| condition.kind == ACCEPTED);
         let wish = status::accepted(advertisement.map_or(0, |advertisement| advertisement.generation), &reports);

@@ -151,6 +151,7 @@ fn pool(name: &str, ranges: &[&str]) -> Pool {
     };
     Pool {
         key: ObjectKey::new("ferrogate-system", name),
+        read_only: false,
         name: name.into(),
         labels: BTreeMap::new(),
         generation: 0,
@@ -186,6 +187,7 @@ fn selector(key: &str, value: &str) -> LabelSelector {
 fn advertisement(name: &str, pools: &[&str]) -> L2Advertisement {
     L2Advertisement {
         key: ObjectKey::new("ferrogate-system", name),
+        read_only: false,
         generation: 0,
         pools: PoolChoice { names: pools.iter().map(|name| PoolName::from(*name)).collect(), selectors: Vec::new() },
         node_selectors: Vec::new(),

@@ -13,6 +13,8 @@ use crate::model::{
 pub struct L2Advertisement {
     /// Where the object lives.
     pub key: ObjectKey,
+    /// Written for MetalLB: it counts like any other, and its status is left to MetalLB.
+    pub read_only: bool,
     /// `metadata.generation`; 0 where the source has none.
     pub generation: i64,
     /// `spec.ipAddressPools` and `spec.ipAddressPoolSelectors`.

@@ -16,6 +16,8 @@ use crate::{
 pub struct Pool {
     /// Where the object lives.
     pub key: ObjectKey,
+    /// Written for MetalLB: it counts like any other, and its status is left to MetalLB.
+    pub read_only: bool,
     /// `metadata.name`.
     pub name: PoolName,
     /// `metadata.labels`.

@@ -118,6 +118,7 @@ fn pool() -> Pool {
     let range = |first, last| AddressRange::new(ip(first), ip(last)).unwrap();
     Pool {
         key: ObjectKey::new("default", "pool"),
+        read_only: false,
         name: "pool".into(),
         labels: BTreeMap::new(),
         generation: 0,
@@ -137,6 +138,7 @@ fn pool() -> Pool {
 fn advertisement() -> L2Advertisement {
     L2Advertisement {
         key: ObjectKey::new("default", "all"),
+        read_only: false,
         generation: 0,
         pools: PoolChoice::default(),
         node_selectors: Vec::new(),

@@ -82,6 +82,7 @@ pub fn pool() -> Pool {
     let v4 = AddressRange::new([192, 0, 2, 1].into(), [192, 0, 2, 254].into());
     Pool {
         key: ObjectKey::new("default", "pool"),
+        read_only: false,
         name: "pool".into(),
         labels: BTreeMap::new(),
         generation: 1,
@@ -97,6 +98,7 @@ pub fn pool() -> Pool {
 pub fn advertisement() -> L2Advertisement {
     L2Advertisement {
         key: ObjectKey::new("default", "all"),
+        read_only: false,
         generation: 1,
         pools: PoolChoice::default(),
         node_selectors: Vec::new(),

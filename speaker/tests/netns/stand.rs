@@ -548,6 +548,7 @@ pub fn snapshot<'a>(services: impl IntoIterator<Item = &'a [IpAddr]>) -> Snapsho
     };
     let pool = Pool {
         key: ObjectKey::new("default", "pool"),
+        read_only: false,
         name: "pool".into(),
         labels: BTreeMap::new(),
         generation: 0,
@@ -577,6 +578,7 @@ pub fn snapshot<'a>(services: impl IntoIterator<Item = &'a [IpAddr]>) -> Snapsho
 pub fn with_interfaces(mut snapshot: Snapshot, interfaces: &[&str]) -> Snapshot {
     let advertisement = L2Advertisement {
         key: ObjectKey::new("default", "all"),
+        read_only: false,
         generation: 0,
         pools: PoolChoice::default(),
         node_selectors: Vec::new(),

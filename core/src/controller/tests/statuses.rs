@@ -54,6 +54,23 @@ fn m_081_capacity_follows_avoid_buggy_ips() {
 }
 
 #[test]
+fn nothing_is_written_to_what_was_written_for_metallb() {
+    let mut world = World::with_pool(&["192.0.2.1"]);
+    let theirs = Pool { read_only: true, ..Pool::clone(&world.facts.pools[&PoolName::from("p")]) };
+    world.put_pool(theirs);
+    let key = ObjectKey::new("metallb-system", "l2");
+    let advertisement = L2Advertisement { key: key.clone(), read_only: true, ..advertisement("l2", &[]) };
+    world.facts.l2_advertisements.insert(key, Arc::new(advertisement));
+    world.put(service("web"));
+
+    let writes = world.run();
+
+    assert_eq!(world.addresses("web"), "192.0.2.1");
+    let strange = writes.iter().filter(|write| matches!(write, Write::PoolStatus { .. } | Write::Condition { .. }));
+    assert_eq!(strange.collect::<Vec<_>>(), Vec::<&Write>::new());
+}
+
+#[test]
 fn counters_edited_by_hand_are_put_right() {
     let mut world = World::with_pool(&["192.0.2.1"]);
     let mut edited = Pool::clone(&world.facts.pools[&PoolName::from("p")]);
