@@ -1,5 +1,6 @@
 //! Proof: the simulator, the lab and the tests. Never shipped.
 
+pub mod kube;
 pub mod lab;
 pub mod netns;
 pub mod readme;

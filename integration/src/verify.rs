@@ -24,6 +24,8 @@ pub enum Stage {
     Sim,
     /// Namespaces: the lab, and rooms on real interfaces.
     Net,
+    /// A real Kubernetes control plane.
+    Kube,
     /// Every decoder against bytes nobody thought of.
     Fuzz,
     /// The examples, and the README's own commands.
@@ -38,6 +40,7 @@ impl Stage {
             Self::Unit => "unit",
             Self::Sim => "sim",
             Self::Net => "net",
+            Self::Kube => "kube",
             Self::Fuzz => "fuzz",
             Self::Examples => "examples",
         }
@@ -48,9 +51,10 @@ impl Stage {
         let minutes = match (self, length) {
             (Self::Lint | Self::Unit, _) | (Self::Sim, Length::Short) => 4,
             (Self::Net, Length::Short) => 5,
+            (Self::Kube, Length::Short) => 10,
             (Self::Fuzz, Length::Short) | (Self::Examples, _) => 3,
             (Self::Sim, Length::Long) => 30,
-            (Self::Net | Self::Fuzz, Length::Long) => 60,
+            (Self::Net | Self::Kube | Self::Fuzz, Length::Long) => 60,
         };
         Duration::from_secs(minutes * 60)
     }
@@ -63,7 +67,7 @@ impl Stage {
             Self::Sim => Some(format!("simulator seeds: {} ({})", short.seeds(), long.seeds())),
             Self::Net => Some(format!("runs of the lab: {} ({})", short.lab_runs(), long.lab_runs())),
             Self::Fuzz => Some(format!("inputs for each decoder: {} ({})", short.inputs(), long.inputs())),
-            Self::Lint | Self::Unit | Self::Examples => None,
+            Self::Lint | Self::Unit | Self::Kube | Self::Examples => None,
         }
     }
 }

@@ -94,10 +94,7 @@ fn stop_on_signals(stop: CancellationToken) -> Result<()> {
 /// Installs what is missing, saying what; or says what would have to be installed, and fails.
 async fn prepare(stages: &[Stage], no_install: bool, logs: &Path, stop: &CancellationToken) -> Result<()> {
     let missing = needs::missing(stages);
-    let advice = |need: &Need| {
-        let commands: Vec<_> = need.remedy().iter().map(ToString::to_string).collect();
-        format!("missing: {}; install it with: {}", need.name, commands.join(" && "))
-    };
+    let advice = |need: &Need| format!("missing: {}; install it with: {}", need.name, need.advice());
     if no_install && !missing.is_empty() {
         missing.iter().for_each(|need| println!("{}", advice(need)));
         bail!("{} things are missing and --no-install was given", missing.len());

@@ -25,6 +25,8 @@ enum Source {
     Cargo(&'static str),
     /// A component of the Rust toolchain.
     Rustup(&'static str),
+    /// What nobody can do for a person; in words.
+    ByHand(&'static str),
 }
 
 /// Everything any stage needs.
@@ -33,7 +35,29 @@ const NEEDS: &[Need] = &[
         name: "a C compiler and linker",
         probe: &["cc", "--version"],
         source: Source::Debian("gcc libc6-dev"),
-        stages: &[Stage::Lint, Stage::Unit, Stage::Sim, Stage::Net, Stage::Fuzz, Stage::Examples],
+        stages: &[Stage::Lint, Stage::Unit, Stage::Sim, Stage::Net, Stage::Kube, Stage::Fuzz, Stage::Examples],
+    },
+    Need {
+        name: "Go (Kubernetes is built from its modules)",
+        // Succeeds when this Go can read the module: it is new enough, or may fetch one that is.
+        probe: &["env", "GOTOOLCHAIN=auto", "go", "-C", "integration/kube", "list", "-m"],
+        source: Source::ByHand(
+            "Go 1.26 or later from https://go.dev/dl, or the golang-go of a distribution that has 1.21 or later, \
+             which fetches the rest by itself",
+        ),
+        stages: &[Stage::Kube],
+    },
+    Need {
+        name: "nft (kube-proxy)",
+        probe: &["nft", "--version"],
+        source: Source::Debian("nftables"),
+        stages: &[Stage::Kube],
+    },
+    Need {
+        name: "setpriv",
+        probe: &["setpriv", "--version"],
+        source: Source::Debian("util-linux"),
+        stages: &[Stage::Kube],
     },
     Need {
         name: "a C++ compiler (libFuzzer)",
@@ -74,7 +98,7 @@ const NEEDS: &[Need] = &[
 ];
 
 impl Need {
-    /// How to install it. Packages of the system need root: without it the command is still the right advice.
+    /// The commands that install it. Packages of the system need root: without it the command is still the right advice.
     pub fn remedy(&self) -> Vec<Command> {
         match self.source {
             Source::Debian(packages) => vec![
@@ -86,11 +110,23 @@ impl Need {
             ],
             Source::Cargo(package) => vec![Command::cargo(["install", "--locked", package])],
             Source::Rustup(component) => vec![Command::new("rustup").args(["component", "add", component])],
+            Source::ByHand(_) => Vec::new(),
+        }
+    }
+
+    /// How to get it, as a person is told.
+    pub fn advice(&self) -> String {
+        match self.source {
+            Source::ByHand(words) => words.to_owned(),
+            _ => self.remedy().iter().map(ToString::to_string).collect::<Vec<_>>().join(" && "),
         }
     }
 
     /// Why it cannot be installed from here, if so.
     pub fn obstacle(&self) -> Option<&'static str> {
+        if matches!(self.source, Source::ByHand(_)) {
+            return Some("it is not known how to get it on this system");
+        }
         let system = matches!(self.source, Source::Debian(_));
         if system && !nix::unistd::Uid::effective().is_root() {
             return Some("packages of the system are installed by root only");

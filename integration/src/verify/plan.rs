@@ -65,6 +65,22 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
             }
             steps
         }
+        Stage::Kube => {
+            let (product, _) = shipping()?;
+            let mut steps = targets(stage, members);
+            for step in &mut steps {
+                step.build.insert(0, product.clone());
+                step.build.push(Command::cargo([
+                    "run",
+                    "--locked",
+                    "--package",
+                    "ferrogate-integration",
+                    "--bin",
+                    "tools",
+                ]));
+            }
+            steps
+        }
         Stage::Net | Stage::Examples => {
             let (product, _) = shipping()?;
             let mut steps = targets(stage, members);
@@ -87,6 +103,7 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
 pub fn stage_of(package: &str, target: &str) -> Stage {
     match (package, target) {
         ("ferrogate-integration", "sim") => Stage::Sim,
+        ("ferrogate-integration", name) if name.starts_with("kube_") => Stage::Kube,
         ("ferrogate-integration", "lab") | ("ferrogate-speaker", _) => Stage::Net,
         ("ferrogate-integration", "examples" | "readme" | "standalone") => Stage::Examples,
         _ => Stage::Unit,
@@ -175,6 +192,11 @@ mod tests {
     fn a_test_file_nobody_heard_of_is_a_unit_test() {
         assert_eq!(stage_of("ferrogate-core", "new"), Stage::Unit);
         assert_eq!(stage_of("ferrogate-integration", "new"), Stage::Unit);
+    }
+
+    #[test]
+    fn a_test_file_whose_name_says_so_gets_a_control_plane() {
+        assert_eq!(stage_of("ferrogate-integration", "kube_new"), Stage::Kube);
     }
 
     #[test]
