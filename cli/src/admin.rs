@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
 };
@@ -22,6 +22,9 @@ use tracing::{debug, info};
 
 /// Connections served at once; more wait in the kernel's queue. A scraper and a few probes need one each.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Connections that wait in the kernel's queue at most.
+const BACKLOG: u32 = 128;
 
 /// How long a client may take to send the head of a request, and how long a connection may lie idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,9 +37,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds the listener, so that a taken port is known before anything else starts.
-    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-        TcpListener::bind(address).await
+    /// Binds the listener, so that a taken port is known before anything else starts. A port that is `shared` may be
+    /// bound by several processes of one user at the same time.
+    pub async fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(shared)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     }
 
     /// Joins a bound listener with the metrics it shows; ready when every one of `ready` says so.
@@ -44,15 +52,15 @@ impl Admin {
         Self { listener, registry: Arc::new(registry), ready }
     }
 
-    /// Serves until shut down. Connections end with it.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Serves until shut down, and returns the listener. Connections end with it.
+    pub async fn run(self, shutdown: CancellationToken) -> TcpListener {
         if let Ok(address) = self.listener.local_addr() {
             info!(%address, "admin listener is open");
         }
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return self.listener,
                 accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(serve(stream, self.registry.clone(), self.ready.clone()));

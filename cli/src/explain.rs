@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use ferrogate_core::{
     controller::{self, Verdict},
     model::{NodeName, ServiceKey},
-    proxy::explain::{Hop, Part, chain},
+    proxy::explain::{Carried, Hop, Part, chain},
     snapshot::Snapshot,
     speaker::{
         DataPath,
@@ -245,6 +245,9 @@ fn link(hop: &Hop, via: &Via<'_>) -> Link {
     };
     let carried = match (via, &hop.carried) {
         (_, None) => "not reachable from outside yet: no address".to_owned(),
+        (Via::KubeProxy(_), Some(Ok(Carried::Http))) => {
+            "kube-proxy passes it on to the proxy of the node, which serves it as HTTP for every Ingress".to_owned()
+        }
         (Via::KubeProxy(_), Some(_)) => "kube-proxy passes it on to the endpoints".to_owned(),
         (Via::Proxy(Some(node)), Some(Ok(carried))) => format!("the proxy of {node}: {carried}"),
         (Via::Proxy(None), Some(Ok(carried))) => format!("the proxy: {carried}"),

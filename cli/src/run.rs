@@ -98,8 +98,8 @@ pub struct StandaloneArgs {
 
 /// Runs the controller until a signal.
 pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
-    let mut process = Process::start(args.admin).await?;
-    let cluster = args.source.open(Role::Controller, process.signal.clone()).await?;
+    let mut process = Process::start(args.admin, Holding::Alone).await?;
+    let cluster = process.open(&args.source, Role::Controller).await?;
     process.controller(&args.source, &cluster);
     process.run(cluster).await
 }
@@ -107,8 +107,8 @@ pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
 /// Runs the speaker of one node until a signal.
 pub async fn speaker(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
     let node = args.node.name()?;
-    let mut process = Process::start(args.admin).await?;
-    let cluster = args.source.open(Role::Speaker(node.clone()), process.signal.clone()).await?;
+    let mut process = Process::start(args.admin, Holding::Alone).await?;
+    let cluster = process.open(&args.source, Role::Speaker(node.clone())).await?;
     let data_path = if args.source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
     let proxy = Some(ProxyReadiness::Ask(args.proxy_admin));
     process.speaker(ferrogate_speaker::Config { node, data_path, proxy, flags: args.flags }, &cluster);
@@ -117,15 +117,11 @@ pub async fn speaker(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
 
 /// Runs the proxy of one node until a signal.
 pub async fn proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
-    if args.source.manifests.is_none() {
-        bail!(
-            "the proxy works in directory mode only in this release: give --manifests DIR. \
-             In a cluster, kube-proxy carries the Services whose addresses Ferrogate announces"
-        );
-    }
     let node = args.node.name()?;
-    let mut process = Process::start(args.admin).await?;
-    let cluster = args.source.open(Role::Reader(Some(node.clone())), process.signal.clone()).await?;
+    // In a cluster an update overlaps: the new one must be ready before the old one is asked to end.
+    let holding = if args.source.manifests.is_some() { Holding::Alone } else { Holding::Shared };
+    let mut process = Process::start(args.admin, holding).await?;
+    let cluster = process.open(&args.source, Role::Proxy(node.clone())).await?;
     process.proxy(args.config, node, &cluster);
     process.run(cluster).await
 }
@@ -136,8 +132,8 @@ pub async fn standalone(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
         bail!("standalone works on a folder of manifests: give --manifests DIR");
     }
     let node = args.node.name()?;
-    let mut process = Process::start(args.admin).await?;
-    let cluster = args.source.open(Role::Standalone(node.clone()), process.signal.clone()).await?;
+    let mut process = Process::start(args.admin, Holding::Alone).await?;
+    let cluster = process.open(&args.source, Role::Standalone(node.clone())).await?;
     process.controller(&args.source, &cluster);
     let ready = process.proxy(args.proxy, node.clone(), &cluster);
     let proxy = Some(ProxyReadiness::Watch(ready));
@@ -146,9 +142,20 @@ pub async fn standalone(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     process.run(cluster).await
 }
 
+/// How a process has its admin address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    /// By itself, to its very end.
+    Alone,
+    /// Beside the process that it follows or that follows it.
+    Shared,
+}
+
 /// What every role has in common: an admin listener, metrics, and an orderly end.
 struct Process {
-    admin: TcpListener,
+    /// Open until the end; taken by whoever serves it.
+    admin: Option<TcpListener>,
+    holding: Holding,
     registry: Registry,
     ready: Vec<watch::Receiver<bool>>,
     rooms: JoinSet<anyhow::Result<()>>,
@@ -158,8 +165,8 @@ struct Process {
 
 impl Process {
     /// Opens the admin listener, so that a taken port is known before anything else starts, and listens to signals.
-    async fn start(admin: SocketAddr) -> anyhow::Result<Self> {
-        let listener = Admin::bind(admin).await.with_context(|| {
+    async fn start(admin: SocketAddr, holding: Holding) -> anyhow::Result<Self> {
+        let listener = Admin::bind(admin, holding == Holding::Shared).await.with_context(|| {
             format!("--admin {admin} cannot be opened; is another one running? choose another port")
         })?;
         let signal = CancellationToken::new();
@@ -177,7 +184,24 @@ impl Process {
             warn!("stopping at once");
             std::process::exit(EXIT_AT_ONCE);
         });
-        Ok(Self { admin: listener, registry: Registry::default(), ready: Vec::new(), rooms: JoinSet::new(), signal })
+        let (registry, ready, rooms) = (Registry::default(), Vec::new(), JoinSet::new());
+        Ok(Self { admin: Some(listener), holding, registry, ready, rooms, signal })
+    }
+
+    /// Opens the source. However long that takes, probes are answered meanwhile: alive, and not ready.
+    async fn open(&mut self, source: &SourceArgs, role: Role) -> anyhow::Result<Cluster> {
+        let Some(listener) = self.admin.take() else { bail!("the source is opened once") };
+        let opened = CancellationToken::new();
+        let (_never, not_ready) = watch::channel(false);
+        let admin = Admin::new(listener, Registry::default(), vec![not_ready]);
+        let open = async {
+            let cluster = source.open(role, self.signal.clone()).await;
+            opened.cancel();
+            cluster
+        };
+        let (cluster, listener) = tokio::join!(open, admin.run(opened.clone()));
+        self.admin = Some(listener);
+        cluster
     }
 
     fn readiness(&mut self) -> watch::Sender<bool> {
@@ -226,9 +250,16 @@ impl Process {
 
     /// Waits for the end: by a signal, or because a room cannot go on. Then the rooms hand over and drain, what they
     /// wrote is flushed, and only then the admin listener goes: probes see the whole way down.
+    ///
+    /// Where another process may have the same admin address, this one leaves it to that one as soon as it is to end:
+    /// whoever asks then hears of the one that stays, or of nobody.
     async fn run(mut self, mut cluster: Cluster) -> anyhow::Result<ExitCode> {
-        let end = CancellationToken::new();
-        let admin = tokio::spawn(Admin::new(self.admin, self.registry, self.ready).run(end.clone()));
+        let end = match self.holding {
+            Holding::Alone => CancellationToken::new(),
+            Holding::Shared => self.signal.clone(),
+        };
+        let Some(listener) = self.admin.take() else { bail!("the source was not opened") };
+        let admin = tokio::spawn(Admin::new(listener, self.registry, self.ready).run(end.clone()));
         let mut outcome = Ok(ExitCode::SUCCESS);
         while let Some(ended) = self.rooms.join_next().await {
             if let Err(error) = ended.context("a part of the process panicked").flatten() {

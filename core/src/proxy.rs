@@ -6,15 +6,16 @@
 //! leaving it out without a word. Choosing among endpoints needs a memory and is the business of [`balance`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
 };
 
 use crate::{
     model::{
         Family, NodeName, ObjectKey, ObjectRef, ServiceKey,
+        entry::Entry,
         route::{BackendPort, Host, PathKind},
         service::{Protocol, Service, ServicePort, TrafficPolicy},
     },
@@ -44,6 +45,19 @@ pub struct RouteTable {
     backends: Vec<Backend>,
     rules: Rules,
     unserved: Vec<Unserved>,
+    standing: Standing,
+}
+
+/// Whether the proxy may be counted on, as far as that follows from the facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Facts come from a folder: the speaker of the node brings traffic, and no listener is missed.
+    #[default]
+    OwnAddresses,
+    /// kube-proxy brings traffic to the listeners, and there is nothing it could bring before all of them are open.
+    BehindKubeProxy,
+    /// The same, but the shared entry that Ingresses are waiting for is not there yet.
+    AwaitsEntry,
 }
 
 /// The socket of a listener.
@@ -69,6 +83,8 @@ pub enum Transport {
 pub struct Listener {
     /// The Service it belongs to.
     pub service: ServiceKey,
+    /// The port that clients connect to. The one of the socket where nobody stands between.
+    pub port: NonZeroU16,
     /// Which clients may come in.
     pub source_ranges: SourceRanges,
     /// What is done with what comes in.
@@ -221,9 +237,17 @@ impl RouteTable {
     /// endpoints of every node are used.
     pub fn compile(snapshot: &Snapshot, node: Option<&NodeName>) -> Self {
         let mut table = Self::default();
-        table.compile_listeners(snapshot, node);
+        match &snapshot.entry {
+            Some(entry) => table.compile_entry(snapshot, entry, node),
+            None => table.compile_listeners(snapshot, node),
+        }
         table.compile_rules(snapshot);
         table
+    }
+
+    /// Whether the proxy may be counted on.
+    pub fn standing(&self) -> Standing {
+        self.standing
     }
 
     /// Every open port, by address and transport.
@@ -273,6 +297,37 @@ impl RouteTable {
         }
     }
 
+    /// In a cluster kube-proxy carries every other Service, and this one to the target ports of the node. Whoever comes
+    /// in there has passed the Service's source ranges already, or came by a way to which they do not apply.
+    fn compile_entry(&mut self, snapshot: &Snapshot, entry: &Entry, node: Option<&NodeName>) {
+        self.standing = Standing::BehindKubeProxy;
+        let key = entry.key();
+        if let (Some(observed), Some(service)) = (&entry.service, snapshot.services.get(&key)) {
+            let of_service: BTreeSet<Family> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
+            let node = node.and_then(|node| snapshot.nodes.get(node));
+            let of_node = |family| node.is_none_or(|node| node.has_family(family));
+            for family in of_service.into_iter().filter(|family| of_node(*family)) {
+                let any = match family {
+                    Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                };
+                for (port, target) in observed.targets() {
+                    let key = ListenerKey { socket: SocketAddr::new(any, target.get()), transport: Transport::Tcp };
+                    let listener = Listener {
+                        service: service.key.clone(),
+                        port: port.port,
+                        source_ranges: SourceRanges::default(),
+                        serves: Serves::Http,
+                    };
+                    self.listeners.entry(key).or_insert(listener);
+                }
+            }
+        }
+        if entry.wish.is_some() && self.listeners.is_empty() {
+            self.standing = Standing::AwaitsEntry;
+        }
+    }
+
     fn compile_listeners(&mut self, snapshot: &Snapshot, node: Option<&NodeName>) {
         let mut services: Vec<&Service> =
             snapshot.services.values().map(AsRef::as_ref).filter(|service| service.load_balancer.is_some()).collect();
@@ -297,7 +352,8 @@ impl RouteTable {
                     (false, Transport::Udp) => Serves::Udp(self.add_backend(snapshot, service, port, address, node)),
                 };
                 let source_ranges = source_ranges.clone();
-                self.listeners.insert(key, Listener { service: service.key.clone(), source_ranges, serves });
+                let service = service.key.clone();
+                self.listeners.insert(key, Listener { service, port: port.port, source_ranges, serves });
             }
         }
     }

@@ -29,7 +29,9 @@ pub const DEFAULT_TUNNEL_TIMEOUT: Duration = Duration::from_secs(3600);
 pub const DEFAULT_UDP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// UDP flows of one listener on one thread: each holds a socket.
 pub const DEFAULT_UDP_FLOWS: usize = 4096;
-/// Kubernetes kills a pod 30 s after asking it to end; some of them are for leaving the endpoints.
+/// For every node of a cluster to hear that this proxy leaves, and to send its traffic elsewhere.
+pub const DEFAULT_LEAVE_TIME: Duration = Duration::from_secs(5);
+/// With the time to leave before it, what Kubernetes grants a pod by default.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Below the idle timeout of usual backends, so that we close first.
 pub const DEFAULT_UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
@@ -85,6 +87,9 @@ pub struct Config {
     /// UDP clients that each thread serves at each listener at the same time; beyond it old ones make room.
     #[arg(long = "proxy-udp-flows", value_name = "COUNT", default_value_t = DEFAULT_UDP_FLOWS)]
     pub udp_flows: usize,
+    /// Time that a proxy behind kube-proxy still takes new connections after it was asked to end.
+    #[arg(long = "proxy-leave-time", value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub leave_time: Duration,
     /// Time that requests in flight have to finish after the proxy was asked to end.
     #[arg(long = "proxy-drain-timeout", value_name = "TIME", default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -123,6 +128,7 @@ impl Default for Config {
             tunnel_timeout: DEFAULT_TUNNEL_TIMEOUT,
             udp_idle_timeout: DEFAULT_UDP_IDLE_TIMEOUT,
             udp_flows: DEFAULT_UDP_FLOWS,
+            leave_time: DEFAULT_LEAVE_TIME,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             upstream_idle_timeout: DEFAULT_UPSTREAM_IDLE_TIMEOUT,
             upstream_idle_connections: DEFAULT_UPSTREAM_IDLE_CONNECTIONS,

@@ -118,16 +118,17 @@ struct Answered {
     switched: bool,
 }
 
-/// Serves a connection until its end. It counts as open from the call on, before its task has its first turn.
+/// Serves a connection until its end; `port` is the one the client believes to talk to. It counts as open from the call on, before its task has its first turn.
 pub(crate) fn serve(
     thread: Rc<Thread>,
     mut stream: TcpStream,
     client: SocketAddr,
     listener: ListenerKey,
+    port: u16,
 ) -> impl Future<Output = ()> {
     let watch = thread.watch(listener);
     async move {
-        let about = lines_about(client.ip(), listener.socket.port());
+        let about = lines_about(client.ip(), port);
         let (read, write) = stream.split();
         let client = Client { thread: &thread, watch: &watch, address: client.ip(), about: &about, read, write };
         client.run().await;

@@ -8,7 +8,10 @@
 
 use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use ferrogate_core::{proxy::RouteTable, snapshot::Snapshot};
+use ferrogate_core::{
+    proxy::{RouteTable, Standing},
+    snapshot::Snapshot,
+};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +57,8 @@ pub enum RunError {
 
 /// Serves what the snapshots say until `shutdown`, and then until the requests in flight are done or their time is
 /// over. `ready` becomes true once every listener of the first snapshot that can be bound is bound, and false at the
-/// shutdown.
+/// shutdown. Behind kube-proxy it is true only while every listener is open, and at the shutdown new connections are
+/// taken for `leave_time` more, until nobody brings any.
 ///
 /// # Errors
 /// A flag that cannot be used, a thread that cannot be started or that ends by itself. Listeners that cannot be bound
@@ -74,6 +78,7 @@ pub async fn run(
     let mut listeners = Listeners::new(threads.commands.len(), metrics.clone());
     let mut table = Arc::new(RouteTable::default());
     let mut source_ended = false;
+    let mut leave_at = None;
     let result = loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let next = RouteTable::compile(&snapshot, config.node.as_ref());
@@ -85,14 +90,28 @@ pub async fn run(
             }
         }
         threads.apply(listeners.follow(&table), &table).await;
-        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+        let stands = match table.standing() {
+            Standing::OwnAddresses => true,
+            Standing::BehindKubeProxy => !listeners.incomplete(),
+            Standing::AwaitsEntry => false,
+        };
+        let is_ready = stands && leave_at.is_none();
+        ready.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready);
 
         // All of these are cancel-safe: what was not taken is seen in the next round.
         tokio::select! {
             changed = snapshots.changed(), if !source_ended => source_ended = changed.is_err(),
             () = tokio::time::sleep(BIND_AGAIN), if listeners.incomplete() => {}
             _ = threads.ended.join_next() => break Err(RunError::ThreadEnded),
-            () = shutdown.cancelled() => break Ok(()),
+            () = shutdown.cancelled(), if leave_at.is_none() => {
+                ready.send_replace(false);
+                if table.standing() == Standing::OwnAddresses {
+                    break Ok(());
+                }
+                tracing::info!(leave_time = ?config.leave_time, "not ready any more, waiting for traffic to go elsewhere");
+                leave_at = Some(tokio::time::Instant::now() + config.leave_time);
+            }
+            () = reached(leave_at) => break Ok(()),
         }
     };
     ready.send_replace(false);
@@ -100,6 +119,13 @@ pub async fn run(
     while threads.ended.join_next().await.is_some() {}
     metrics.forget_threads();
     result
+}
+
+async fn reached(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The running threads.

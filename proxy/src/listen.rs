@@ -265,7 +265,7 @@ fn admit(thread: &Rc<Thread>, key: ListenerKey, stream: TcpStream, client: Socke
     let open = Counted::new(thread);
     match listener.serves {
         Serves::Http => {
-            let served = forward::serve(Rc::clone(thread), stream, client, key);
+            let served = forward::serve(Rc::clone(thread), stream, client, key, listener.port.get());
             tokio::task::spawn_local(open.during(served));
         }
         Serves::Tcp(backend) => {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::{Labels, NodeName};
+use crate::model::{Family, Labels, NodeName};
 
 /// The label that keeps a node from announcing (any value), as kubeadm sets it on control planes.
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -18,4 +18,11 @@ pub struct Node {
     pub internal_addresses: Vec<IpAddr>,
     /// Condition `NetworkUnavailable` is `True`.
     pub network_unavailable: bool,
+}
+
+impl Node {
+    /// Whether it has an address of this family; a node of which none is known may have any.
+    pub fn has_family(&self, family: Family) -> bool {
+        self.internal_addresses.is_empty() || self.internal_addresses.iter().any(|ip| Family::of(*ip) == family)
+    }
 }

@@ -33,7 +33,7 @@ pub struct Hop {
     pub node_port: Option<NonZeroU16>,
     /// What the proxy does there, or why nothing; `None` while the Service has no address.
     pub carried: Option<Result<Carried, Why>>,
-    /// Every endpoint of the Service with the part it plays; empty for the shared entry.
+    /// Every endpoint of the Service with the part it plays; empty for the shared entry of a folder.
     pub endpoints: Vec<EndpointHop>,
 }
 
@@ -82,8 +82,15 @@ pub fn chain(snapshot: &Snapshot, service: &ServiceKey, node: Option<&NodeName>)
         port: port.port,
         protocol: port.protocol,
         node_port: port.node_port,
-        carried: address.and_then(|address| carried(&table, service, address, port)),
-        endpoints: if service.is_entry { Vec::new() } else { endpoints(snapshot, service, address, port, node) },
+        carried: match &snapshot.entry {
+            Some(_) => address.map(|_| Ok(if service.is_entry { Carried::Http } else { Carried::Forwarded })),
+            None => address.and_then(|address| carried(&table, service, address, port)),
+        },
+        endpoints: if service.is_entry && snapshot.entry.is_none() {
+            Vec::new()
+        } else {
+            endpoints(snapshot, service, address, port, node)
+        },
     };
     let hops = addresses.iter().flat_map(|address| service.ports.iter().map(move |port| (*address, port)));
     Some(hops.map(|(address, port)| hop(address, port)).collect())

@@ -1,12 +1,20 @@
+use std::sync::Arc;
+
 use super::{
     explain::{Carried, EndpointHop, Part, chain},
     fixtures::{
         BuildEndpoint, BuildIngress, BuildService, address, backend, endpoint, ingress, key, number, port, service,
-        snapshot,
+        snapshot, to,
     },
     *,
 };
-use crate::proxy::backend::Unused;
+use crate::{
+    model::{
+        entry::{ENTRY_NAME, EntryPort, EntryService, EntryWish},
+        node::Node,
+    },
+    proxy::backend::Unused,
+};
 
 fn tcp(socket: &str) -> ListenerKey {
     ListenerKey { socket: socket.parse().unwrap(), transport: Transport::Tcp }
@@ -276,4 +284,70 @@ fn the_chain_of_a_local_service_depends_on_the_node_that_is_asked() {
     let part = Part::Unused(Unused::OnOtherNode);
     let node = Some(NodeName::from("a"));
     assert_eq!(hops[0].endpoints, [EndpointHop { address: address("198.51.100.1"), node, part }]);
+}
+
+/// Facts of a cluster whose entry has both families and listens on 20000.
+fn cluster(node: &[&str]) -> Snapshot {
+    let mut entry = entry().at("192.0.2.1");
+    entry.key = ObjectKey::new("ferrogate-system", ENTRY_NAME);
+    entry.cluster_ips = vec![address("10.96.0.1"), address("2001:db8::1")];
+    let mut facts = snapshot(
+        [entry, backend("web").at("192.0.2.2")],
+        [ingress("web").path("web.example", "/", PathKind::Prefix, to("web"))],
+    );
+    let port = |name: &str, port, target: Option<u16>| EntryPort {
+        name: name.to_owned(),
+        port: number(port),
+        target: target.map(number),
+        has_node_port: true,
+    };
+    let service = EntryService {
+        is_labelled: true,
+        is_load_balancer: true,
+        is_local: true,
+        prefers_dual_stack: true,
+        class: None,
+        allocates_node_ports: true,
+        ports: vec![port("http", 80, Some(20_000)), port("odd", 81, None)],
+    };
+    facts.entry = Some(Arc::new(Entry {
+        namespace: "ferrogate-system".to_owned(),
+        wish: Some(EntryWish { node_ports: true }),
+        service: Some(service),
+        ..Entry::default()
+    }));
+    let internal_addresses = node.iter().map(|text| address(text)).collect();
+    let node = Node { name: "a".into(), labels: Default::default(), internal_addresses, network_unavailable: false };
+    facts.nodes.insert("a".into(), Arc::new(node));
+    facts
+}
+
+#[test]
+fn in_a_cluster_only_the_target_ports_of_the_entry_are_open_on_every_address_of_the_node() {
+    let facts = cluster(&["198.51.100.9", "2001:db8::9"]);
+
+    let table = RouteTable::compile(&facts, Some(&"a".into()));
+
+    let open: Vec<_> = table.listeners().iter().map(|(key, listener)| (*key, listener.port.get())).collect();
+    assert_eq!(open, [(tcp("0.0.0.0:20000"), 80), (tcp("[::]:20000"), 80)]);
+    assert_eq!(table.standing(), Standing::BehindKubeProxy);
+    assert_eq!(table.taker("web.example", "/"), Some("web"));
+}
+
+#[test]
+fn a_node_of_one_family_is_not_asked_for_the_other() {
+    let table = RouteTable::compile(&cluster(&["198.51.100.9"]), Some(&"a".into()));
+
+    assert_eq!(table.listeners().keys().copied().collect::<Vec<_>>(), [tcp("0.0.0.0:20000")]);
+}
+
+#[test]
+fn ingresses_without_the_entry_leave_the_proxy_waiting_and_a_cluster_without_ingresses_does_not() {
+    let mut facts = cluster(&[]);
+    Arc::make_mut(facts.entry.as_mut().unwrap()).service = None;
+    assert_eq!(RouteTable::compile(&facts, None).standing(), Standing::AwaitsEntry);
+
+    Arc::make_mut(facts.entry.as_mut().unwrap()).wish = None;
+
+    assert_eq!(RouteTable::compile(&facts, None).standing(), Standing::BehindKubeProxy);
 }

@@ -17,7 +17,7 @@ use crate::{
     listen,
 };
 
-fn size<Served: Future>(_: fn(Rc<Thread>, TcpStream, SocketAddr, ListenerKey) -> Served) -> usize {
+fn size<Served: Future>(_: fn(Rc<Thread>, TcpStream, SocketAddr, ListenerKey, u16) -> Served) -> usize {
     size_of::<Served>()
 }
 

@@ -17,6 +17,7 @@ use std::{
 use ferrogate_core::{
     model::{
         Family, ObjectKey,
+        entry::{Entry, EntryPort, EntryService, EntryWish},
         route::{Backend, BackendPort, Host, Ingress, IngressPath, IngressRule, PathKind},
         service::{
             Endpoint, EndpointPort, FamilyPolicy, LoadBalancer, Protocol, Request, Service, ServicePort, ServiceStatus,
@@ -86,13 +87,19 @@ impl Stage {
 
     pub async fn with(config: Config, endpoints: &[SocketAddr]) -> Self {
         let (port, reserved) = reserve();
-        let (snapshots, receiver) = watch::channel(Arc::new(world(&[port], endpoints)));
-        let (ready_sender, mut ready) = watch::channel(false);
+        let mut stage = Self::starting(config, world(&[port], endpoints), port, reserved);
+        soon(stage.ready.wait_for(|ready| *ready)).await.expect("the proxy runs");
+        stage
+    }
+
+    /// A proxy that shall serve this world, perhaps not ready yet.
+    pub fn starting(config: Config, world: Snapshot, port: u16, reserved: TcpSocket) -> Self {
+        let (snapshots, receiver) = watch::channel(Arc::new(world));
+        let (ready_sender, ready) = watch::channel(false);
         let shutdown = CancellationToken::new();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let run = tokio::spawn(ferrogate_proxy::run(config, receiver, metrics, ready_sender, shutdown.clone()));
-        soon(ready.wait_for(|ready| *ready)).await.expect("the proxy runs");
         Self { port, registry, shutdown, ready, snapshots, run, _reserved: reserved }
     }
 
@@ -331,6 +338,36 @@ pub fn world_with(mut snapshot: Snapshot, protocol: Protocol, port: u16, endpoin
     plain.ports = vec![ServicePort { protocol, ..service_port("", port) }];
     plain.endpoints = endpoints.iter().map(|address| endpoint_named("", protocol, *address)).collect();
     snapshot.services.insert(plain.key.clone(), Arc::new(plain));
+    snapshot
+}
+
+/// The same in a cluster, where kube-proxy passes port 80 of the entry on to this port of the node.
+pub fn cluster(port: u16, endpoints: &[SocketAddr]) -> Snapshot {
+    let mut snapshot = world(&[80], endpoints);
+    let mut entry = Service::clone(&snapshot.services.remove(&ObjectKey::new("default", "entry")).unwrap());
+    let facts = Entry {
+        namespace: "ferrogate-system".to_owned(),
+        wish: Some(EntryWish { node_ports: true }),
+        service: Some(EntryService {
+            is_labelled: true,
+            is_load_balancer: true,
+            is_local: true,
+            prefers_dual_stack: true,
+            class: None,
+            allocates_node_ports: true,
+            ports: vec![EntryPort {
+                name: "http".to_owned(),
+                port: NonZeroU16::new(80).unwrap(),
+                target: NonZeroU16::new(port),
+                has_node_port: true,
+            }],
+        }),
+        ..Entry::default()
+    };
+    entry.key = facts.key();
+    entry.cluster_ips = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+    snapshot.services.insert(entry.key.clone(), Arc::new(entry));
+    snapshot.entry = Some(Arc::new(facts));
     snapshot
 }
 
