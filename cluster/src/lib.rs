@@ -159,6 +159,7 @@ impl Cluster {
     ) -> Result<Self, KubernetesError> {
         let KubernetesConfig { namespace, role, identity, class, metallb } = config;
         let home = namespace.clone();
+        let beside_metallb = metallb.is_some();
         let rules = translate::Rules { class, namespace: home, metallb, source: translate::Source::Kubernetes };
         let translator = translate::Translator::new(rules, None);
         let finish = CancellationToken::new();
@@ -188,6 +189,7 @@ impl Cluster {
         if let Some(reporter) = reporter {
             let (client, namespace, identity) = (client.clone(), namespace.clone(), identity.clone());
             let applier = write::apply::Applier::new(client, namespace, reporter, identity, live);
+            let applier = applier.beside_metallb(beside_metallb);
             let (leads, finish, resign) = (role.decides().then(|| leads.clone()), finish.clone(), resign.clone());
             tasks.spawn(async move {
                 let _resign = resign.drop_guard();

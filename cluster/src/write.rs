@@ -29,6 +29,7 @@ use crate::{
     },
 };
 
+mod adopt;
 pub mod apply;
 mod entry;
 mod events;

@@ -60,12 +60,6 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
     let labels = object.metadata.labels.clone().unwrap_or_default();
     let mut observed = observed(&object);
     let honours_metallb = rules.metallb.is_some();
-    if honours_metallb && observed.pool.is_none() {
-        observed.pool = annotations
-            .get(metallb::FROM_POOL_ANNOTATION)
-            .filter(|name| !name.is_empty())
-            .map(|name| name.as_str().into());
-    }
     let entry = (*check.key.name == *ENTRY_NAME).then(|| Box::new(entry::service(&object)));
     let Some(spec) = object.spec else {
         check.missing("spec", "a Service needs a spec");
@@ -77,6 +71,13 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
     }
     let is_load_balancer = kind == "LoadBalancer";
     let served = is_load_balancer && rules.class.serves(spec.load_balancer_class.as_deref());
+    // Of a Service that another serves it would look like ours to take away.
+    if served && honours_metallb && observed.pool.is_none() {
+        observed.pool = annotations
+            .get(metallb::FROM_POOL_ANNOTATION)
+            .filter(|name| !name.is_empty())
+            .map(|name| name.as_str().into());
+    }
     let cluster_ips = cluster_ips(&spec, is_load_balancer, check);
     let ports = ports(&spec, is_load_balancer, check);
     let source_ranges = source_ranges(&spec, &annotations, is_load_balancer, check);

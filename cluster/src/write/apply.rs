@@ -32,7 +32,7 @@ use crate::{
     kube::{Live, LiveObjects, resource},
     objects::{Id, Kind, OUR_API},
     state::Place,
-    write::{Conditions, Request, Wish, body, entry},
+    write::{Conditions, Request, Wish, adopt, body, entry},
 };
 
 /// The field manager of what a controller says.
@@ -61,6 +61,8 @@ pub struct Applier {
     /// Who says so, in Events.
     reporter: &'static str,
     identity: String,
+    /// Whether MetalLB's words are said beside ours.
+    beside_metallb: bool,
     live: watch::Receiver<LiveObjects>,
     jobs: BTreeMap<Work, Attempt>,
     later: BTreeMap<Work, (Instant, Attempt)>,
@@ -104,12 +106,18 @@ impl Applier {
             namespace,
             reporter,
             identity,
+            beside_metallb: false,
             live,
             jobs: BTreeMap::new(),
             later: BTreeMap::new(),
             busy: BTreeSet::new(),
             told: BTreeMap::new(),
         }
+    }
+
+    /// The same, which says in MetalLB's words too what MetalLB would say.
+    pub fn beside_metallb(self, beside_metallb: bool) -> Self {
+        Self { beside_metallb, ..self }
     }
 
     /// Carries out what comes until `finish`, and then what is left, for a short while. Where `leads` turns false,
@@ -301,7 +309,7 @@ impl Applier {
                 async move {
                     let parameters = PatchParams::apply(SPEAKER).force();
                     api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
-                    apply_status(&api, &name, SPEAKER, &status).await
+                    apply_status(&api, &name, SPEAKER, &status).await.map(|_| ())
                 }
                 .boxed()
             }
@@ -323,10 +331,18 @@ impl Applier {
         let none = Conditions::default();
         let live = self.live(&Id::keyed(kind, key.clone()));
         let before = live.as_ref().map_or(&none, |live| &live.conditions);
-        let Some(body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
+        let Some(mut body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
+        let is_service = kind == Kind::Service;
+        if is_service && self.beside_metallb {
+            adopt::note(&mut body);
+        }
         let api = self.api(kind.api_version(), kind.name(), Some(&key.namespace));
         let name = key.name.to_string();
-        async move { apply_status(&api, &name, CONTROLLER, &body).await }.boxed()
+        async move {
+            let answer = apply_status(&api, &name, CONTROLLER, &body).await?;
+            if is_service { adopt::clear(&api, &name, CONTROLLER, &body, &answer).await } else { Ok(()) }
+        }
+        .boxed()
     }
 
     fn tell(&mut self, event: &Event) -> BoxFuture<'static, Result<(), ::kube::Error>> {
@@ -392,9 +408,14 @@ const MAX_NOTE: usize = 1024;
 /// The longest `reportingInstance` it takes.
 const MAX_INSTANCE: usize = 128;
 
-async fn apply_status(api: &Api<DynamicObject>, name: &str, manager: &str, body: &Value) -> Result<(), ::kube::Error> {
+async fn apply_status(
+    api: &Api<DynamicObject>,
+    name: &str,
+    manager: &str,
+    body: &Value,
+) -> Result<DynamicObject, ::kube::Error> {
     let parameters = PatchParams::apply(manager).force();
-    api.patch_status(name, &parameters, &Patch::Apply(body)).await.map(|_| ())
+    api.patch_status(name, &parameters, &Patch::Apply(body)).await
 }
 
 /// The name of the ServiceL2Status of one Service on one node: short enough whatever the names are.

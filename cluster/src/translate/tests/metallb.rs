@@ -137,6 +137,8 @@ fn the_pool_that_metallb_noted_is_a_fact_until_we_note_one() {
         |metadata: &str| compatible(&service(metadata, "")).services.values().next().unwrap().observed.pool.clone();
 
     assert_eq!(noted(&metadata("")), Some("a".into()));
+    let of_another = service(&metadata(""), ", loadBalancerClass: example.com/other");
+    assert_eq!(compatible(&of_another).services.values().next().unwrap().observed.pool, None);
     assert_eq!(noted(&metadata(", ferrogate.io/ip-allocated-from-pool: b")), Some("b".into()));
 }
 
