@@ -8,6 +8,7 @@ mod source;
 mod status;
 mod table;
 mod telemetry;
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ferrogate_cluster::{Cluster, Role};
+use ferrogate_cluster::{Cluster, Role, certificate::Lifetimes};
 use ferrogate_core::{model::NodeName, speaker::DataPath};
 use ferrogate_speaker::ProxyReadiness;
 use prometheus_client::registry::Registry;
@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 use crate::{
     admin::Admin,
     source::{NodeArgs, SourceArgs},
+    webhook,
 };
 
 /// Admin port of the controller, and of a process that holds every role.
@@ -47,6 +48,10 @@ pub struct ControllerArgs {
     /// Where metrics and health are served; never an external address
     #[arg(long, value_name = "ADDR:PORT", default_value_t = CONTROLLER_ADMIN)]
     admin: SocketAddr,
+    /// Where the API server asks by HTTPS whether a change of the configuration is sound (a validating webhook), as a
+    /// rule [::]:9443; without it nobody is answered
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "manifests")]
+    webhook_listen: Option<SocketAddr>,
 }
 
 /// Flags of `ferrogate speaker`.
@@ -99,8 +104,17 @@ pub struct StandaloneArgs {
 /// Runs the controller until a signal.
 pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let mut process = Process::start(args.admin, Holding::Alone).await?;
-    let cluster = process.open(&args.source, Role::Controller).await?;
+    let listener = match args.webhook_listen {
+        None => None,
+        Some(address) => Some(webhook::bind(address).await.with_context(|| {
+            format!("--webhook-listen {address} cannot be opened; is another one running? choose another port")
+        })?),
+    };
+    let mut cluster = process.open(&args.source, Role::Controller).await?;
     process.controller(&args.source, &cluster);
+    if let Some(listener) = listener {
+        process.webhook(listener, &mut cluster);
+    }
     process.run(cluster).await
 }
 
@@ -220,6 +234,13 @@ impl Process {
                 .await
                 .context("controller")
         });
+    }
+
+    fn webhook(&mut self, listener: TcpListener, cluster: &mut Cluster) {
+        let Some(webhook) = cluster.webhook(Lifetimes::default()) else { return };
+        let metrics = webhook::Metrics::register(&mut self.registry);
+        let stop = self.signal.clone();
+        self.rooms.spawn(async move { webhook::run(listener, webhook, metrics, stop).await.context("webhook") });
     }
 
     fn speaker(&mut self, config: ferrogate_speaker::Config, cluster: &Cluster) {

@@ -40,14 +40,6 @@ pub enum NotAReview {
 /// Why an object is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is in a namespace in which nobody reads it.
-    #[error("metadata.namespace: a {kind} is read in namespace {ours} only; create it there")]
-    OtherNamespace {
-        /// The kind.
-        kind: &'static str,
-        /// Our namespace.
-        ours: String,
-    },
     /// It would be left out, or another would.
     #[error("{}", named(.0))]
     LeftOut(Vec<Problem>),
@@ -75,8 +67,6 @@ pub struct Question {
 enum Asks {
     /// Nothing that translation could say anything about.
     Nothing,
-    /// Refused whatever else there is.
-    Refused(Refusal),
     Change {
         proposal: Proposal,
         /// Whether nothing that counts is different from what stands.
@@ -121,18 +111,15 @@ impl Question {
                 }
                 let is_here = text(&request, "/namespace").as_deref() == Some(namespace);
                 let is_going = object.pointer("/metadata/deletionTimestamp").is_some();
-                match (is_here, operation == "CREATE") {
-                    // Whoever holds back an object that is going must be able to let go of it.
-                    _ if is_going => Asks::Nothing,
-                    (false, true) => {
-                        Asks::Refused(Refusal::OtherNamespace { kind: kind.name(), ours: namespace.to_owned() })
-                    }
-                    (false, false) => Asks::Nothing,
-                    (true, _) => {
-                        let same = |pointer: &str| object.pointer(pointer) == old.pointer(pointer);
-                        let is_unchanged = same("/spec") && same("/metadata/labels");
-                        Asks::Change { proposal: Proposal::Set(object), is_unchanged }
-                    }
+                let is_new = operation == "CREATE";
+                // Whoever holds back an object that is going must be able to let go of it. One that stands where
+                // nobody reads it does no harm; a new one there would wait for ever.
+                if is_going || !(is_here || is_new) {
+                    Asks::Nothing
+                } else {
+                    let same = |pointer: &str| object.pointer(pointer) == old.pointer(pointer);
+                    let is_unchanged = !is_new && same("/spec") && same("/metadata/labels");
+                    Asks::Change { proposal: Proposal::Set(object), is_unchanged }
                 }
             }
             _ => Asks::Nothing,
@@ -144,7 +131,7 @@ impl Question {
     pub fn proposal(&self) -> Option<&Proposal> {
         match &self.asks {
             Asks::Change { proposal, .. } => Some(proposal),
-            Asks::Nothing | Asks::Refused(_) => None,
+            Asks::Nothing => None,
         }
     }
 
@@ -153,7 +140,6 @@ impl Question {
         let Self { uid, asks } = self;
         let (refusal, warnings) = match asks {
             Asks::Nothing => (None, Vec::new()),
-            Asks::Refused(refusal) => (Some(refusal), Vec::new()),
             Asks::Change { proposal, is_unchanged } => judge(&proposal, is_unchanged, review),
         };
         Verdict { uid, refusal, warnings }
@@ -251,6 +237,11 @@ impl Admission {
     pub(crate) fn new(namespace: String) -> (Self, mpsc::Receiver<Inquiry>) {
         let (inquiries, asked) = mpsc::channel(QUESTIONS);
         (Self { namespace, inquiries }, asked)
+    }
+
+    /// One without anybody who knows the configuration: it answers what needs no such knowledge.
+    pub fn unattended(namespace: &str) -> Self {
+        Self::new(namespace.to_owned()).0
     }
 
     /// The answer to the body of a request.

@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub mod admission;
+pub mod certificate;
 mod dir;
 pub mod document;
 mod kube;
@@ -31,9 +32,11 @@ mod lease;
 pub mod objects;
 pub mod state;
 pub mod translate;
+pub mod webhook;
 mod write;
 
 use admission::Admission;
+use certificate::Lifetimes;
 pub use dir::DirectoryError;
 pub use kube::KubernetesError;
 pub use lease::Timing;
@@ -56,13 +59,29 @@ pub struct Cluster {
     pub writes: mpsc::Sender<Write>,
     /// Whether this process is the one that decides for all; only ever true for a controller.
     pub leads: watch::Receiver<bool>,
-    /// Answers whether a change would be taken; only where there is an API server to ask so, and a controller to answer.
-    pub admission: Option<Admission>,
     tasks: JoinSet<()>,
     finish: CancellationToken,
     _finish_on_drop: DropGuard,
+    /// Where there is an API server that asks, and a controller that answers.
+    answers: Option<Answers>,
     /// Where leadership never changes, what keeps `leads` open.
     _leads: Option<watch::Sender<bool>>,
+}
+
+/// What a webhook needs to serve.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Answers whether a change would be taken.
+    pub admission: Admission,
+    /// What to show to whoever calls, the latest at any time; nothing until the Secret was read or made.
+    pub certificate: watch::Receiver<Option<Arc<webhook::Certificate>>>,
+}
+
+/// What becomes a [`Webhook`] when it is asked for.
+struct Answers {
+    client: ::kube::Client,
+    namespace: String,
+    admission: Admission,
 }
 
 /// What the process is, which says what it may write.
@@ -169,7 +188,8 @@ impl Cluster {
         let (live_in, live) = watch::channel(kube::LiveObjects::new());
         let (ready, listed) = oneshot::channel();
         let (admission, inquiries) = Admission::new(namespace.clone());
-        let admission = role.decides().then_some(admission);
+        let answers = Answers { client: client.clone(), namespace: namespace.clone(), admission };
+        let answers = role.decides().then_some(answers);
         let watcher =
             kube::Watcher::new(client.clone(), namespace.clone(), &role, translator, inquiries, snapshots_in, live_in);
         tasks.spawn(watcher.run(ready, finish.clone()));
@@ -203,7 +223,7 @@ impl Cluster {
             let candidate = lease::Candidate::new(client, &namespace, identity, timing);
             tasks.spawn(candidate.run(leads_in, resign));
         }
-        Ok(Self { snapshots, writes, leads, admission, tasks, finish, _finish_on_drop: guard, _leads: kept })
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, answers, _leads: kept })
     }
 
     /// Opens a folder of manifests and the state beside it. All of both has been read when this returns.
@@ -251,7 +271,17 @@ impl Cluster {
         // The lock in the state folder is what makes this process the only one.
         let (leads_in, leads) = watch::channel(role.decides());
         let _leads = Some(leads_in);
-        Ok(Self { snapshots, writes, leads, admission: None, tasks, finish, _finish_on_drop: guard, _leads })
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, answers: None, _leads })
+    }
+
+    /// What a webhook needs; begins to keep its certificate. `None` where nobody would ask: in a folder, and for
+    /// roles other than the controller. To be called once.
+    pub fn webhook(&mut self, lifetimes: Lifetimes) -> Option<Webhook> {
+        let Answers { client, namespace, admission } = self.answers.take()?;
+        let (serve, certificate) = watch::channel(None);
+        let keeper = webhook::Keeper::new(client, &namespace, lifetimes, serve);
+        self.tasks.spawn(keeper.run(self.finish.clone()));
+        Some(Webhook { admission, certificate })
     }
 
     /// Waits until everything that was sent is written and every task has ended. To be called when the rooms have
