@@ -14,6 +14,7 @@ use ferrogate_core::{
     speaker::{
         DataPath,
         announce::{Liveness, Policy, Silence, Standing, Standings, ranking},
+        health::Refusals,
     },
 };
 use serde::Serialize;
@@ -180,7 +181,10 @@ fn verdict(verdict: Verdict) -> Address {
 }
 
 fn owner(snapshot: &Snapshot, key: &ServiceKey, data_path: DataPath, reported: &BTreeSet<NodeName>) -> Owner {
-    let lost = |node: &NodeName| (node.clone(), Standing { liveness: Liveness::Lost, proxy_ready: false, links: None });
+    let lost = |node: &NodeName| {
+        let refusals = Refusals::default();
+        (node.clone(), Standing { liveness: Liveness::Lost, proxy_ready: false, refusals, links: None })
+    };
     let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
     let policy = Policy { data_path, ignore_exclude_label: false };
     let names: Vec<String> = reported.iter().map(ToString::to_string).collect();

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
-    num::NonZeroU8,
+    num::{NonZeroU8, NonZeroU16},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +25,7 @@ use crate::{
     snapshot::Snapshot,
     speaker::{
         announce::{Announcement, Ground, Lead, Policy, Sharing, Silence, Standings},
+        health::{HealthChecks, News},
         layer2::Layer2,
         membership::{Heard, Membership, Own},
     },
@@ -33,6 +34,7 @@ use crate::{
 
 pub mod announce;
 pub mod elect;
+pub mod health;
 mod layer2;
 mod membership;
 #[cfg(test)]
@@ -67,6 +69,9 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// After how many silent intervals a speaker counts as lost.
     pub detect_multiplier: NonZeroU8,
+    /// Whether the node's kube-proxy is asked at `healthCheckNodePort` before a Service with traffic policy `Local` is
+    /// announced ([`DataPath::KubeProxy`] only).
+    pub health_checks: bool,
     /// How a new owner makes itself known.
     pub announcements: Announcements,
     /// How long an address stays on the host after it is lost to another owner, for traffic still under way.
@@ -141,6 +146,7 @@ impl Config {
             excluded_interfaces: EXCLUDED_INTERFACES.map(str::to_owned).to_vec(),
             heartbeat_interval: HEARTBEAT_INTERVAL,
             detect_multiplier: DETECT_MULTIPLIER,
+            health_checks: true,
             announcements: Announcements::default(),
             hand_over_grace: HAND_OVER_GRACE,
             shutdown_grace: SHUTDOWN_GRACE,
@@ -174,6 +180,13 @@ pub enum Event {
     },
     /// Whether the proxy of this node is ready; it counts as not ready until told.
     ProxyReady(bool),
+    /// What the node's kube-proxy says at a health check port; the last answer stands until another comes.
+    Health {
+        /// The port.
+        port: NonZeroU16,
+        /// What it says.
+        answer: Answer,
+    },
     /// An ARP message arrived.
     Arp {
         /// Where.
@@ -192,6 +205,17 @@ pub enum Event {
     Shutdown,
     /// The deadline has come.
     Tick,
+}
+
+/// What kube-proxy says of a Service on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It carries it (`200`).
+    Agrees,
+    /// It does not (any other status).
+    Refuses,
+    /// Nobody answers.
+    Nothing,
 }
 
 /// What a speaker wants done, in the order given.
@@ -216,6 +240,13 @@ pub enum Action {
     Listen {
         /// The interfaces.
         interfaces: BTreeSet<InterfaceName>,
+    },
+    /// Ask `GET /healthz` at exactly these ports, at the first of these addresses that answers, and tell what is heard.
+    CheckHealth {
+        /// The ports.
+        ports: BTreeSet<NonZeroU16>,
+        /// Addresses of this node, the likeliest first.
+        at: Vec<IpAddr>,
     },
     /// Put an address on the host, as `/32` or `/128`.
     Hold {
@@ -356,6 +387,9 @@ pub struct Speaker {
     interfaces: Option<BTreeMap<InterfaceName, Interface>>,
     own: Own,
     membership: Membership,
+    health: HealthChecks,
+    /// The last [`Action::CheckHealth`].
+    checking: Option<Action>,
     layer2: Layer2,
     sharing: Sharing,
     ground: Option<Ground>,
@@ -424,6 +458,11 @@ impl Speaker {
     pub fn new(config: Config) -> Self {
         Self {
             membership: Membership::new(&config),
+            health: HealthChecks::new(
+                config.node.clone(),
+                config.health_checks && config.data_path == DataPath::KubeProxy,
+            ),
+            checking: None,
             layer2: Layer2::new(&config),
             config,
             snapshot: None,
@@ -462,6 +501,7 @@ impl Speaker {
                     doubt.ground = true;
                 }
             }
+            Event::Health { port, answer } => self.health.hear(now, port, answer),
             Event::Arp { interface, arp } => self.layer2.arp(now, &interface, &arp, &mut actions),
             Event::Ndp { interface, ndp } => self.layer2.ndp(now, &interface, &ndp, &mut actions),
             Event::Shutdown => {
@@ -477,6 +517,10 @@ impl Speaker {
         for node in self.membership.expire(now) {
             actions.push(Action::Report(Report::MemberLost { node }));
             doubt.ground = true;
+        }
+        self.health.expire(now);
+        if let Some(news) = self.health.news() {
+            self.take_health(now, news, &mut doubt, &mut actions);
         }
         if doubt.ground {
             self.tell_membership(&mut actions);
@@ -504,7 +548,7 @@ impl Speaker {
         // Without interfaces no heartbeat can be due.
         let membership = self.interfaces.as_ref().and_then(|_| self.membership.deadline());
         let release = self.releases.first().map(|(due, _)| *due);
-        [end, membership, release, self.layer2.deadline()].into_iter().flatten().min()
+        [end, membership, release, self.health.deadline(), self.layer2.deadline()].into_iter().flatten().min()
     }
 
     /// The addresses this node owns, and the interfaces it announces each on.
@@ -547,15 +591,35 @@ impl Speaker {
                 self.sharing.insert(new);
                 doubt.services.insert(new.key.clone());
             }
+            if let Some(either) = new.or(old) {
+                self.health.note(&either.key, new.map(AsRef::as_ref));
+            }
         }
         let neighbours = doubt.addresses.iter().flat_map(|&address| self.sharing.of(address));
         doubt.services.extend(neighbours.cloned());
         if before.nodes != snapshot.nodes || self.ground.is_none() {
             self.membership.nodes(now, &snapshot.nodes, &snapshot.unreachable);
+            self.health.note_node(snapshot.nodes.get(&self.config.node).map(AsRef::as_ref));
             self.note_deafness(now);
             doubt.ground = true;
         }
         doubt.ground |= before.pools != snapshot.pools || before.l2_advertisements != snapshot.l2_advertisements;
+    }
+
+    fn take_health(&mut self, now: Instant, news: News, doubt: &mut Doubt, actions: &mut Vec<Action>) {
+        let News { refusals, asks } = news;
+        if refusals != self.own.refusals {
+            if let Some(ports) = refusals.difference(&self.own.refusals) {
+                doubt.services.extend(ports.iter().flat_map(|port| self.health.services(*port)).cloned());
+            }
+            self.own.refusals = refusals;
+            self.membership.hurry(now);
+            doubt.ground = true;
+        }
+        if self.checking.as_ref() != Some(&asks) {
+            self.checking = Some(asks.clone());
+            actions.push(asks);
+        }
     }
 
     fn take_interfaces(
@@ -628,9 +692,14 @@ impl Speaker {
         let mut ground = self.ground.take();
         if is_first || doubt.ground {
             let fresh = Ground::new(&snapshot, self.config.policy(), &self.standings());
+            let own = &self.config.node;
+            // The Services behind those ports are in doubt already.
+            let is_carrying_less =
+                ground.as_ref().is_some_and(|ground| fresh.differing_refusals(own, ground).is_some());
             match ground.as_ref().and_then(|ground| fresh.differing_nodes(ground)) {
                 // What has changed about others matters only where they own or could.
-                Some(others) if !others.contains(&self.config.node) => {
+                Some(mut others) if is_carrying_less || !others.contains(own) => {
+                    others.remove(own);
                     let upset = |outcome: &Outcome| others.iter().any(|node| fresh.upsets(node, outcome.lead.as_ref()));
                     let upset = self.outcomes.iter().filter(|(_, outcome)| upset(outcome));
                     doubt.services.extend(upset.map(|(service, _)| service.clone()));

@@ -295,6 +295,8 @@ impl World {
                 Ok(bytes) => self.send_heartbeat(node, &to, bytes),
                 Err(error) => self.blame(format!("a heartbeat cannot be written: {error}")),
             },
+            // The world of the simulator has no kube-proxy.
+            Action::CheckHealth { .. } => {}
             Action::Listen { interfaces } => self.link.nodes[node].listens = interfaces.contains(INTERFACE),
             Action::Hold { address } => {
                 if !self.nodes[node].addresses.insert(address) {

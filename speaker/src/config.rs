@@ -92,6 +92,11 @@ pub struct Flags {
     #[arg(long, value_name = "PATTERN", default_values_t = EXCLUDED_INTERFACES.map(str::to_owned))]
     pub exclude_interface: Vec<String>,
 
+    /// Whether a Service with externalTrafficPolicy Local waits until its healthCheckNodePort on this node answers 200;
+    /// turn it off only where what stands for kube-proxy does not serve that port
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub health_checks: bool,
+
     /// Announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too
     #[arg(long)]
     pub ignore_exclude_lb: bool,
@@ -111,6 +116,7 @@ impl Config {
             excluded_interfaces: flags.exclude_interface.clone(),
             heartbeat_interval: flags.heartbeat_interval,
             detect_multiplier: flags.detect_multiplier,
+            health_checks: flags.health_checks,
             announcements: Announcements {
                 quick: flags.announce_quick,
                 quick_interval: flags.announce_quick_interval,

@@ -6,7 +6,8 @@
 //!  interfaces (task) ─────────┤                         ├─► heartbeat: datagrams
 //!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo
 //!  heartbeat (task per socket)┤                         ├─► writes
-//!  proxy_probe (task) ────────┘                         └─► log, metrics
+//!  proxy_probe (task) ────────┤                         ├─► health_probe: ports to ask at
+//!  health_probe (task per port)                         └─► log, metrics
 //! ```
 //!
 //! Everything is opened when it is first needed: with nothing to announce there is no raw socket and no address on the
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 
 mod config;
+mod health_probe;
 mod heartbeat;
 mod host;
 mod interfaces;
@@ -50,7 +52,7 @@ pub use interfaces::InterfacesError;
 pub use layer2::RawSocketsRefused;
 pub use metrics::Metrics;
 
-use crate::{heartbeat::Heartbeats, host::Host, layer2::Layer2};
+use crate::{health_probe::HealthProbes, heartbeat::Heartbeats, host::Host, layer2::Layer2};
 
 /// Frames and heartbeats that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
 const EVENTS: usize = 1024;
@@ -116,6 +118,7 @@ async fn follow(
     let flags = &config.flags;
     let mut hands = Hands {
         layer2: Layer2::new(events.clone(), metrics.clone()),
+        health: HealthProbes::new(events.clone()),
         heartbeats: Heartbeats::new(flags.heartbeat_port, flags.heartbeat_bind.clone(), events, metrics.clone()),
         host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,
@@ -184,6 +187,7 @@ fn proxy_readiness(config: &Config, tasks: &mut JoinSet<()>) -> watch::Receiver<
 /// Everything the loop acts with.
 struct Hands {
     layer2: Layer2,
+    health: HealthProbes,
     heartbeats: Heartbeats,
     host: Host,
     /// Whether it is known that the kernel keeps quiet about addresses on the host.
@@ -215,7 +219,7 @@ impl Hands {
             self.host.interfaces(interfaces);
             self.host_is_quiet = false;
         }
-        if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_)) {
+        if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_) | Event::Health { .. }) {
             self.count_at.get_or_insert(now + COUNT_INTERVAL);
         }
         let actions = speaker.step(now, event);
@@ -242,6 +246,7 @@ impl Hands {
             Action::Send { interface, frame } => self.layer2.send(&interface, &frame),
             Action::SendHeartbeat { to, heartbeat } => self.heartbeats.send(&to, &heartbeat)?,
             Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
+            Action::CheckHealth { ports, at } => self.health.follow(&ports, at),
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),

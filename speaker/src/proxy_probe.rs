@@ -79,14 +79,17 @@ fn set(ready: &watch::Sender<bool>, is_ready: bool) {
     ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready);
 }
 
-struct Answer {
-    is_ok: bool,
-    is_last: bool,
+/// As much of an answer as matters.
+pub(crate) struct Answer {
+    /// `200`.
+    pub(crate) is_ok: bool,
+    /// The connection takes no further question.
+    pub(crate) is_last: bool,
 }
 
 /// Reads one answer with its body. Only as much HTTP as our own admin server speaks: a length, or the end of the
 /// connection, ends the body.
-async fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
+pub(crate) async fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
     let mut received = Vec::new();
     loop {
         if let Some(head_len) = received.windows(4).position(|end| end == b"\r\n\r\n") {

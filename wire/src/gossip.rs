@@ -5,13 +5,16 @@
 //! ```text
 //! magic "FGHB" | version 1 | flags | incarnation u64 | sequence u64 | yielded u32
 //! | node name: length u8, bytes | number of links u8 | each link: flags, name length u8, bytes
+//! | with the flag for it: number of refused ports u8 | each port u16
 //! ```
 //!
 //! Flags that this version does not know are ignored, so that a later one may add some; anything else that differs
 //! is a [`DecodeError`]. Whether the sender may be believed is not judged here.
 
+use std::num::NonZeroU16;
+
 /// The longest heartbeat, in bytes. It fits into one datagram on every link that carries IPv6 (RFC 8200 §5).
-pub const MAX_LEN: usize = HEAD_LEN + 1 + MAX_NODE_LEN + 1 + MAX_LINKS * (2 + MAX_LINK_LEN);
+pub const MAX_LEN: usize = HEAD_LEN + 1 + MAX_NODE_LEN + 1 + MAX_LINKS * (2 + MAX_LINK_LEN) + 1 + MAX_REFUSED * 2;
 
 /// The longest node name, in bytes (a DNS subdomain, RFC 1123).
 pub const MAX_NODE_LEN: usize = 253;
@@ -22,12 +25,17 @@ pub const MAX_LINK_LEN: usize = 15;
 /// How many links a heartbeat can tell about.
 pub const MAX_LINKS: usize = 48;
 
+/// How many refused ports a heartbeat can name.
+pub const MAX_REFUSED: usize = 64;
+
 const MAGIC: [u8; 4] = *b"FGHB";
 const VERSION: u8 = 1;
 const HEAD_LEN: usize = 4 + 1 + 1 + 8 + 8 + 4;
 
 const FLAG_PROXY_READY: u8 = 1 << 0;
 const FLAG_LEAVING: u8 = 1 << 1;
+const FLAG_REFUSES: u8 = 1 << 2;
+const FLAG_REFUSES_ALL: u8 = 1 << 3;
 const LINK_IPV4: u8 = 1 << 0;
 const LINK_IPV6: u8 = 1 << 1;
 
@@ -48,6 +56,10 @@ pub struct Heartbeat {
     pub leaving: bool,
     /// Interfaces the sender could announce on, at most [`MAX_LINKS`].
     pub links: Vec<Link>,
+    /// Health check ports that the kube-proxy of the sender's node does not agree to, at most [`MAX_REFUSED`].
+    pub refused: Box<[NonZeroU16]>,
+    /// There are more of them than can be named.
+    pub refuses_all: bool,
 }
 
 /// An interface one could announce on.
@@ -73,6 +85,9 @@ pub enum EncodeError {
     /// Too many links.
     #[error("{0} links, at most {MAX_LINKS} are allowed")]
     TooManyLinks(usize),
+    /// Too many refused ports.
+    #[error("{0} refused ports, at most {MAX_REFUSED} are allowed")]
+    TooManyRefused(usize),
 }
 
 /// Why bytes are not a heartbeat.
@@ -96,6 +111,12 @@ pub enum DecodeError {
     /// Too many links.
     #[error("{0} links, at most {MAX_LINKS} are allowed")]
     TooManyLinks(u8),
+    /// Too many refused ports.
+    #[error("{0} refused ports, at most {MAX_REFUSED} are allowed")]
+    TooManyRefused(u8),
+    /// A port that is none.
+    #[error("port 0")]
+    Port,
     /// The datagram goes on after its end.
     #[error("{0} bytes after the end")]
     TrailingBytes(usize),
@@ -110,7 +131,8 @@ impl Heartbeat {
         let mut bytes = Vec::with_capacity(MAX_LEN);
         bytes.extend(MAGIC);
         bytes.push(VERSION);
-        bytes.push(flag(self.proxy_ready, FLAG_PROXY_READY) | flag(self.leaving, FLAG_LEAVING));
+        let refuses = flag(!self.refused.is_empty(), FLAG_REFUSES) | flag(self.refuses_all, FLAG_REFUSES_ALL);
+        bytes.push(flag(self.proxy_ready, FLAG_PROXY_READY) | flag(self.leaving, FLAG_LEAVING) | refuses);
         bytes.extend(self.incarnation.to_be_bytes());
         bytes.extend(self.sequence.to_be_bytes());
         bytes.extend(self.yielded.to_be_bytes());
@@ -122,6 +144,11 @@ impl Heartbeat {
             bytes.push(flag(link.ipv4, LINK_IPV4) | flag(link.ipv6, LINK_IPV6));
             bytes.push(name_len(&link.name, MAX_LINK_LEN).ok_or(EncodeError::LinkLength(link.name.len()))?);
             bytes.extend(link.name.as_bytes());
+        }
+        if !self.refused.is_empty() {
+            let count = u8::try_from(self.refused.len()).ok().filter(|&count| usize::from(count) <= MAX_REFUSED);
+            bytes.push(count.ok_or(EncodeError::TooManyRefused(self.refused.len()))?);
+            bytes.extend(self.refused.iter().flat_map(|port| port.get().to_be_bytes()));
         }
         Ok(bytes)
     }
@@ -154,6 +181,16 @@ impl Heartbeat {
             let name = reader.name(MAX_LINK_LEN)?;
             links.push(Link { name, ipv4: flags & LINK_IPV4 != 0, ipv6: flags & LINK_IPV6 != 0 });
         }
+        let mut refused = Vec::new();
+        if flags & FLAG_REFUSES != 0 {
+            let count = reader.byte()?;
+            if usize::from(count) > MAX_REFUSED {
+                return Err(DecodeError::TooManyRefused(count));
+            }
+            for _ in 0..count {
+                refused.push(NonZeroU16::new(u16::from_be_bytes(reader.array()?)).ok_or(DecodeError::Port)?);
+            }
+        }
         if !reader.rest.is_empty() {
             return Err(DecodeError::TrailingBytes(reader.rest.len()));
         }
@@ -165,6 +202,8 @@ impl Heartbeat {
             proxy_ready: flags & FLAG_PROXY_READY != 0,
             leaving: flags & FLAG_LEAVING != 0,
             links,
+            refused: refused.into(),
+            refuses_all: flags & FLAG_REFUSES_ALL != 0,
         })
     }
 }
@@ -230,6 +269,8 @@ mod tests {
                 Link { name: "eth0".to_owned(), ipv4: true, ipv6: true },
                 Link { name: "eth1".to_owned(), ipv4: true, ipv6: false },
             ],
+            refused: Box::default(),
+            refuses_all: false,
         }
     }
 
@@ -265,6 +306,23 @@ mod tests {
     }
 
     #[test]
+    fn refused_ports_stand_behind_the_links_and_only_where_there_are_some() {
+        let port = |number| NonZeroU16::new(number).unwrap();
+        let refusing = Heartbeat { refused: [port(30_000), port(258)].into(), ..value() };
+
+        let bytes = refusing.encode().unwrap();
+
+        assert_eq!(bytes[5], VECTOR[5] | 0b0100);
+        assert_eq!(bytes[VECTOR.len()..], [2, 0x75, 0x30, 1, 2]);
+        assert_eq!(Heartbeat::decode(&bytes), Ok(refusing));
+        let with = |tail: &[u8]| Heartbeat::decode(&[&bytes[..VECTOR.len()], tail].concat());
+        assert_eq!(with(&[1, 0, 0]), Err(DecodeError::Port));
+        assert_eq!(with(&[65]), Err(DecodeError::TooManyRefused(65)));
+        let many = Heartbeat { refused: vec![port(1); 65].into(), ..value() };
+        assert_eq!(many.encode(), Err(EncodeError::TooManyRefused(65)));
+    }
+
+    #[test]
     fn flags_of_a_later_version_are_ignored() {
         let mut bytes = VECTOR.to_vec();
         bytes[5] |= 0xf0;
@@ -292,8 +350,9 @@ mod tests {
             ipv6,
         });
         let links = prop::collection::vec(link, 0..=MAX_LINKS);
-        (any::<[u64; 2]>(), any::<u32>(), any::<[bool; 2]>(), "[a-z0-9.-]{1,253}", links).prop_map(
-            |([incarnation, sequence], yielded, [proxy_ready, leaving], node, links)| Heartbeat {
+        let refused = prop::collection::vec(any::<NonZeroU16>(), 0..=MAX_REFUSED);
+        (any::<[u64; 2]>(), any::<u32>(), any::<[bool; 3]>(), "[a-z0-9.-]{1,253}", links, refused).prop_map(
+            |([incarnation, sequence], yielded, [proxy_ready, leaving, refuses_all], node, links, refused)| Heartbeat {
                 node,
                 incarnation,
                 sequence,
@@ -301,6 +360,8 @@ mod tests {
                 proxy_ready,
                 leaving,
                 links,
+                refused: refused.into(),
+                refuses_all,
             },
         )
     }

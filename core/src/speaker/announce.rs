@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    num::NonZeroU16,
     sync::Arc,
 };
 
@@ -19,12 +20,13 @@ use crate::{
         Family, InterfaceName, NodeName, PoolName, ServiceKey,
         advertisement::L2Advertisement,
         node::EXCLUDE_LABEL,
-        service::{Service, TrafficPolicy},
+        service::{Endpoint, Service, TrafficPolicy},
     },
     snapshot::Snapshot,
     speaker::{
         DataPath,
         elect::{self, Rank},
+        health::Refusals,
     },
 };
 
@@ -65,6 +67,11 @@ pub enum Silence {
     ProxyNotReady,
     /// No endpoint on this node is ready or still serving, and the traffic policy is `Local`.
     NoLocalEndpoint,
+    /// The traffic policy is `Local`, and the node's kube-proxy does not say that it carries the Service.
+    HealthCheckFails {
+        /// `healthCheckNodePort`.
+        port: NonZeroU16,
+    },
     /// The node has no interface to announce on.
     NoUsableInterface {
         /// The interfaces that the advertisements allow; empty means any.
@@ -95,6 +102,7 @@ impl Silence {
             Self::SpeakerLeaving => "SpeakerLeaving",
             Self::ProxyNotReady => "ProxyNotReady",
             Self::NoLocalEndpoint => "NoLocalEndpoint",
+            Self::HealthCheckFails { .. } => "HealthCheckFails",
             Self::NoUsableInterface { .. } => "NoUsableInterface",
             Self::NotElected { .. } => "NotElected",
         }
@@ -118,6 +126,10 @@ impl fmt::Display for Silence {
             Self::SpeakerLeaving => f.write_str("the node's speaker is stopping"),
             Self::ProxyNotReady => f.write_str("the node's proxy is not ready"),
             Self::NoLocalEndpoint => f.write_str("externalTrafficPolicy is Local and the node has no ready endpoint"),
+            Self::HealthCheckFails { port } => write!(
+                f,
+                "externalTrafficPolicy is Local and the node's kube-proxy does not answer 200 at healthCheckNodePort {port}"
+            ),
             Self::NoUsableInterface { allowed } if allowed.is_empty() => {
                 f.write_str("the node has no interface that is up, has a carrier and may be announced on")
             }
@@ -146,6 +158,8 @@ pub struct Standing {
     pub liveness: Liveness,
     /// Whether its proxy is ready.
     pub proxy_ready: bool,
+    /// Health check ports that its kube-proxy does not agree to.
+    pub refusals: Refusals,
     /// Where it could announce; `None` while that is not known, which counts as everywhere.
     pub links: Option<Links>,
 }
@@ -327,6 +341,7 @@ struct Reach {
 struct Footing {
     silence: Option<Silence>,
     proxy_ready: bool,
+    refusals: Refusals,
     links: Option<Links>,
 }
 
@@ -370,6 +385,7 @@ impl Ground {
             let footing = Footing {
                 silence,
                 proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
+                refusals: standing.map(|standing| standing.refusals.clone()).unwrap_or_default(),
                 links: standing.and_then(|standing| standing.links.clone()),
             };
             (node.name.clone(), footing)
@@ -395,6 +411,14 @@ impl Ground {
             }
         }
         is_alike.then_some(differing)
+    }
+
+    /// The health check ports by which a node differs from what it was, if it differs in nothing else.
+    pub(crate) fn differing_refusals(&self, node: &NodeName, other: &Self) -> Option<BTreeSet<NonZeroU16>> {
+        let (now, before) = (self.nodes.get(node)?, other.nodes.get(node)?);
+        let ports = now.refusals.difference(&before.refusals)?;
+        let same = Footing { refusals: before.refusals.clone(), ..now.clone() } == *before;
+        same.then_some(ports)
     }
 
     /// Whether an election has to be held again now that this node is another than it was.
@@ -428,7 +452,9 @@ impl Ground {
         }
         // The proxies themselves are the endpoints of an entry. With kube-proxy they stand in its EndpointSlices.
         let has_endpoints = !(service.is_entry && self.data_path == DataPath::Proxy);
-        let mut servable = service.endpoints.iter().filter(|endpoint| endpoint.servable()).peekable();
+        // A proxy that is about to go takes what still comes, but draws no more.
+        let takes = |endpoint: &&Endpoint| endpoint.ready || (endpoint.servable() && !service.is_entry);
+        let mut servable = service.endpoints.iter().filter(takes).peekable();
         if has_endpoints && servable.peek().is_none() {
             return Err(Silence::NoReadyEndpoint);
         }
@@ -441,7 +467,8 @@ impl Ground {
             return Err(Silence::NoAdvertisement { pool: pool.clone() });
         }
         let needs_proxy = self.data_path == DataPath::Proxy || service.is_entry;
-        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy })
+        let health_check = health_check(service).filter(|_| self.data_path == DataPath::KubeProxy);
+        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy, health_check })
     }
 
     /// The contest between all nodes for one address set.
@@ -460,6 +487,14 @@ struct Offer<'a> {
     /// With policy `Local`, the nodes that have an endpoint.
     local_nodes: Option<BTreeSet<&'a NodeName>>,
     needs_proxy: bool,
+    /// With policy `Local`, the port at which kube-proxy must agree.
+    health_check: Option<NonZeroU16>,
+}
+
+/// Where kube-proxy says whether it carries a Service on a node, if that is the question.
+pub(crate) fn health_check(service: &Service) -> Option<NonZeroU16> {
+    let is_local = service.external_traffic_policy == TrafficPolicy::Local && service.load_balancer.is_some();
+    service.health_check_node_port.filter(|_| is_local)
 }
 
 /// What a node brings into the contest.
@@ -507,6 +542,9 @@ impl Offer<'_> {
         }
         if self.local_nodes.as_ref().is_some_and(|nodes| !nodes.contains(node)) {
             return Err(Silence::NoLocalEndpoint);
+        }
+        if let Some(port) = self.health_check.filter(|port| footing.refusals.contains(*port)) {
+            return Err(Silence::HealthCheckFails { port });
         }
         let serves = match &footing.links {
             None => self.addresses.len(),

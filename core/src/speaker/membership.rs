@@ -20,6 +20,7 @@ use crate::{
     speaker::{
         Config,
         announce::{Carries, Links, Liveness, Standing, Standings},
+        health::Refusals,
     },
 };
 
@@ -32,6 +33,7 @@ pub(super) struct Own {
     pub(super) proxy_ready: bool,
     pub(super) leaving: bool,
     pub(super) links: Links,
+    pub(super) refusals: Refusals,
 }
 
 /// Everyone else, as this speaker sees them.
@@ -204,7 +206,11 @@ impl Membership {
         let came = is_alive && !(is_same_life && matches!(was, State::Alive { .. }));
         let left = !is_alive && !matches!(was, State::Leaving { .. });
         let same_words = member.last.as_ref().is_some_and(|last| {
-            last.proxy_ready == heartbeat.proxy_ready && last.links == heartbeat.links && !came && !left
+            last.proxy_ready == heartbeat.proxy_ready
+                && last.links == heartbeat.links
+                && (&last.refused, last.refuses_all) == (&heartbeat.refused, heartbeat.refuses_all)
+                && !came
+                && !left
         });
         if !same_words {
             let link = |link: &Link| (link.name.as_str().into(), Carries { ipv4: link.ipv4, ipv6: link.ipv6 });
@@ -261,6 +267,10 @@ impl Membership {
             ipv6: carries.ipv6,
         });
         let links: Vec<Link> = links.collect();
+        let (refused, refuses_all) = match &own.refusals {
+            Refusals::Some(ports) => (ports.iter().copied().collect(), false),
+            Refusals::All => (Box::default(), true),
+        };
         let receivers = self.members.values().filter(|member| !member.addresses.is_empty());
         let heartbeats = receivers.map(|member| {
             let heartbeat = Heartbeat {
@@ -271,6 +281,8 @@ impl Membership {
                 proxy_ready: own.proxy_ready,
                 leaving: own.leaving,
                 links: links.clone(),
+                refused: refused.clone(),
+                refuses_all,
             };
             (member.addresses.clone(), heartbeat)
         });
@@ -298,6 +310,7 @@ impl Membership {
         let standing = Standing {
             liveness: if own.leaving { Liveness::Leaving } else { Liveness::Alive },
             proxy_ready: own.proxy_ready,
+            refusals: own.refusals.clone(),
             links: Some(own.links.iter().take(MAX_LINKS).map(|(name, &carries)| (name.clone(), carries)).collect()),
         };
         standings.insert(self.node.clone(), standing);
@@ -319,6 +332,7 @@ impl Member {
                 State::Lost => Liveness::Lost,
             },
             proxy_ready: self.last.as_ref().is_none_or(|last| last.proxy_ready),
+            refusals: self.last.as_ref().map(Refusals::of).unwrap_or_default(),
             links: self.links.clone(),
         }
     }

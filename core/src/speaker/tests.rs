@@ -19,6 +19,7 @@ use super::{
     Action, Config, DataPath, Event, Frame, Interface, Report, Speaker,
     announce::{self, Liveness, Policy, Ranking, Silence, Standing, Standings},
     elect,
+    health::Refusals,
 };
 use crate::{
     model::{
@@ -37,6 +38,7 @@ use crate::{
 };
 
 mod decisions;
+mod health;
 mod link;
 mod liveness;
 
@@ -203,7 +205,7 @@ fn candidates(ranking: &Ranking) -> Vec<&str> {
 }
 
 fn standing() -> Standing {
-    Standing { liveness: Liveness::Alive, proxy_ready: true, links: None }
+    Standing { liveness: Liveness::Alive, proxy_ready: true, refusals: Refusals::default(), links: None }
 }
 
 fn mac(number: u8) -> Mac {
@@ -311,6 +313,7 @@ impl Stand {
             proxy_ready: true,
             leaving: false,
             links: vec![Link { name: "eth1".to_owned(), ipv4: true, ipv6: true }],
+            ..Heartbeat::default()
         }
     }
 
