@@ -13,6 +13,7 @@
 //! the last process go the namespaces. Files lie in one temporary folder that both remove.
 
 pub mod backend;
+pub mod kubernetes;
 pub mod neighbours;
 pub mod probe;
 pub mod product;

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     process::{Child, Command},
     thread,
@@ -24,7 +24,10 @@ use nix::{
 };
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::neighbour::{NeighbourAddress, NeighbourAttribute},
+    packet_route::{
+        neighbour::{NeighbourAddress, NeighbourAttribute},
+        route::RouteScope,
+    },
 };
 
 /// Leaves the machine's own namespaces: from here on this process can make namespaces and interfaces of its own, and
@@ -101,6 +104,16 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The one this thread is in.
+    ///
+    /// # Errors
+    /// When no descriptor is left for it.
+    pub fn here(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let file = File::open("/proc/thread-self/ns/net").with_context(|| format!("holding namespace {name}"))?;
+        Ok(Self { name, file })
+    }
+
     /// What it is called in messages.
     pub fn name(&self) -> &str {
         &self.name
@@ -109,6 +122,14 @@ impl Namespace {
     /// The descriptor that holds it, as others see it below `/proc/PID/fd`.
     pub fn descriptor(&self) -> i32 {
         self.file.as_raw_fd()
+    }
+
+    /// Another descriptor that holds it, to hand to a process.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn try_clone_descriptor(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
     }
 
     /// Runs something inside, on a thread of its own. Sockets it opens and processes it starts stay inside.
@@ -204,12 +225,7 @@ impl Links {
     /// When the kernel refuses.
     pub async fn add_cable(&self, name: &str, bridge: &str, peer: &str, other: &Namespace) -> Result<()> {
         let bridge = self.index(bridge).await?;
-        // The far end gets its name where it goes; here that name may be taken.
-        let far = "far-end";
-        let cable = LinkVeth::new(name, far).build();
-        self.handle.link().add(cable).execute().await.with_context(|| format!("adding {name}"))?;
-        let far = LinkUnspec::new_with_index(self.index(far).await?).name(peer).setns_by_fd(other.descriptor()).build();
-        self.handle.link().set(far).execute().await.with_context(|| format!("moving {peer} to {}", other.name))?;
+        self.add_veth(name, peer, other).await?;
         let near = LinkUnspec::new_with_index(self.index(name).await?).controller(bridge).up().build();
         self.handle.link().set(near).execute().await.with_context(|| format!("attaching {name}"))
     }
@@ -220,6 +236,35 @@ impl Links {
     /// When there is no such interface or the kernel refuses.
     pub async fn set_mac(&self, name: &str, mac: Mac) -> Result<()> {
         self.change(name, |link| link.address(mac.0.to_vec())).await
+    }
+
+    /// Makes a cable whose near end hangs free: it stays here as `name`, up; the other becomes `peer` in another
+    /// namespace, still down.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn add_pair(&self, name: &str, peer: &str, other: &Namespace) -> Result<()> {
+        self.add_veth(name, peer, other).await?;
+        self.up(name).await
+    }
+
+    async fn add_veth(&self, name: &str, peer: &str, other: &Namespace) -> Result<()> {
+        // The far end gets its name where it goes; here that name may be taken.
+        let far = format!("{name}-");
+        let cable = LinkVeth::new(name, &far).build();
+        self.handle.link().add(cable).execute().await.with_context(|| format!("adding {name}"))?;
+        let far =
+            LinkUnspec::new_with_index(self.index(&far).await?).name(peer).setns_by_fd(other.descriptor()).build();
+        self.handle.link().set(far).execute().await.with_context(|| format!("moving {peer} to {}", other.name))
+    }
+
+    /// Removes an interface, and with it the other end of its cable, and every route by it.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let remove = self.handle.link().del(self.index(name).await?);
+        remove.execute().await.with_context(|| format!("removing {name}"))
     }
 
     /// Sets an interface up.
@@ -264,6 +309,19 @@ impl Links {
         let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(prefix, length)?.gateway(gateway)?.build();
         let add = self.handle.route().add(route).execute().await;
         add.with_context(|| format!("adding a route to {prefix}/{length} by {gateway}"))
+    }
+
+    /// Adds a route to what is on the other end of an interface.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn add_link_route(&self, prefix: IpAddr, length: u8, name: &str) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(prefix, length)?;
+        // IPv6 knows no scopes of routes.
+        let route = if prefix.is_ipv4() { route.scope(RouteScope::Link) } else { route };
+        let route = route.output_interface(self.index(name).await?).build();
+        let add = self.handle.route().add(route).execute().await;
+        add.with_context(|| format!("adding a route to {prefix}/{length} by {name}"))
     }
 
     /// Whom this namespace believes to have an address on its links, if anyone.

@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ferrogate_integration::{
+    kube::tools,
+    kubelet::{launch, proxy},
     lab::{
         backend,
         report::Report,
@@ -39,6 +41,9 @@ struct Arguments {
     /// What to show
     #[arg(long, value_enum, default_value = "quickstart")]
     scenario: Scenario,
+    /// Show it in a real Kubernetes cluster: the same as --scenario kubernetes
+    #[arg(long, conflicts_with = "scenario")]
+    kubernetes: bool,
     /// Write the result as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -62,12 +67,22 @@ struct Arguments {
 enum Other {
     /// Be a tiny backend: HTTP, and an echo by TCP and UDP
     Backend(backend::Config),
+    /// Become the program of a container
+    #[command(hide = true)]
+    Container(launch::Config),
+}
+
+impl Arguments {
+    fn scenario(&self) -> Scenario {
+        if self.kubernetes { Scenario::Kubernetes } else { self.scenario }
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match (&arguments.command, &arguments.inside) {
         (Some(Other::Backend(config)), _) => serve(config.clone()),
+        (Some(Other::Container(config)), _) => contain(config),
         (None, Some(folder)) => inside(&arguments, folder),
         (None, None) => outside(&arguments),
     };
@@ -83,15 +98,28 @@ fn serve(config: backend::Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn contain(config: &launch::Config) -> Result<ExitCode> {
+    let Err(error) = launch::run(config);
+    eprintln!("container: {error:#}");
+    Ok(ExitCode::from(launch::FAILED))
+}
+
 /// The outer process: builds, leaves the machine's namespaces, starts the inner one and waits for it.
 fn outside(arguments: &Arguments) -> Result<ExitCode> {
     let binary = match &arguments.binary {
         Some(binary) => fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))?,
         None => workspace::ship()?,
     };
+    if arguments.scenario() == Scenario::Kubernetes {
+        // Inside there is no network to fetch anything from.
+        proxy::check()?;
+        tools::KUBERNETES.build().context("building Kubernetes")?;
+    }
     let folder = tempfile::Builder::new().prefix("ferrogate-lab-").tempdir().context("making a temporary folder")?;
     let mut command = Command::new(std::env::current_exe().context("looking for this program")?);
     command.args(std::env::args_os().skip(1)).arg("--inside").arg(folder.path());
+    // Whatever else makes temporary files makes them in there.
+    command.env("TMPDIR", folder.path());
     if arguments.binary.is_none() {
         command.arg("--binary").arg(&binary);
     }
@@ -133,10 +161,11 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<ExitCode> {
     netns::check()?;
     let binary = arguments.binary.as_ref().context("no binary")?;
 
-    println!("making the network of scenario {}", arguments.scenario.name());
-    let mut world = World::new(arguments.scenario, binary, folder)?;
-    let mut report = Report::new(arguments.scenario.name());
-    world.show(arguments.scenario, &mut report);
+    let scenario = arguments.scenario();
+    println!("making the network of scenario {}", scenario.name());
+    let mut world = World::new(scenario, binary, folder)?;
+    let mut report = Report::new(scenario.name());
+    world.show(scenario, &mut report);
 
     println!("\n{}", report.table());
     if !report.ok() {
@@ -187,8 +216,7 @@ fn hint(own_user: bool, outer_name: &Path, world: &World) {
     let pid = outer_name.display();
     // Descriptors of this process hold the namespaces; only the root of its user namespace may enter them.
     let user = if own_user { format!("--preserve-credentials --user=/proc/{pid}/ns/user ") } else { String::new() };
-    let (manifests, state) = world.folders();
-    println!("it keeps running; edit {} and watch {}", manifests.display(), state.display());
+    println!("it keeps running; {}", world.remote());
     println!("a shell in a namespace:");
     for namespace in world.namespaces() {
         let (name, descriptor) = (namespace.name(), namespace.descriptor());

@@ -17,7 +17,7 @@ pub struct Config {
     /// What it calls itself
     #[arg(long)]
     pub name: String,
-    /// Where it answers HTTP with its name, the method and the path
+    /// Where it answers HTTP with its name, the method and the path; for /clientip, with who asked
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Vec<SocketAddr>,
     /// Where it sends lines (TCP) and datagrams (UDP) back, with its name before or after them
@@ -70,6 +70,7 @@ where
 
 /// Answers requests one after the other; bodies are read and dropped.
 async fn http(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
+    let client = stream.peer_addr()?;
     let mut stream = BufReader::new(stream);
     loop {
         let mut request = None;
@@ -97,7 +98,10 @@ async fn http(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
         let request = request.unwrap_or_default();
         let mut words = request.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let body = format!("{name} {method} {path}\n");
+        let body = match path {
+            "/clientip" => format!("{client}\n"),
+            _ => format!("{name} {method} {path}\n"),
+        };
         let length = body.len();
         let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n");
         let answer = if method == "HEAD" { head } else { head + &body };

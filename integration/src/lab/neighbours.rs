@@ -15,7 +15,25 @@ use ferrogate_wire::{
 };
 use pnet::datalink::{self, Channel, Config};
 
-use crate::netns::Namespace;
+use crate::{lab::topology::Topology, netns::Namespace};
+
+/// How long a question to everyone on the link waits for those who answer late.
+const EVERYONE: Duration = Duration::from_millis(200);
+
+/// The one node that answers the client for an address on the link, and its Ethernet address.
+///
+/// # Errors
+/// When nobody answers, several do, or one that is no node.
+pub fn one_owner(topology: &Topology, address: IpAddr) -> Result<(usize, Mac)> {
+    let claims: BTreeSet<_> = owners(&topology.client, "eth0", address, EVERYONE)?;
+    let mut claims = claims.into_iter();
+    let mac = claims.next().with_context(|| format!("nobody answers for {address}"))?;
+    if let Some(other) = claims.next() {
+        bail!("{mac} and {other} both answer for {address}");
+    }
+    let node = topology.nodes.iter().position(|node| node.mac == mac);
+    Ok((node.with_context(|| format!("{mac} answers for {address} and is no node"))?, mac))
+}
 
 /// Asks once, and returns every station that says within `patience` that it has the address.
 ///

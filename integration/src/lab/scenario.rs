@@ -2,7 +2,6 @@
 //! how long that took; none waits for luck.
 
 use std::{
-    collections::BTreeSet,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -11,12 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use ferrogate_wire::ethernet::Mac;
 use serde_json::Value;
 
 use crate::{
+    kubelet::image::{Image, Images},
     lab::{
-        neighbours,
+        kubernetes::{Cluster, scenes},
+        neighbours::one_owner,
         probe::{self, Stream, Targets},
         product::Product,
         report::Report,
@@ -33,9 +33,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// How long one question waits for its answer, when it is asked again and again.
 const ANSWER: Duration = Duration::from_millis(200);
-
-/// How long a question to everyone on the link waits for those who answer late.
-const EVERYONE: Duration = Duration::from_millis(200);
 
 /// Longest gap in a failover that still counts as one.
 const LONGEST_GAP_MS: f64 = 1000.0;
@@ -57,6 +54,8 @@ pub enum Scenario {
     Edit,
     /// One host, one process, loopback addresses: the quickstart as its README starts it
     Standalone,
+    /// A real Kubernetes cluster, and Ferrogate in it as it is installed
+    Kubernetes,
 }
 
 impl Scenario {
@@ -67,6 +66,7 @@ impl Scenario {
             Self::Restart => "restart",
             Self::Edit => "edit",
             Self::Standalone => "standalone",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -77,6 +77,8 @@ pub enum World {
     Network(Topology, Product),
     /// One host with one process.
     Host(Host),
+    /// A Kubernetes cluster.
+    Cluster(Box<Cluster>),
 }
 
 impl World {
@@ -89,6 +91,13 @@ impl World {
         if scenario == Scenario::Standalone {
             return Ok(Self::Host(Host::new(binary, folder, &example)?));
         }
+        if scenario == Scenario::Kubernetes {
+            let lab = std::env::current_exe().context("looking for this program")?;
+            let images = Images::default()
+                .with("ferrogate", Image::new(binary, "ferrogate"))
+                .with("backend", Image::new(&lab, "backend").args(&["backend"]));
+            return Ok(Self::Cluster(Box::new(Cluster::start(folder, &lab, &images)?)));
+        }
         let topology = Topology::new()?;
         let mut product = Product::new(binary, folder, &example)?;
         product.start(&topology)?;
@@ -99,12 +108,13 @@ impl World {
     pub fn show(&mut self, scenario: Scenario, report: &mut Report) {
         let (topology, product) = match self {
             Self::Host(host) => return host.show(report),
+            Self::Cluster(cluster) => return scenes::show(cluster, report),
             Self::Network(topology, product) => (topology, product),
         };
         let mut stage = Stage { topology, product, report };
         let Some(addresses) = stage.settle() else { return };
         let shown = match scenario {
-            Scenario::Quickstart | Scenario::Standalone => stage.quickstart(&addresses),
+            Scenario::Quickstart | Scenario::Standalone | Scenario::Kubernetes => stage.quickstart(&addresses),
             Scenario::Restart => stage.restart(&addresses),
             Scenario::Edit => stage.edit(&addresses),
         };
@@ -121,24 +131,31 @@ impl World {
     pub fn namespaces(&self) -> Vec<&Namespace> {
         match self {
             Self::Host(host) => vec![&host.namespace],
+            Self::Cluster(cluster) => {
+                let nodes = cluster.topology.nodes.iter().map(|node| &node.namespace);
+                nodes.chain([&cluster.topology.client, &cluster.namespace]).collect()
+            }
             Self::Network(topology, _) => {
                 topology.nodes.iter().map(|node| &node.namespace).chain([&topology.client]).collect()
             }
         }
     }
 
-    /// What users write, and what the product writes.
-    pub fn folders(&self) -> (PathBuf, PathBuf) {
-        match self {
+    /// What a person does to change something, in words.
+    pub fn remote(&self) -> String {
+        let (manifests, state) = match self {
             Self::Host(host) => (host.manifests(), host.state()),
             Self::Network(_, product) => (product.manifests(), product.state()),
-        }
+            Self::Cluster(cluster) => return cluster.remote(),
+        };
+        format!("edit {} and watch {}", manifests.display(), state.display())
     }
 
     /// Every log of the product.
     pub fn logs(&self) -> Vec<PathBuf> {
         match self {
             Self::Host(host) => vec![host.log()],
+            Self::Cluster(cluster) => cluster.all_logs(),
             Self::Network(_, product) => {
                 let entries = fs::read_dir(product.logs()).into_iter().flatten().flatten();
                 let mut logs: Vec<_> = entries.map(|log| log.path()).collect();
@@ -440,18 +457,6 @@ fn neighbour(topology: &Topology, address: IpAddr, owner: &Node) -> Result<Strin
     let mac = found.with_context(|| format!("the client has no entry for {address}"))?;
     ensure!(mac == owner.mac, "{address} is at {mac}, but {} is {}", owner.name, owner.mac);
     Ok(format!("{address} is at {mac}, which is {}", owner.name))
-}
-
-/// The one node that answers for an address on the link.
-fn one_owner(topology: &Topology, address: IpAddr) -> Result<(usize, Mac)> {
-    let claims: BTreeSet<_> = neighbours::owners(&topology.client, "eth0", address, EVERYONE)?;
-    let mut claims = claims.into_iter();
-    let mac = claims.next().with_context(|| format!("nobody answers for {address}"))?;
-    if let Some(other) = claims.next() {
-        bail!("{mac} and {other} both answer for {address}");
-    }
-    let node = topology.nodes.iter().position(|node| node.mac == mac);
-    Ok((node.with_context(|| format!("{mac} answers for {address} and is no node"))?, mac))
 }
 
 /// What the state folder says the Services were given; fails until each has all it asked for.

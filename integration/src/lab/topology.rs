@@ -8,13 +8,16 @@ use std::{
 use anyhow::{Context, Result};
 use ferrogate_wire::ethernet::Mac;
 
-use crate::netns::Namespace;
+use crate::netns::{Links, Namespace};
 
 /// How many nodes there are.
 pub const NODES: u8 = 3;
 
 /// How many pods each node has.
 pub const PODS_PER_NODE: u8 = 2;
+
+/// How many pods a node has addresses for.
+pub const MAX_PODS: u8 = 13;
 
 /// Where every pod answers HTTP.
 pub const POD_HTTP: u16 = 8080;
@@ -28,7 +31,8 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 /// A second address of the client, outside of the source ranges.
 pub const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
 
-const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+/// The client's address by IPv6.
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
 const BRIDGE: &str = "br0";
 
 /// A node: a namespace with an uplink to the switch, and a bridge of its own for its pods.
@@ -71,6 +75,21 @@ impl Topology {
     /// # Errors
     /// When the kernel refuses or a pod does not start.
     pub fn new() -> Result<Self> {
+        let mut topology = Self::without_pods()?;
+        for node in &topology.nodes {
+            node.add_pod_bridge()?;
+            for number in 1..=PODS_PER_NODE {
+                topology.pods.push(Pod::new(node, number)?);
+            }
+        }
+        Ok(topology)
+    }
+
+    /// Makes namespaces and cables: switch, client and nodes with routes between their pods, but no pods.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn without_pods() -> Result<Self> {
         let switch = Namespace::new("switch")?;
         switch.links(async |links| links.add_bridge(BRIDGE).await)?;
         let client = Namespace::new("client")?;
@@ -82,13 +101,22 @@ impl Topology {
             links.up("eth0").await
         })?;
         let nodes = (1..=NODES).map(|number| Node::new(number, &switch)).collect::<Result<Vec<_>>>()?;
-        let mut pods = Vec::new();
-        for node in &nodes {
-            for number in 1..=PODS_PER_NODE {
-                pods.push(Pod::new(node, number)?);
+        Ok(Self { switch, nodes, client, pods: Vec::new() })
+    }
+
+    /// Plugs a further namespace into the switch, with these addresses and routes to every pod.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&self, other: &Namespace, addresses: [IpAddr; 2]) -> Result<()> {
+        self.switch.links(async |links| links.add_cable(other.name(), BRIDGE, "eth0", other).await)?;
+        other.links(async |links| {
+            for address in addresses {
+                links.add_address("eth0", address, if address.is_ipv4() { 24 } else { 64 }).await?;
             }
-        }
-        Ok(Self { switch, nodes, client, pods })
+            links.up("eth0").await?;
+            add_pod_routes(links, 1..=NODES).await
+        })
     }
 
     /// Pulls the cable of a node out of the switch. The other nodes are not told.
@@ -129,17 +157,17 @@ impl Node {
             links.add_address("eth0", uplink(number).into(), 24).await?;
             links.add_address("eth0", uplink_v6(number).into(), 64).await?;
             links.up("eth0").await?;
-            links.add_bridge("cni0").await?;
-            links.add_address("cni0", pod_address(number, 0).into(), 28).await?;
-            links.add_address("cni0", pod_address_v6(number, 0).into(), 64).await?;
-            for other in (1..=NODES).filter(|other| *other != number) {
-                let (network, network_v6) = (Ipv4Addr::new(198, 51, 100, 16 * other), pod_network_v6(other));
-                links.add_route(network.into(), 28, uplink(other).into()).await?;
-                links.add_route(network_v6.into(), 64, uplink_v6(other).into()).await?;
-            }
-            Ok(())
+            add_pod_routes(links, (1..=NODES).filter(|other| *other != number)).await
         })?;
         Ok(Self { number, name, namespace, mac })
+    }
+
+    fn add_pod_bridge(&self) -> Result<()> {
+        self.namespace.links(async |links| {
+            links.add_bridge("cni0").await?;
+            links.add_address("cni0", pod_address(self.number, 0).into(), 28).await?;
+            links.add_address("cni0", pod_address_v6(self.number, 0).into(), 64).await
+        })
     }
 }
 
@@ -168,6 +196,20 @@ impl Pod {
     }
 }
 
+/// Adds routes to the pods of these nodes.
+async fn add_pod_routes(links: &Links, nodes: impl Iterator<Item = u8>) -> Result<()> {
+    for node in nodes {
+        links.add_route(pod_network(node).into(), 28, uplink(node).into()).await?;
+        links.add_route(pod_network_v6(node).into(), 64, uplink_v6(node).into()).await?;
+    }
+    Ok(())
+}
+
+/// The network of a node's pods, which has 28 bits.
+pub fn pod_network(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 16 * node)
+}
+
 /// The address of a node on the switch.
 pub fn uplink(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 10 + node)
@@ -189,6 +231,7 @@ pub fn pod_address_v6(node: u8, pod: u8) -> Ipv6Addr {
     Ipv6Addr::new(a, b, c, d, 0, 0, 0, 1 + u16::from(pod))
 }
 
-fn pod_network_v6(node: u8) -> Ipv6Addr {
+/// The same by IPv6, with 64 bits.
+pub fn pod_network_v6(node: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, u16::from(node), 0, 0, 0, 0)
 }

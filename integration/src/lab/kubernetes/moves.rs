@@ -1,0 +1,113 @@
+//! What clients notice when pods come and go.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    scenes::{APPS, LIMIT, Scene, ask, external, name, node_of, owner_among, page},
+    stand::Cluster,
+};
+use crate::{
+    kube::install::NAMESPACE,
+    lab::{neighbours::one_owner, topology::NODES, wait::until},
+};
+
+/// Time between two questions while something is replaced.
+const RHYTHM: Duration = Duration::from_millis(20);
+
+/// The only pod of a Service moves to another node, and its address after it.
+pub fn a_pod_goes_away(scene: &mut Scene<'_>) -> Option<()> {
+    scene.check("Local: the address follows the only pod to another node", |cluster| {
+        let to = external(cluster, "single", false)?;
+        let pods = cluster.wait_pods(APPS, "app=single", 1, LIMIT)?;
+        let before = pods.first().context("no pod")?;
+        let from = owner_among(cluster, to.ip(), &[node_of(before)])?;
+        until(LIMIT, || page(cluster, to, "/"))?;
+        cluster.plane.kubectl(["cordon", &from.name])?;
+        let moved = (|| {
+            cluster.plane.kubectl(["delete", "pod", name(before), "--wait=false"])?;
+            let pods = cluster.wait_pods(APPS, "app=single", 1, LIMIT)?;
+            let after = pods.first().context("no pod")?;
+            let owner = owner_among(cluster, to.ip(), &[node_of(after)])?;
+            ensure!(owner.name != from.name, "the pod came back to {}", from.name);
+            let answer = until(LIMIT, || page(cluster, to, "/"))?;
+            Ok(((), format!("{to} moved from {} to {}: {answer}", from.name, owner.name)))
+        })();
+        cluster.plane.kubectl(["uncordon", &from.name])?;
+        moved
+    })
+}
+
+/// Every pod of a Deployment is replaced while the client asks.
+pub fn a_deployment_is_restarted(scene: &mut Scene<'_>) -> Option<()> {
+    scene.check("a rolling restart drops no request", |cluster| {
+        let to = external(cluster, "web", false)?;
+        let before = cluster.wait_pods(APPS, "app=web", usize::from(NODES), LIMIT)?;
+        until(LIMIT, || page(cluster, to, "/"))?;
+        let stop = AtomicBool::new(false);
+        let (done, asked, failed) = thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                cluster.topology.client.run(|| {
+                    let (mut asked, mut failed) = (0_u32, Vec::new());
+                    while !stop.load(Ordering::Relaxed) {
+                        let next = Instant::now() + RHYTHM;
+                        asked += 1;
+                        failed.extend(ask(to, "/").err());
+                        thread::sleep(next.saturating_duration_since(Instant::now()));
+                    }
+                    (asked, failed)
+                })
+            });
+            let done = restart(cluster);
+            stop.store(true, Ordering::Relaxed);
+            let (asked, failed) = client.join().unwrap_or_default();
+            (done, asked, failed)
+        });
+        let after = done?;
+        ensure!(
+            after.iter().all(|pod| !before.iter().any(|old| name(old) == name(pod))),
+            "some pods were not replaced"
+        );
+        let first = failed.first().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(failed.is_empty(), "{} of {asked} requests failed, the first because: {first}", failed.len());
+        Ok(((), format!("{asked} requests, all answered")))
+    })
+}
+
+fn restart(cluster: &Cluster) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
+    cluster.plane.kubectl(["rollout", "restart", "deployment/web"])?;
+    cluster.plane.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    cluster.wait_pods(APPS, "app=web", usize::from(NODES), LIMIT)
+}
+
+/// The speaker that owns an address is deleted: another one takes it.
+pub fn a_speaker_goes_away(scene: &mut Scene<'_>) -> Option<()> {
+    scene.check("a speaker pod is deleted: its address moves, and is answered", |cluster| {
+        let to = external(cluster, "web", false)?;
+        let (owner, mac) = until(LIMIT, || one_owner(&cluster.topology, to.ip()))?;
+        let node = &cluster.topology.nodes[owner].name;
+        until(LIMIT, || page(cluster, to, "/"))?;
+        let labels = "app.kubernetes.io/name=ferrogate,app.kubernetes.io/component=speaker";
+        let speakers = cluster.pods(NAMESPACE, labels)?;
+        let speaker = speakers.iter().find(|pod| node_of(pod) == node).context("no speaker there")?;
+        let begun = Instant::now();
+        cluster.plane.kubectl(["delete", "pod", name(speaker), "--namespace", NAMESPACE, "--wait=false"])?;
+        // The client hears of it unasked; the owner may take it back as soon as its new speaker runs.
+        let now = until(LIMIT, || {
+            let known = cluster.topology.client.links(async |links| links.neighbour(to.ip()).await)?;
+            let known = known.context("the client knows nobody")?;
+            ensure!(known != mac, "the client still goes to {mac}");
+            Ok(known)
+        })?;
+        let took = begun.elapsed();
+        let other = cluster.topology.nodes.iter().find(|node| node.mac == now).context("moved to no node")?;
+        let answer = until(LIMIT, || page(cluster, to, "/"))?;
+        cluster.wait_pods(NAMESPACE, labels, usize::from(NODES), LIMIT)?;
+        Ok(((), format!("{to} moved from {node} to {} in {} ms: {answer}", other.name, took.as_millis())))
+    })
+}
