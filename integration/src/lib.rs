@@ -1,6 +1,7 @@
 //! Proof: the simulator, the lab and the tests. Never shipped.
 
 pub mod kube;
+pub mod kubelet;
 pub mod lab;
 pub mod netns;
 pub mod readme;

@@ -206,12 +206,10 @@ impl Cluster {
         )
     }
 
-    /// Every log there is.
+    /// Every log of kubelets, kube-proxies and containers.
     pub fn all_logs(&self) -> Vec<PathBuf> {
-        let of_plane = fs::read_dir(self.plane.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let own = fs::read_dir(self.logs()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut logs: Vec<_> =
-            of_plane.chain(own).filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect();
+        let entries = fs::read_dir(self.logs()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut logs: Vec<_> = entries.filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect();
         logs.sort();
         logs
     }
