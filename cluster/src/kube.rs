@@ -36,7 +36,7 @@ use crate::{
     admission::Inquiry,
     objects::{Id, Kind, OUR_API, Reading, Spelling},
     state,
-    translate::{self, Entry, Translator},
+    translate::{self, Entry, Remembered, Translator},
     write::Conditions,
 };
 
@@ -411,12 +411,21 @@ impl Watcher {
             let said = (!conditions.is_empty()).then(|| (id.object(), conditions));
             self.translator.remember_conditions(&source(&id), said);
         }
+        if (id.kind, id.spelling) == (Kind::IpAddressPool, Spelling::Ours) {
+            // A pool that keeps its last good form has a status that goes on.
+            let status = object.data.get("status").cloned().unwrap_or_default();
+            let status = serde_json::from_value(status).map(translate::pool::observed).unwrap_or_default();
+            self.translator.remember_pool(id.key.clone(), Some(Remembered::Known(status)));
+        }
         self.known.insert(id, live);
     }
 
     fn forget(&mut self, id: &Id) {
         self.known.remove(id);
         self.translator.remember_conditions(&source(id), None);
+        if (id.kind, id.spelling) == (Kind::IpAddressPool, Spelling::Ours) {
+            self.translator.remember_pool(id.key.clone(), None);
+        }
         self.translator.set_source_problems(&source(id), Vec::new());
     }
 

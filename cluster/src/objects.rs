@@ -14,9 +14,12 @@ use std::{
 use ferrogate_core::{
     model::{
         Family, Labels, ObjectKey, ObjectRef, ServiceKey,
-        advertisement::L2Advertisement,
+        advertisement::{BgpAdvertisement, L2Advertisement},
+        bfd_profile::BfdProfile,
+        community::CommunityAliases,
         entry::{EntryService, EntrySlice, ProxyPod},
         node::Node,
+        peer::BgpPeer,
         pool::Pool,
         route::Ingress,
         service::{Endpoint, Service},
@@ -229,8 +232,30 @@ pub enum Fact {
     Pool(PoolFact),
     /// An L2Advertisement.
     L2Advertisement(Arc<L2Advertisement>),
-    /// An object that is valid but decides nothing yet.
+    /// A BGPAdvertisement, not yet compared to the others.
+    BgpAdvertisement(BgpAdvertisementFact),
+    /// A BGPPeer, not yet compared to the others.
+    BgpPeer(BgpPeerFact),
+    /// A BFDProfile.
+    BfdProfile(Arc<BfdProfile>),
+    /// A Community, not yet compared to the others.
+    Community(CommunityFact),
+    /// An object of which nothing counts but that it exists.
     Accepted,
+}
+
+impl Fact {
+    /// Seconds since 1970 at which a piece of configuration was made; 0 where unknown. Of two that contradict each
+    /// other the older one stays in force.
+    pub fn created(&self) -> i64 {
+        match self {
+            Self::Pool(PoolFact { created, .. })
+            | Self::BgpAdvertisement(BgpAdvertisementFact { created, .. })
+            | Self::BgpPeer(BgpPeerFact { created, .. })
+            | Self::Community(CommunityFact { created, .. }) => *created,
+            _ => 0,
+        }
+    }
 }
 
 /// A Service, and what only `translate` needs of it.
@@ -250,6 +275,35 @@ pub struct PoolFact {
     /// The pool.
     pub pool: Arc<Pool>,
     /// Seconds since 1970; 0 where unknown. The older of two pools stays in force.
+    pub created: i64,
+}
+
+/// A BGPAdvertisement, and what only `translate` needs of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpAdvertisementFact {
+    /// The advertisement, with the communities that are written out.
+    pub advertisement: BgpAdvertisement,
+    /// The names among its communities.
+    pub aliases: Vec<String>,
+    /// See [`Fact::created`].
+    pub created: i64,
+}
+
+/// A BGPPeer, and what only `translate` needs of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpPeerFact {
+    /// The peer.
+    pub peer: Arc<BgpPeer>,
+    /// See [`Fact::created`].
+    pub created: i64,
+}
+
+/// A Community, and what only `translate` needs of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommunityFact {
+    /// The object.
+    pub object: Arc<CommunityAliases>,
+    /// See [`Fact::created`].
     pub created: i64,
 }
 

@@ -13,21 +13,26 @@ use std::{
 
 use ferrogate_core::{
     model::{
-        Family, Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey,
+        Labels, NodeName, ObjectKey, ObjectRef, ServiceKey,
         entry::{ENTRY_NAME, Entry as SharedEntry, EntryWish},
         node::Node,
-        pool::{AddressRange, Pool, PoolStatus},
+        pool::{Pool, PoolStatus},
         route::{Backend, BackendPort, Ingress},
         service::{Endpoint, Service, ServiceStatus},
     },
     snapshot::{Fault, Origin, Problem, Snapshot},
     write::Condition,
 };
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading, Spelling};
 
 mod advertisement;
+mod bfd_profile;
+mod bgp_advertisement;
+mod bgp_peer;
+mod community;
+mod configuration;
 mod endpoints;
 pub mod entry;
 pub mod ingress;
@@ -75,6 +80,8 @@ pub struct Translator {
     node_count: usize,
     /// Problems of files and of what nobody could name, by source.
     source_problems: BTreeMap<String, Vec<(Origin, Problem)>>,
+    /// The forms of configuration that stand, for those that can contradict each other.
+    standing: BTreeMap<Id, Arc<Fact>>,
     /// Problems an object has because of others.
     joint_problems: BTreeMap<Id, Vec<Problem>>,
     object_problems: BTreeMap<Id, Vec<(Origin, Problem)>>,
@@ -89,9 +96,8 @@ struct Stale {
     services: BTreeSet<ObjectKey>,
     slices: BTreeSet<Id>,
     ingresses: BTreeSet<Id>,
-    advertisements: BTreeSet<Id>,
     pool_status: BTreeSet<ObjectKey>,
-    pools: bool,
+    configuration: bool,
     classes: bool,
     entry: bool,
     announcers: BTreeSet<ServiceKey>,
@@ -119,9 +125,10 @@ impl Translator {
             ingresses_of: BTreeMap::new(),
             node_count: 0,
             source_problems: BTreeMap::new(),
+            standing: BTreeMap::new(),
             joint_problems: BTreeMap::new(),
             object_problems: BTreeMap::new(),
-            stale: Stale { pools: true, entry: true, ..Stale::default() },
+            stale: Stale { configuration: true, entry: true, ..Stale::default() },
             gone: BTreeSet::new(),
         }
     }
@@ -258,21 +265,20 @@ impl Translator {
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         let mut next = (*self.snapshot).clone();
         self.sort_changes(&mut next);
+        self.supply_lone_node(&mut next);
+        // Two peers, and two advertisements, contradict each other only where they meet.
+        self.stale.configuration |= self.snapshot.nodes.diff(&next.nodes).any(|change| match change {
+            DiffItem::Add(..) | DiffItem::Remove(..) => true,
+            DiffItem::Update { old: (_, old), new: (_, new) } => old.labels != new.labels,
+        });
         let stale = std::mem::take(&mut self.stale);
         let mut problems = stale.problems;
-        let mut advertisements = stale.advertisements;
-        if stale.pools {
-            if self.settle_pools(&mut next, &mut problems) {
-                advertisements.extend(self.objects.of_kind(Kind::L2Advertisement).map(|(id, _)| id.clone()));
-            }
+        if stale.configuration {
+            self.settle_configuration(&mut next, &mut problems);
         } else {
             for key in stale.pool_status {
                 self.refresh_pool(&mut next, &key);
             }
-        }
-        for id in advertisements {
-            self.join_advertisement(&mut next, &id);
-            problems.insert(id);
         }
         let mut slices = stale.slices;
         let mut ingresses = stale.ingresses;
@@ -309,7 +315,6 @@ impl Translator {
         if next.unreachable != self.unreachable {
             next.unreachable = self.unreachable.clone();
         }
-        self.supply_lone_node(&mut next);
         self.collect_problems(&mut next, problems, stale.all_problems);
         if next != *self.snapshot {
             self.snapshot = Arc::new(next);
@@ -348,10 +353,6 @@ impl Translator {
                     self.stale.ingresses.insert(id);
                 }
                 Kind::IngressClass => self.stale.classes = true,
-                Kind::IpAddressPool => self.stale.pools = true,
-                Kind::L2Advertisement => {
-                    self.stale.advertisements.insert(id);
-                }
                 Kind::Node => {
                     self.node_count = self.node_count + usize::from(now.is_some()) - usize::from(before.is_some());
                     let node = match now.as_deref() {
@@ -367,119 +368,43 @@ impl Translator {
                     };
                     set(&mut next.namespaces, id.key.name.to_string(), labels);
                 }
-                Kind::Secret
-                | Kind::Pod
+                Kind::IpAddressPool if is_same_but_for_status(&before, &now) => {
+                    self.stale.pool_status.insert(id.key);
+                }
+                Kind::IpAddressPool
+                | Kind::L2Advertisement
                 | Kind::BgpAdvertisement
                 | Kind::BgpPeer
                 | Kind::BfdProfile
                 | Kind::Community
-                | Kind::Gateway(_) => {}
+                // A peer may name it.
+                | Kind::Secret => self.stale.configuration = true,
+                Kind::Pod | Kind::Gateway(_) => {}
             }
         }
-    }
-
-    /// Compares all pools and says which stand. Pools are few; a change of one compares them all again. Returns
-    /// whether any advertisement may see it.
-    fn settle_pools(&mut self, next: &mut Snapshot, problems: &mut BTreeSet<Id>) -> bool {
-        let mut candidates: Vec<(Id, PoolFact)> = Vec::new();
-        for (id, found) in self.objects.of_kind(Kind::IpAddressPool) {
-            if let Fact::Pool(fact) = &**found.fact {
-                candidates.push((id.clone(), fact.clone()));
-            }
-        }
-        candidates.sort_by(|(one, a), (other, b)| {
-            let rank =
-                |id: &Id, fact: &PoolFact| (id.spelling, fact.created, id.key.name.clone(), id.key.namespace.clone());
-            rank(one, a).cmp(&rank(other, b))
-        });
-        // Those in our words, which stand first. What they have is taken from MetalLB's, whatever its age: while a
-        // cluster moves, both say the same.
-        let mut ours: Vec<AddressRange> = Vec::new();
-        self.joint_problems.retain(|id, _| {
-            let is_pool = id.kind == Kind::IpAddressPool;
-            if is_pool {
-                problems.insert(id.clone());
-            }
-            !is_pool
-        });
-        let mut settled: BTreeMap<PoolName, Arc<Pool>> = BTreeMap::new();
-        let mut taken: BTreeMap<(Family, IpAddr), (IpAddr, PoolName)> = BTreeMap::new();
-        for (id, PoolFact { mut pool, .. }) in candidates {
-            match id.spelling {
-                Spelling::Ours => ours.extend(&pool.ranges),
-                Spelling::Metallb => {
-                    let left = metallb::without(&pool, &ours);
-                    if left != pool.ranges {
-                        self.joint_problems.insert(id.clone(), vec![shadowed(&id, &pool, &left)]);
-                        problems.insert(id.clone());
-                        if left.is_empty() {
-                            continue;
-                        }
-                        pool = Arc::new(Pool { ranges: left, ..(*pool).clone() });
-                    }
-                }
-            }
-            if let Some(problem) = conflict(&pool, &settled, &taken, &id) {
-                self.joint_problems.insert(id.clone(), vec![problem]);
-                problems.insert(id);
-                continue;
-            }
-            for range in &pool.ranges {
-                taken.insert((range.family(), range.first()), (range.last(), pool.name.clone()));
-            }
-            settled.insert(pool.name.clone(), self.with_status(&pool));
-        }
-        let seen = |pool: &Pool| (pool.name.clone(), pool.labels.clone());
-        let before: BTreeSet<(PoolName, Labels)> = next.pools.values().map(|pool| seen(pool)).collect();
-        let gone: Vec<PoolName> = next.pools.keys().filter(|name| !settled.contains_key(*name)).cloned().collect();
-        for name in gone {
-            next.pools.remove(&name);
-        }
-        for (name, pool) in settled {
-            set(&mut next.pools, name, Some(pool));
-        }
-        before != next.pools.values().map(|pool| seen(pool)).collect()
     }
 
     fn refresh_pool(&mut self, next: &mut Snapshot, key: &ObjectKey) {
-        let id = Id::keyed(Kind::IpAddressPool, key.clone());
-        let Some(found) = self.objects.in_force(&id) else { return };
-        let Fact::Pool(PoolFact { pool, .. }) = &**found.fact else { return };
-        if next.pools.get(&pool.name).is_some_and(|standing| standing.key == pool.key) {
-            let pool = self.with_status(pool);
-            set(&mut next.pools, pool.name.clone(), Some(pool));
-        }
+        let Some(pool) = next.pools.get(&*key.name).filter(|pool| pool.key == *key) else { return };
+        let pool = self.with_status(pool);
+        set(&mut next.pools, pool.name.clone(), Some(pool));
     }
 
+    /// A pool with its status as it is now, which may not be the status it had in the form that stands.
     fn with_status(&self, pool: &Arc<Pool>) -> Arc<Pool> {
-        match self.pools.get(&pool.key) {
-            Some(Remembered::Known(status)) if !pool.read_only && *status != pool.observed => {
-                Arc::new(Pool { observed: status.clone(), ..(**pool).clone() })
-            }
-            _ => pool.clone(),
+        if pool.read_only {
+            return pool.clone();
         }
-    }
-
-    fn join_advertisement(&mut self, next: &mut Snapshot, id: &Id) {
-        if self.objects.stands_aside(id) && self.objects.in_force(&id.clone().spelled(Spelling::Ours)).is_some() {
-            // The one that counts goes by the same key.
-            return;
-        }
-        let found = self.objects.in_force(id);
-        let advertisement = match found.map(|found| &**found.fact) {
-            Some(Fact::L2Advertisement(advertisement)) => Some(advertisement.clone()),
-            _ => None,
+        let id = Id::keyed(Kind::IpAddressPool, pool.key.clone());
+        let newest = match (self.pools.get(&pool.key), self.objects.in_force(&id).map(|found| &**found.fact)) {
+            (Some(Remembered::Known(status)), _) => status,
+            (_, Some(Fact::Pool(PoolFact { pool: newest, .. }))) => &newest.observed,
+            _ => return pool.clone(),
         };
-        let mut problems = Vec::new();
-        if let Some(advertisement) = &advertisement {
-            for name in &advertisement.pools.names {
-                if !next.pools.contains_key(name) {
-                    problems.push(dangling(id, advertisement.generation, "spec.ipAddressPools", "IPAddressPool", name));
-                }
-            }
+        match *newest == pool.observed {
+            true => pool.clone(),
+            false => Arc::new(Pool { observed: newest.clone(), ..(**pool).clone() }),
         }
-        self.set_joint(id, problems);
-        set(&mut next.l2_advertisements, id.key.clone(), advertisement);
     }
 
     fn join_service(&mut self, next: &mut Snapshot, key: &ServiceKey) {
@@ -698,6 +623,13 @@ impl Translator {
     }
 }
 
+/// Whether two forms of a pool differ in nothing that a user wrote.
+fn is_same_but_for_status(before: &Option<Arc<Fact>>, now: &Option<Arc<Fact>>) -> bool {
+    let (Some(Fact::Pool(before)), Some(Fact::Pool(now))) = (before.as_deref(), now.as_deref()) else { return false };
+    let with_status = Pool { observed: now.pool.observed.clone(), ..(*before.pool).clone() };
+    before.created == now.created && with_status == *now.pool
+}
+
 /// Keeps what a state file says; a file that can no longer be read changes nothing. Returns whether it was news.
 fn remember<T: PartialEq>(
     known: &mut BTreeMap<ObjectKey, Remembered<T>>,
@@ -743,47 +675,6 @@ fn set<K: Ord + Clone, T: PartialEq>(map: &mut OrdMap<K, Arc<T>>, key: K, value:
 fn dangling(id: &Id, generation: i64, field: &str, kind: &str, name: impl std::fmt::Display) -> Problem {
     let fault = Fault::DanglingReference { kind: kind.to_owned(), name: name.to_string() };
     Problem { object: Some(id.object()), generation, field: field.to_owned(), fault }
-}
-
-/// That pools of ours have addresses of this pool of MetalLB's.
-fn shadowed(id: &Id, pool: &Pool, left: &[AddressRange]) -> Problem {
-    let left: Vec<_> = left.iter().map(AddressRange::to_string).collect();
-    let left = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") };
-    let detail =
-        format!("pools of ferrogate.io have addresses of it, and {left} is left here; delete it when you move");
-    let (field, fault) = ("spec.addresses".to_owned(), Fault::Ignored { detail });
-    Problem { object: Some(id.object()), generation: pool.generation, field, fault }
-}
-
-/// Why a pool cannot stand beside those that were settled before it.
-fn conflict(
-    pool: &Pool,
-    settled: &BTreeMap<PoolName, Arc<Pool>>,
-    taken: &BTreeMap<(Family, IpAddr), (IpAddr, PoolName)>,
-    id: &Id,
-) -> Option<Problem> {
-    let problem =
-        |field: String, fault| Problem { object: Some(id.object()), generation: pool.generation, field, fault };
-    if let Some(other) = settled.get(&pool.name) {
-        let first = format!("namespace {}", other.key.namespace);
-        return Some(problem("metadata.name".to_owned(), Fault::Duplicate { first }));
-    }
-    for (index, range) in pool.ranges.iter().enumerate() {
-        // Ranges that stand never overlap, so only the last one that begins at or below our end can reach us.
-        let below = taken.range(..=(range.family(), range.last())).next_back();
-        if let Some(((family, first), (last, other))) = below
-            && *family == range.family()
-            && *last >= range.first()
-        {
-            let fault = Fault::Overlap {
-                range: range.to_string(),
-                other_range: format!("{first}-{last}"),
-                other_pool: other.clone(),
-            };
-            return Some(problem(format!("spec.addresses[{index}]"), fault));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@
 use std::{borrow::Borrow, collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 pub mod advertisement;
+pub mod bfd_profile;
+pub mod community;
 pub mod entry;
 pub mod node;
+pub mod peer;
 pub mod pool;
 pub mod route;
 pub mod selector;
@@ -71,6 +74,10 @@ name! {
 name! {
     /// Name of an IPAddressPool (`metadata.name`).
     PoolName
+}
+name! {
+    /// Name of a BGPPeer (`metadata.name`).
+    PeerName
 }
 name! {
     /// Name of a network interface as the kernel spells it, at most 15 bytes.

@@ -9,8 +9,16 @@ use imbl::OrdMap;
 
 use crate::{
     model::{
-        Labels, NodeName, ObjectKey, ObjectRef, PoolName, ServiceKey, advertisement::L2Advertisement, entry::Entry,
-        node::Node, pool::Pool, route::Ingress, service::Service,
+        Labels, NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ServiceKey,
+        advertisement::{BgpAdvertisement, L2Advertisement},
+        bfd_profile::BfdProfile,
+        community::CommunityAliases,
+        entry::Entry,
+        node::Node,
+        peer::BgpPeer,
+        pool::Pool,
+        route::Ingress,
+        service::Service,
     },
     write::Condition,
 };
@@ -27,6 +35,14 @@ pub struct Snapshot {
     pub pools: OrdMap<PoolName, Arc<Pool>>,
     /// Every valid L2Advertisement.
     pub l2_advertisements: OrdMap<ObjectKey, Arc<L2Advertisement>>,
+    /// Every valid BGPAdvertisement.
+    pub bgp_advertisements: OrdMap<ObjectKey, Arc<BgpAdvertisement>>,
+    /// Every valid BGPPeer; no two share a place on one node.
+    pub bgp_peers: OrdMap<ObjectKey, Arc<BgpPeer>>,
+    /// Every valid BFDProfile.
+    pub bfd_profiles: OrdMap<ObjectKey, Arc<BfdProfile>>,
+    /// Every valid Community; no alias stands for two things.
+    pub communities: OrdMap<ObjectKey, Arc<CommunityAliases>>,
     /// Every Node.
     pub nodes: OrdMap<NodeName, Arc<Node>>,
     /// Labels of every Namespace.
@@ -143,6 +159,74 @@ pub enum Fault {
         /// The pool in force.
         other_pool: PoolName,
     },
+    /// Two BGPPeers that one node could not tell apart.
+    #[error("{place} is already the place of BGPPeer {other} on {node}; name each router once for a node")]
+    SamePlace {
+        /// The address or interface, and the VRF.
+        place: String,
+        /// The peer in force.
+        other: PeerName,
+        /// Which node speaks with both.
+        node: String,
+    },
+    /// An aggregate that would draw traffic for addresses outside of the pool.
+    #[error("{length} bits reach outside {range} of pool {pool}; use at least {least}")]
+    AggregateTooWide {
+        /// The aggregation length.
+        length: u8,
+        /// An entry of the pool.
+        range: String,
+        /// The pool.
+        pool: PoolName,
+        /// The shortest length that does not.
+        least: u8,
+    },
+    /// Two advertisements that give one route two values of LOCAL_PREF.
+    #[error(
+        "{ours} contradicts {theirs} of BGPAdvertisement {other} for pool {pool}; use one value, or other peers, nodes \
+         or aggregation lengths"
+    )]
+    LocalPrefConflict {
+        /// The value that is refused; 0 where there is none.
+        ours: u32,
+        /// The value in force.
+        theirs: u32,
+        /// The advertisement in force.
+        other: String,
+        /// A pool that both cover.
+        pool: PoolName,
+    },
+    /// BFD echo exists for IPv4 only.
+    #[error(
+        "pool {pool} holds IPv6, and BFDProfile {profile} of BGPPeer {peer} has echoMode, which is for IPv4 only; use \
+         another profile or other peers"
+    )]
+    EchoTowardsIpv6 {
+        /// The pool.
+        pool: PoolName,
+        /// The peer.
+        peer: PeerName,
+        /// Its profile.
+        profile: String,
+    },
+    /// Two Community objects that give one name.
+    #[error("{alias:?} is already given by Community {other}; give each name once")]
+    SameAlias {
+        /// The name.
+        alias: String,
+        /// The object in force.
+        other: String,
+    },
+    /// Something that is valid and from which nothing follows yet. The object stays in force.
+    #[error(
+        "{feature} comes with a later release: the object is checked and kept, and nothing follows from it; {instead}"
+    )]
+    NotYet {
+        /// What is to come.
+        feature: String,
+        /// What to do until then.
+        instead: String,
+    },
     /// A reference to something that does not exist. The object stays in force.
     #[error("{kind} {name:?} does not exist; create it or correct the name")]
     DanglingReference {
@@ -187,6 +271,12 @@ impl Fault {
             Self::ForeignNamespace { .. } => "ForeignNamespace",
             Self::Duplicate { .. } => "DuplicateObject",
             Self::Overlap { .. } => "OverlappingPools",
+            Self::SamePlace { .. } => "DuplicatePeer",
+            Self::AggregateTooWide { .. } => "AggregateTooWide",
+            Self::LocalPrefConflict { .. } => "LocalPrefConflict",
+            Self::EchoTowardsIpv6 { .. } => "EchoModeForIPv6",
+            Self::SameAlias { .. } => "DuplicateAlias",
+            Self::NotYet { .. } => "NotImplemented",
             Self::DanglingReference { .. } => "DanglingReference",
             // MetalLB's own word, which people look for.
             Self::DeprecatedAnnotation { .. } => "deprecatedAnnotation",
@@ -197,7 +287,13 @@ impl Fault {
 
     /// Whether the object stays in force all the same.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::DanglingReference { .. } | Self::DeprecatedAnnotation { .. } | Self::Ignored { .. })
+        matches!(
+            self,
+            Self::DanglingReference { .. }
+                | Self::DeprecatedAnnotation { .. }
+                | Self::Ignored { .. }
+                | Self::NotYet { .. }
+        )
     }
 }
 

@@ -91,14 +91,14 @@ fn m_008_a_pool_that_overlaps_another_is_refused_and_both_ranges_are_named() {
 }
 
 #[test]
-fn a_pool_that_would_push_out_another_is_refused_too() {
-    // Of two that are made within one second the first by name stays.
+fn what_stands_is_not_pushed_out_by_what_comes() {
+    // Of two that are made within one second the first by name would stay, were neither there before.
     let translator = standing(&[pool("second", &["192.0.2.0/24"])]);
 
     let verdict = create(&translator, &pool("first", &["192.0.2.0/24"]));
 
-    assert!(refusal(&verdict).contains("IPAddressPool ferrogate-system/second"), "{}", refusal(&verdict));
-    assert!(refusal(&verdict).contains("of pool first"), "{}", refusal(&verdict));
+    assert!(refusal(&verdict).contains("IPAddressPool ferrogate-system/first"), "{}", refusal(&verdict));
+    assert!(refusal(&verdict).contains("of pool second"), "{}", refusal(&verdict));
 }
 
 #[test]
@@ -108,7 +108,8 @@ fn growing_an_older_pool_into_a_younger_one_is_refused() {
 
     let verdict = verdict(&translator, &asked("UPDATE", &pool("a", &["192.0.2.0/24"]), &old));
 
-    assert!(refusal(&verdict).contains("IPAddressPool ferrogate-system/b"), "{}", refusal(&verdict));
+    assert!(refusal(&verdict).contains("IPAddressPool ferrogate-system/a"), "{}", refusal(&verdict));
+    assert!(refusal(&verdict).contains("of pool b"), "{}", refusal(&verdict));
 }
 
 #[test]

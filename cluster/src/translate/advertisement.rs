@@ -2,37 +2,23 @@
 
 use std::{collections::BTreeSet, num::NonZeroU8, sync::Arc};
 
-use ferrogate_core::model::{
-    InterfaceName, PoolName,
-    advertisement::{L2Advertisement, PoolChoice, PreferredNodes},
-};
+use ferrogate_core::model::advertisement::{L2Advertisement, PoolChoice, PreferredNodes};
 
 use crate::{
     objects::{Fact, Spelling},
-    translate::read::{Check, selector, selectors},
+    translate::read::{Check, each_once, interface, selector, selectors},
 };
-
-/// The longest interface name the kernel takes (`IFNAMSIZ` less the ending zero).
-const MAX_INTERFACE_NAME: usize = 15;
 
 /// Reads an L2Advertisement.
 pub fn read(object: ferrogate_crds::L2Advertisement, check: &mut Check) -> Option<Fact> {
     let spec = object.spec;
-    let mut names = BTreeSet::new();
-    for (index, name) in spec.ip_address_pools.into_iter().enumerate() {
-        if !names.insert(PoolName::from(name.as_str())) {
-            check.invalid(&format!("spec.ipAddressPools[{index}]"), name, "each pool once");
-        }
-    }
+    let names = each_once(spec.ip_address_pools, "spec.ipAddressPools", check);
     let mut interfaces = BTreeSet::new();
     for (index, name) in spec.interfaces.into_iter().enumerate() {
         let field = format!("spec.interfaces[{index}]");
-        let fits = !name.is_empty()
-            && name.len() <= MAX_INTERFACE_NAME
-            && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
-        if !fits {
-            check.invalid(&field, &name, "the exact name of an interface, at most 15 characters");
-        } else if !interfaces.insert(InterfaceName::from(name.as_str())) {
+        if let Some(interface) = interface(&name, &field, check)
+            && !interfaces.insert(interface)
+        {
             check.invalid(&field, &name, "each interface once");
         }
     }

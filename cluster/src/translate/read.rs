@@ -1,11 +1,11 @@
 //! One object as a value to a [`Reading`]: which kind it is, whether it fits its schema, and what its kind's own file
 //! makes of it. Nothing here looks at a second object.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ferrogate_core::{
     model::{
-        ObjectKey, ObjectRef,
+        InterfaceName, ObjectKey, ObjectRef,
         selector::{LabelSelector, Operator, Requirement},
         service::ClassPolicy,
     },
@@ -17,7 +17,10 @@ use serde_json::Value;
 
 use crate::{
     objects::{Fact, Id, Kind, OUR_API, Reading, Spelling},
-    translate::{advertisement, endpoints, entry, ingress, ingress_class, metallb, node, pool, service},
+    translate::{
+        advertisement, bfd_profile, bgp_advertisement, bgp_peer, community, endpoints, entry, ingress, ingress_class,
+        metallb, node, pool, service,
+    },
 };
 
 /// How objects are to be read.
@@ -151,12 +154,10 @@ fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> 
             decode::<k8s_openapi::api::core::v1::Secret>(value, rules, check)?;
             Some(Fact::Accepted)
         }
-        Kind::BgpAdvertisement => {
-            later::<ferrogate_crds::BGPAdvertisement>(value, rules, check, "announcing by BGP", BGP_INSTEAD)
-        }
-        Kind::BgpPeer => later::<ferrogate_crds::BGPPeer>(value, rules, check, "a BGP session", BGP_INSTEAD),
-        Kind::BfdProfile => later::<ferrogate_crds::BFDProfile>(value, rules, check, "BFD", BGP_INSTEAD),
-        Kind::Community => later::<ferrogate_crds::Community>(value, rules, check, "a BGP community", BGP_INSTEAD),
+        Kind::BgpAdvertisement => bgp_advertisement::read(decode(value, rules, check)?, check),
+        Kind::BgpPeer => bgp_peer::read(decode(value, rules, check)?, check),
+        Kind::BfdProfile => bfd_profile::read(decode(value, rules, check)?, check),
+        Kind::Community => community::read(decode(value, rules, check)?, check),
         Kind::Gateway(_) => {
             check.refuse(
                 "",
@@ -170,21 +171,11 @@ fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> 
     }
 }
 
-const BGP_INSTEAD: &str = "this release announces by layer 2 only; add an L2Advertisement, or leave the object for a \
-                           later release";
-
-/// Reads an object whose feature is to come: its schema is checked, and it is said that nothing follows from it.
-fn later<T: DeserializeOwned>(
-    value: Value,
-    rules: &Rules,
-    check: &mut Check,
-    feature: &str,
-    instead: &str,
-) -> Option<Fact> {
-    decode::<T>(value, rules, check)?;
-    let fault = Fault::Unsupported { feature: feature.to_owned(), instead: instead.to_owned() };
-    check.refuse("", fault);
-    None
+/// Says that nothing follows from this object yet, however valid it is.
+pub fn not_yet(check: &mut Check) {
+    let feature = "announcing by BGP".to_owned();
+    let instead = "this release announces by layer 2 only: add an L2Advertisement".to_owned();
+    check.say("", Fault::NotYet { feature, instead });
 }
 
 /// The value as its kind's type; a field that does not fit refuses the object, one that nobody knows is told.
@@ -413,15 +404,62 @@ pub fn created(meta: &meta::ObjectMeta) -> i64 {
     meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
 }
 
-/// A label selector, checked.
+/// Names of objects, checked; the same name twice is refused.
+pub fn each_once<T: From<String> + Ord>(from: Vec<String>, field: &str, check: &mut Check) -> BTreeSet<T> {
+    let mut names = BTreeSet::new();
+    for (index, name) in from.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        if !is_dns_name(&name) {
+            check.invalid(&field, &name, "the name of an object");
+        } else if !names.insert(T::from(name.clone())) {
+            check.invalid(&field, &name, "each name once");
+        }
+    }
+    names
+}
+
+/// The longest name of an interface that the kernel takes (`IFNAMSIZ` less the ending zero).
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// The name of an interface, checked.
+pub fn interface(name: &str, field: &str, check: &mut Check) -> Option<InterfaceName> {
+    let fits = !name.is_empty()
+        && name.len() <= MAX_INTERFACE_NAME
+        && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
+    if !fits {
+        check.invalid(field, name, "the exact name of an interface, at most 15 characters");
+    }
+    fits.then(|| InterfaceName::from(name))
+}
+
+/// A label selector, checked as an API server would.
 pub fn selector(from: meta::LabelSelector, field: &str, check: &mut Check) -> LabelSelector {
+    let match_labels = from.match_labels.unwrap_or_default();
+    for (key, value) in &match_labels {
+        let field = format!("{field}.matchLabels[{key}]");
+        if !is_label_key(key) {
+            check.invalid(&field, key, LABEL_KEY);
+        }
+        if !is_label_value(value) {
+            check.invalid(&field, value, LABEL_VALUE);
+        }
+    }
     let mut match_expressions = Vec::new();
     for (index, requirement) in from.match_expressions.unwrap_or_default().into_iter().enumerate() {
         let field = format!("{field}.matchExpressions[{index}]");
+        if !is_label_key(&requirement.key) {
+            check.invalid(&format!("{field}.key"), &requirement.key, LABEL_KEY);
+        }
         let values = requirement.values.unwrap_or_default();
-        let distinct: std::collections::BTreeSet<_> = values.iter().collect();
-        if distinct.len() != values.len() {
-            check.invalid(&format!("{field}.values"), values.join(", "), "each value once");
+        let mut distinct = BTreeSet::new();
+        for (index, value) in values.iter().enumerate() {
+            let field = format!("{field}.values[{index}]");
+            if !is_label_value(value) {
+                check.invalid(&field, value, LABEL_VALUE);
+            }
+            if !distinct.insert(value) {
+                check.invalid(&field, value, "each value once");
+            }
         }
         let no_values = values.is_empty();
         let operator = match requirement.operator.as_str() {
@@ -437,7 +475,24 @@ pub fn selector(from: meta::LabelSelector, field: &str, check: &mut Check) -> La
         };
         match_expressions.push(Requirement { key: requirement.key, operator });
     }
-    LabelSelector { match_labels: from.match_labels.unwrap_or_default(), match_expressions }
+    LabelSelector { match_labels, match_expressions }
+}
+
+const LABEL_KEY: &str = "a label: letters, digits, `-`, `_` and `.`, at most 63, after a domain and `/` if need be";
+const LABEL_VALUE: &str = "a value of a label: letters, digits, `-`, `_` and `.`, at most 63";
+
+fn is_label_key(key: &str) -> bool {
+    let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
+    domain.is_none_or(is_dns_name) && !name.is_empty() && is_label_value(name)
+}
+
+fn is_label_value(value: &str) -> bool {
+    let is_end = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = value.as_bytes();
+    bytes.len() <= 63
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        && is_end(bytes.first())
+        && is_end(bytes.last())
 }
 
 /// A list of selectors, checked; the same selector twice is refused.

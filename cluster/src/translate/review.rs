@@ -50,7 +50,8 @@ impl Translator {
     /// What would become of a change, judged by the objects known now. Nothing changes by asking.
     pub fn review(&self, proposal: Proposal) -> Review {
         let objects = self.objects.without(|id| WORKLOAD.contains(&id.kind) || matches!(id.kind, Kind::Gateway(_)));
-        let mut beside = Self { objects, ..Self::new(self.rules.clone(), self.lone_node.clone()) };
+        let mut beside =
+            Self { objects, standing: self.standing.clone(), ..Self::new(self.rules.clone(), self.lone_node.clone()) };
         let before = beside.findings();
         let id = match proposal {
             Proposal::Remove(id) => {

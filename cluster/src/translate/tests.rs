@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ferrogate_core::model::{
+    Family, PoolName,
     advertisement::PoolChoice,
     route::{Host, PathKind},
     service::{ClassPolicy, FamilyPolicy, RequestFault, SessionAffinity, TrafficPolicy},
@@ -440,16 +441,24 @@ fn bad_advertisements_are_refused() {
 #[test]
 fn what_comes_with_a_later_release_says_so_once_for_each_object() {
     for text in [
-        "apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {name: a}\nspec: {myASN: 64500, peerASN: 64501, \
-         peerAddress: 192.0.2.1}\n",
-        "apiVersion: ferrogate.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: a}\nspec: {}\n",
-        "apiVersion: ferrogate.io/v1beta1\nkind: BFDProfile\nmetadata: {name: a}\nspec: {}\n",
-        "apiVersion: ferrogate.io/v1beta1\nkind: Community\nmetadata: {name: a}\nspec: {communities: []}\n",
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\nspec: {rules: []}\n",
         "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: a}\nspec: {}\n",
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: a}\nspec: {}\n",
     ] {
         assert!(complaint(text).contains("is not supported"), "{text}");
+    }
+    for text in [
+        "apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {name: a}\nspec: {myASN: 64500, peerASN: 64501, \
+         peerAddress: 192.0.2.1}\n",
+        "apiVersion: ferrogate.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: a}\n",
+    ] {
+        assert!(complaint(text).starts_with("announcing by BGP comes with a later release"), "{}", complaint(text));
+    }
+    for text in [
+        "apiVersion: ferrogate.io/v1beta1\nkind: BFDProfile\nmetadata: {name: a}\nspec: {}\n",
+        "apiVersion: ferrogate.io/v1beta1\nkind: Community\nmetadata: {name: a}\nspec: {communities: []}\n",
+    ] {
+        assert_eq!(problems(&snapshot(text)), Vec::<String>::new());
     }
     let wrong = "apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {name: a}\nspec: {myASN: many}\n";
     assert!(complaint(wrong).starts_with("spec.myASN: does not fit the schema"), "{}", complaint(wrong));
@@ -703,6 +712,15 @@ fn m_011_configuration_is_read_in_our_own_namespace_only() {
     assert_eq!(&*without.pools[&PoolName::from("p")].key.namespace, NAMESPACE);
 }
 
+/// An object of ours with this spec.
+fn ours(kind: &str, name: &str, spec: &str) -> String {
+    format!("---\napiVersion: ferrogate.io/v1beta1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+fn peer(name: &str, address: &str, more: &str) -> String {
+    ours("BGPPeer", name, &format!("myASN: 64500, peerASN: 64501, peerAddress: {address}{more}"))
+}
+
 /// Files of a small world in which everything can meet everything: each is one choice for one of a few files.
 fn file_text(choice: usize) -> String {
     let slice = |name: &str, service: &str, address: &str| {
@@ -746,11 +764,22 @@ fn file_text(choice: usize) -> String {
         23 => l2("p").replace("ferrogate.io", "metallb.io"),
         24 => format!("{}{}", pool("q", "192.0.2.0/24"), l2("q").replace("l2", "l3"))
             .replace("ferrogate.io", "metallb.io"),
+        25 => peer("a", "192.0.2.1", ", bfdProfile: fast"),
+        26 => peer("b", "192.0.2.1", ", nodeSelectors: [{matchLabels: {kubernetes.io/hostname: one}}]"),
+        27 => format!("{}{}", peer("c", "192.0.2.2", ""), peer("b", "192.0.2.2", "")),
+        28 => ours("BFDProfile", "fast", "echoMode: true"),
+        29 => ours("BFDProfile", "fast", ""),
+        30 => ours("BGPAdvertisement", "x", "localPref: 100, communities: [red]"),
+        31 => ours("BGPAdvertisement", "x", "aggregationLength: 24, peers: [a]"),
+        32 => ours("BGPAdvertisement", "y", "localPref: 200, ipAddressPools: [q, p]"),
+        33 => ours("Community", "k", "communities: [{name: red, value: '1:1'}]"),
+        34 => ours("Community", "l", "communities: [{name: red, value: '1:2'}, {name: blue, value: '1:3'}]"),
+        35 => pool("p", "192.0.2.0/24, '2001:db8::/64'"),
         _ => format!("{}{}", service("", "").replace("web", "db"), slice("s", "web", "192.0.2.4")),
     }
 }
 
-const CHOICES: usize = 26;
+const CHOICES: usize = 37;
 
 #[derive(Clone, Debug)]
 enum Turn {
@@ -847,8 +876,10 @@ proptest! {
                 Turn::Unreachable(yes) => told.unreachable = yes,
             }
             told.tell(&mut stepwise);
+            let stood = stepwise.standing.clone();
             let by_steps = stepwise.snapshot();
-            let mut at_once = Translator::new(rules.clone(), lone.clone());
+            // What stood is all there is to remember.
+            let mut at_once = Translator { standing: stood, ..Translator::new(rules.clone(), lone.clone()) };
             told.tell(&mut at_once);
             prop_assert_eq!(&*by_steps, &*at_once.snapshot());
         }

@@ -1,0 +1,111 @@
+//! Peers: no two in one place on one node.
+//!
+//! Each session has its own OPEN, so that peers of one node may well see different identifiers and AS numbers of ours.
+//! Only two in one place cannot be told apart: a connection that comes in could be of either.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ferrogate_core::{
+    model::{
+        InterfaceName, NodeName, ObjectKey, PeerName,
+        advertisement::BgpAdvertisement,
+        bfd_profile::BfdProfile,
+        node::Node,
+        peer::{BgpPeer, Password, PeerPlace},
+    },
+    snapshot::{Fault, Problem},
+};
+use imbl::OrdMap;
+
+use super::Board;
+use crate::{
+    objects::{BgpPeerFact, Fact, Id, Kind},
+    translate::{Source, Translator},
+};
+
+type Nodes = OrdMap<NodeName, Arc<Node>>;
+
+/// Which peers are in each place.
+pub(super) struct Places<'a> {
+    nodes: &'a Nodes,
+    taken: BTreeMap<(Option<InterfaceName>, PeerPlace), Vec<Arc<BgpPeer>>>,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn new(nodes: &'a Nodes) -> Self {
+        Self { nodes, taken: BTreeMap::new() }
+    }
+}
+
+fn place_of(peer: &BgpPeer) -> (Option<InterfaceName>, PeerPlace) {
+    (peer.vrf.clone(), peer.place.clone())
+}
+
+impl Board for Places<'_> {
+    fn objections(&self, id: &Id, fact: &Fact) -> Vec<Problem> {
+        let Fact::BgpPeer(BgpPeerFact { peer, .. }) = fact else { return Vec::new() };
+        let (vrf, place) = place_of(peer);
+        let others = self.taken.get(&(vrf.clone(), place.clone())).into_iter().flatten();
+        let clash = others.filter_map(|other| {
+            let both = |node: &Node| peer.allows_node(&node.labels) && other.allows_node(&node.labels);
+            let node = meeting(self.nodes, both)?;
+            let place = match &vrf {
+                None => place.to_string(),
+                Some(vrf) => format!("{place} in VRF {vrf}"),
+            };
+            let field = match peer.place {
+                PeerPlace::Address(_) => "spec.peerAddress",
+                PeerPlace::Interface(_) => "spec.interface",
+            };
+            let fault = Fault::SamePlace { place, other: other.name.clone(), node };
+            Some(Problem { object: Some(id.object()), generation: peer.generation, field: field.to_owned(), fault })
+        });
+        clash.take(1).collect()
+    }
+
+    fn place(&mut self, _: &Id, fact: &Fact) {
+        let Fact::BgpPeer(BgpPeerFact { peer, .. }) = fact else { return };
+        self.taken.entry(place_of(peer)).or_default().push(peer.clone());
+    }
+}
+
+/// Where two objects that choose nodes meet. Before any node is known they are taken to meet everywhere.
+pub(super) fn meeting(nodes: &Nodes, both: impl Fn(&Node) -> bool) -> Option<String> {
+    if nodes.is_empty() {
+        return Some("every node".to_owned());
+    }
+    nodes.values().find(|node| both(node)).map(|node| format!("node {}", node.name))
+}
+
+/// Peers that are watched by BFD echo, with the profile that says so.
+pub(super) struct Peers(Vec<(Arc<BgpPeer>, String)>);
+
+impl Peers {
+    pub(super) fn new(peers: &OrdMap<ObjectKey, Arc<BgpPeer>>, profiles: &OrdMap<ObjectKey, Arc<BfdProfile>>) -> Self {
+        let with_echo = profiles.iter().filter(|(_, profile)| profile.echo_interval.is_some());
+        let with_echo: BTreeSet<&str> = with_echo.map(|(key, _)| &*key.name).collect();
+        let echoing = peers.values().filter_map(|peer| {
+            let name = peer.bfd_profile.as_ref().filter(|name| with_echo.contains(name.as_str()))?;
+            Some((peer.clone(), name.clone()))
+        });
+        Self(echoing.collect())
+    }
+
+    /// A peer that this advertisement reaches, and its profile.
+    pub(super) fn echoing(&self, advertisement: &BgpAdvertisement) -> Option<(&PeerName, &str)> {
+        let reached = self.0.iter().find(|(peer, _)| peer.is_among(&advertisement.peers));
+        reached.map(|(peer, profile)| (&peer.name, profile.as_str()))
+    }
+}
+
+impl Translator {
+    /// The Secret this peer names, if it can be told that there is none: in a cluster Secrets are not read here.
+    pub(super) fn missing_secret(&self, peer: &BgpPeer) -> Option<ObjectKey> {
+        let Some(Password::Secret(name)) = &peer.password else { return None };
+        let id = Id::new(Kind::Secret, &peer.key.namespace, name);
+        (self.rules.source == Source::Directory && self.objects.in_force(&id).is_none()).then_some(id.key)
+    }
+}
