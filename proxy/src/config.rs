@@ -5,6 +5,8 @@ use std::{num::NonZeroUsize, time::Duration};
 use ferrogate_core::model::NodeName;
 use ferrogate_wire::http1;
 
+use crate::access::{AccessLog, Destination};
+
 /// Connections of one thread: with the memory an idle one takes, 16 MiB at the most.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 16_384;
 /// Bytes of a head: browsers send 8 KiB of cookies at the worst, single sign-on more.
@@ -106,6 +108,12 @@ pub struct Config {
     /// Times a request is tried at most while no byte of an answer has come.
     #[arg(long = "proxy-tries", value_name = "COUNT", default_value_t = DEFAULT_TRIES)]
     pub tries: usize,
+    /// Log every request to standard output, in this form; query strings and headers are left out.
+    #[arg(long = "access-log", value_name = "FORMAT", default_value = "off")]
+    pub access_log: AccessLog,
+    /// Where the access log goes.
+    #[arg(skip)]
+    pub access_log_to: Destination,
     /// The node this proxy runs on, where known: `externalTrafficPolicy: Local` needs it.
     #[arg(skip)]
     pub node: Option<NodeName>,
@@ -133,6 +141,8 @@ impl Default for Config {
             upstream_idle_timeout: DEFAULT_UPSTREAM_IDLE_TIMEOUT,
             upstream_idle_connections: DEFAULT_UPSTREAM_IDLE_CONNECTIONS,
             tries: DEFAULT_TRIES,
+            access_log: AccessLog::Off,
+            access_log_to: Destination::Stdout,
             node: None,
         }
     }

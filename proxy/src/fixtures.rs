@@ -87,7 +87,7 @@ impl World {
 
     /// A thread that serves this.
     pub(crate) fn thread(&self, config: Config) -> Rc<Thread> {
-        let thread = Thread::new(Arc::new(config), Arc::new(Counters::default()), 1);
+        let thread = Thread::new(Arc::new(config), None, Arc::new(Counters::default()), 1);
         thread.adopt(self.table());
         thread
     }

@@ -39,6 +39,7 @@ use tokio::{
 };
 
 use crate::{
+    access::{Log, Record},
     buffer::{BUFFER_BYTES, Buffer, Output},
     respond::Refusal,
     tcp,
@@ -63,6 +64,8 @@ struct Client<'a> {
     address: IpAddr,
     /// The lines about the client that every request gets.
     about: &'a [u8],
+    /// The request that is under way, where requests are logged.
+    record: Option<Box<Record>>,
     read: ReadHalf<'a>,
     write: WriteHalf<'a>,
 }
@@ -130,7 +133,8 @@ pub(crate) fn serve(
     async move {
         let about = lines_about(client.ip(), port);
         let (read, write) = stream.split();
-        let client = Client { thread: &thread, watch: &watch, address: client.ip(), about: &about, read, write };
+        let address = client.ip();
+        let client = Client { thread: &thread, watch: &watch, address, about: &about, record: None, read, write };
         client.run().await;
     }
 }
@@ -159,7 +163,9 @@ impl Client<'_> {
                     None => return,
                 },
             };
+            self.record = self.thread.access_log.as_ref().map(Log::begin);
             let (next, rest) = self.request(input, last).await;
+            self.log();
             match next {
                 Next::Keep => pipelined = rest,
                 Next::Close => return,
@@ -168,6 +174,16 @@ impl Client<'_> {
                     return self.linger().await;
                 }
             }
+        }
+    }
+
+    /// Logs the request that is over.
+    fn log(&mut self) {
+        if let (Some(log), Some(record)) = (&self.thread.access_log, self.record.take())
+            && record.is_worth_a_line()
+            && !log.write(&record, self.address)
+        {
+            self.thread.counters.unlogged.add(1);
         }
     }
 
@@ -267,13 +283,21 @@ impl Client<'_> {
         let head = RequestHead::parse(bytes, &mut slots, &self.thread.config.limits())
             .map_err(|fault| (Refusal::Malformed(fault), false, false))?;
         let to_head = head.method == Method::Head;
+        if let Some(record) = &self.record {
+            record.asked(head.method_name, head.host, head.path);
+        }
         let mut scratch = Output::take();
         let path =
             path::normalise(head.path, &mut scratch).map_err(|fault| (Refusal::Malformed(fault), to_head, false))?;
         let table = self.thread.table();
         let host = if head.authority.is_empty() { None } else { Some(head.authority) };
         let keep_alive = head.keep_alive && !self.thread.draining.get();
-        let routed = table.route(&RequestView { host, path }).map(|route| route.id);
+        let routed = table.route(&RequestView { host, path }).map(|route| {
+            if let Some(record) = &self.record {
+                record.routed(&route.rule.ingress);
+            }
+            route.id
+        });
         let backend = routed.map_err(|none| {
             let unread = head.body != RequestBody::None;
             (Refusal::from(&none), to_head, keep_alive && !unread)
@@ -300,7 +324,11 @@ impl Client<'_> {
         // Nothing is tried again once an answer has begun, so that it is there.
         let Some(table) = table else { return Err(Refusal::NoEndpoint) };
         let wanted = Wanted { table: &table, backend: plan.backend, client: self.address, fresh };
-        upstream::obtain(self.thread, self.watch, wanted, tried).await
+        let obtained = upstream::obtain(self.thread, self.watch, wanted, tried).await;
+        if let (Some(record), Ok(upstream)) = (&self.record, &obtained) {
+            record.upstream.set(Some(upstream.endpoint()));
+        }
+        obtained
     }
 
     /// Sends a request that is complete in `out`, as often as that is allowed and needed.
@@ -324,6 +352,7 @@ impl Client<'_> {
                             plan,
                             uploaded: &uploaded,
                             begun: &begun,
+                            record: self.record.as_deref(),
                             read: &mut read,
                             client: &mut self.write,
                         };
@@ -382,6 +411,7 @@ impl Client<'_> {
                 plan,
                 uploaded: &uploaded,
                 begun: &begun,
+                record: self.record.as_deref(),
                 read: &mut read,
                 client: &mut self.write,
             };
@@ -447,6 +477,10 @@ impl Client<'_> {
         tracing::debug!(client = %self.address, reason = ?refusal, "request refused");
         let mut out = Output::take();
         self.thread.with_date(|date| refusal.write(to_head, next != Next::Keep, date, &mut out));
+        if let Some(record) = &self.record {
+            record.status.set(refusal.reply().status);
+            record.reason.set(refusal.word());
+        }
         self.watch.arm(self.thread.config.body_timeout);
         match self.watch.guard(self.write.write_all(&out)).await {
             Ok(Ok(())) => next,
@@ -646,6 +680,7 @@ struct Download<'a, 'u, 'c> {
     uploaded: &'a Cell<bool>,
     /// Told once the client gets a part of the answer.
     begun: &'a Cell<Begun>,
+    record: Option<&'a Record>,
     read: &'a mut ReadHalf<'u>,
     client: &'a mut WriteHalf<'c>,
 }
@@ -682,6 +717,9 @@ impl Download<'_, '_, '_> {
                 continue;
             }
             self.thread.counters.answered(outline.status);
+            if let Some(record) = self.record {
+                record.status.set(outline.status);
+            }
             drop(self.plan.table.take());
             return self.body(&outline, input, out).await;
         }
@@ -819,7 +857,12 @@ impl Download<'_, '_, '_> {
             (head, body) => self.watch.guard(write_both(self.client, head, body)).await,
         };
         match sent {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                if let Some(record) = self.record {
+                    record.sent(body.len());
+                }
+                Ok(())
+            }
             Ok(Err(_)) => Err(broken_off(Refusal::UpstreamClosed)),
             Err(_) => Err(broken_off(Refusal::BodyTimeout)),
         }

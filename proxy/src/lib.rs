@@ -16,10 +16,12 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Log,
     listen::{Changes, Listeners, Sockets},
     thread::{Command, Handle},
 };
 
+mod access;
 mod buffer;
 mod config;
 mod datagrams;
@@ -35,11 +37,15 @@ mod udp;
 mod upstream;
 mod watches;
 
+pub use access::{AccessLog, Destination};
 pub use config::*;
 pub use metrics::Metrics;
 
 /// How often a listener that could not be bound is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long the end waits for whoever reads the access log.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why the proxy ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +80,9 @@ pub async fn run(
     let config = Arc::new(config);
     allow_descriptors();
     let stop = CancellationToken::new();
-    let mut threads = Threads::start(&config, &metrics, &stop).map_err(RunError::Start)?;
+    let log = Log::start(config.access_log, config.access_log_to.clone()).map_err(RunError::Start)?;
+    let (log, logged) = log.unzip();
+    let mut threads = Threads::start(&config, log, &metrics, &stop).map_err(RunError::Start)?;
     let mut listeners = Listeners::new(threads.commands.len(), metrics.clone());
     let mut table = Arc::new(RouteTable::default());
     let mut source_ended = false;
@@ -117,6 +125,11 @@ pub async fn run(
     ready.send_replace(false);
     stop.cancel();
     while threads.ended.join_next().await.is_some() {}
+    if let Some(logged) = logged
+        && tokio::time::timeout(LAST_LINES, logged).await.is_err()
+    {
+        tracing::warn!("the last lines of the access log could not be written");
+    }
     metrics.forget_threads();
     result
 }
@@ -137,15 +150,15 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(config: &Arc<Config>, metrics: &Metrics, stop: &CancellationToken) -> io::Result<Self> {
+    fn start(config: &Arc<Config>, log: Option<Log>, metrics: &Metrics, stop: &CancellationToken) -> io::Result<Self> {
         let cpus = allowed_cpus();
         let count = config.threads.map_or(cpus.len().max(1), NonZeroUsize::get);
         let pinned = config.pin_threads && count == cpus.len() && count > 1;
         let mut threads = Self { commands: Vec::new(), ended: JoinSet::new(), table: None };
         for number in 0..count {
             let cpu = cpus.get(number).copied().filter(|_| pinned);
-            let (config, counters) = (Arc::clone(config), metrics.thread());
-            let Handle { commands, ended } = thread::start(number, cpu, config, counters, stop.clone())?;
+            let (config, log, counters) = (Arc::clone(config), log.clone(), metrics.thread());
+            let Handle { commands, ended } = thread::start(number, cpu, config, log, counters, stop.clone())?;
             threads.commands.push(commands);
             threads.ended.spawn(async move {
                 // An error means that the thread ended in a panic, which is an end too.

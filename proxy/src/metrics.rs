@@ -140,6 +140,8 @@ pub(crate) struct Counters {
     pub(crate) datagrams_out: Count,
     /// Datagrams that could not be passed on.
     pub(crate) datagrams_lost: Count,
+    /// Requests that the access log had no room for.
+    pub(crate) unlogged: Count,
 }
 
 impl Counters {
@@ -193,7 +195,7 @@ impl Collector for Threads {
         let name = "ferrogate_proxy_refusals";
         by_label(&mut encoder, name, "Requests the proxy answered itself, by reason", "reason", &refusals)?;
 
-        let counters: [(&str, &str, u64); 14] = [
+        let counters: [(&str, &str, u64); 15] = [
             (
                 "ferrogate_proxy_connections_accepted",
                 "Client connections accepted",
@@ -259,6 +261,11 @@ impl Collector for Threads {
                 "ferrogate_proxy_udp_datagrams_lost",
                 "Datagrams that could not be passed on, for want of an endpoint or of room in a socket",
                 self.sum(|thread| thread.datagrams_lost.value()),
+            ),
+            (
+                "ferrogate_proxy_access_log_lines_dropped",
+                "Lines of the access log that were dropped because whoever reads it is too slow",
+                self.sum(|thread| thread.unlogged.value()),
             ),
         ];
         for (name, help, value) in counters {

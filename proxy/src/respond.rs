@@ -90,6 +90,11 @@ impl Refusal {
         }
     }
 
+    /// The word for this kind.
+    pub(crate) fn word(self) -> &'static str {
+        Self::WORDS.get(self.index()).copied().unwrap_or_default()
+    }
+
     /// The response this becomes.
     pub(crate) fn reply(self) -> Reply {
         let (status, phrase, sentence) = match self {
@@ -122,7 +127,7 @@ impl Refusal {
         };
         let word = match self {
             Self::Malformed(fault) => format!("{fault:?}"),
-            _ => Self::WORDS.get(self.index()).copied().unwrap_or_default().to_owned(),
+            _ => self.word().to_owned(),
         };
         let connection = if close { "Connection: close\r\n" } else { "" };
         let head = format!(

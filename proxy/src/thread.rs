@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Log,
     config::Config,
     listen,
     metrics::Counters,
@@ -64,6 +65,8 @@ impl std::ops::Deref for Table {
 pub(crate) struct Thread {
     /// Flags.
     pub(crate) config: Arc<Config>,
+    /// Where requests are logged, if they are.
+    pub(crate) access_log: Option<Log>,
     /// Numbers of this thread.
     pub(crate) counters: Arc<Counters>,
     /// Chooses endpoints.
@@ -81,10 +84,11 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(config: Arc<Config>, access_log: Option<Log>, counters: Arc<Counters>, seed: u64) -> Rc<Self> {
         let thread = Self {
             pool: RefCell::new(Pool::new(&config)),
             config,
+            access_log,
             counters,
             balancer: RefCell::new(Balancer::new(seed)),
             watches: Watches::new(Instant::now()),
@@ -154,6 +158,7 @@ pub(crate) fn start(
     number: usize,
     cpu: Option<usize>,
     config: Arc<Config>,
+    access_log: Option<Log>,
     counters: Arc<Counters>,
     shutdown: CancellationToken,
 ) -> io::Result<Handle> {
@@ -165,7 +170,7 @@ pub(crate) fn start(
             pin(cpu);
         }
         let local = LocalSet::new();
-        let thread = Thread::new(config, counters, number as u64);
+        let thread = Thread::new(config, access_log, counters, number as u64);
         local.block_on(&runtime, control(thread, inbox, shutdown));
         // What is still open when the time to drain is over ends here, with its tasks.
         drop(local);

@@ -1,6 +1,7 @@
 //! The proxy as clients and backends see it, on loopback sockets.
 #![allow(clippy::unwrap_used, reason = "helpers of tests stand outside of the test functions")]
 
+mod access;
 mod cluster;
 mod stage;
 
