@@ -1,6 +1,12 @@
 //! The admin listener of a role: `/metrics`, `/healthz`, `/readyz`. Never on an external address, no authentication.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -38,13 +44,22 @@ pub struct Admin {
 
 impl Admin {
     /// Binds the listener, so that a taken port is known before anything else starts. A port that is `shared` may be
-    /// bound by several processes of one user at the same time.
+    /// bound by several processes of one user at the same time. `[::]` means every address there is, also where the
+    /// kernel has no IPv6.
     pub async fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.set_reuseport(shared)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
+        let bind = |address: SocketAddr| {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.set_reuseport(shared)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        match bind(address) {
+            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+                bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).map_err(|_| error)
+            }
+            bound => bound,
+        }
     }
 
     /// Joins a bound listener with the metrics it shows; ready when every one of `ready` says so.

@@ -18,7 +18,7 @@ use ferrogate_core::{
     proxy::{RequestView, RouteTable},
     snapshot::Snapshot,
 };
-use ferrogate_integration::{readme, workspace};
+use ferrogate_integration::{kube::install::MANIFESTS, readme, workspace};
 use tokio_util::sync::CancellationToken;
 
 /// Decisions and files follow each other for at most this long.
@@ -145,8 +145,12 @@ fn every_folder_has_a_test_and_a_line_in_the_table() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_dir() {
             let name = entry.file_name().into_string().unwrap();
-            assert!(source.contains(&format!("does_what_its_readme_says(\"{name}\")")), "{name} has no test");
             assert!(table.contains(&format!("]({name})")), "{name} is not in examples/README.md");
+            if workspace::root().join(MANIFESTS).starts_with(entry.path()) {
+                // It is for API servers; `kube_install` runs it on one.
+                continue;
+            }
+            assert!(source.contains(&format!("does_what_its_readme_says(\"{name}\")")), "{name} has no test");
         }
     }
 }
