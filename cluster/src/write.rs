@@ -12,7 +12,7 @@ use ferrogate_core::{
     model::{
         NodeName, ObjectKey, ObjectRef, ResourceVersion,
         entry::{EntryService, EntrySlice},
-        pool::PoolStatus,
+        pool::{AddressUse, PoolStatus},
         service::ServiceStatus,
     },
     write::{Condition, Event, L2Status, Write},
@@ -154,6 +154,7 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
                 "assignedIPv6": status.assigned_ipv6,
                 "availableIPv4": status.available_ipv4,
                 "availableIPv6": status.available_ipv6,
+                "usedBy": status.used_by.iter().map(address_use).collect::<Vec<_>>(),
                 "conditions": before.next(status.conditions.iter(), now),
             });
             object
@@ -192,6 +193,11 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
         _ => return None,
     };
     Some(body)
+}
+
+fn address_use(from: &AddressUse) -> Value {
+    let services: Vec<String> = from.services.iter().map(ToString::to_string).collect();
+    json!({ "address": from.address, "services": services })
 }
 
 fn object(api_version: &str, kind: &str, key: &ObjectKey) -> Value {

@@ -130,6 +130,7 @@ fn assigned(address: &str) -> ServiceStatus {
         addresses: vec![address.parse().unwrap()],
         pool: Some(PoolName::from("p")),
         condition: Some(condition),
+        ..ServiceStatus::default()
     }
 }
 

@@ -208,6 +208,7 @@ async fn m_042_address_and_annotation_are_applied_in_one_status_update() {
         addresses: vec!["192.0.2.7".parse().unwrap()],
         pool: Some(PoolName::from("p")),
         condition: Some(condition(ADDRESS_ASSIGNED, true)),
+        ..ServiceStatus::default()
     };
 
     cluster.writes.send(service_status(key("web"), status.clone())).await.unwrap();

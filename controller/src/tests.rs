@@ -43,6 +43,7 @@ fn web() -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),
@@ -60,6 +61,8 @@ fn pool() -> Pool {
         ranges: vec![AddressRange::new(address, address).unwrap()],
         auto_assign: true,
         avoid_buggy_ips: false,
+        edges: Default::default(),
+        sharing: Default::default(),
         allocation: None,
         observed: PoolStatus::default(),
     }

@@ -23,6 +23,7 @@ pub use self::{
     allocate::Assignment,
     ledger::Conflict,
     refusal::{Loss, Mismatch, Refusal},
+    status::Reason,
 };
 use self::{
     flight::Flights,
@@ -153,6 +154,8 @@ struct Books {
     givers: BTreeSet<(ServiceKey, IpAddr)>,
     /// The same by address.
     given: BTreeSet<(IpAddr, ServiceKey)>,
+    /// Services of a class that others serve now, whose status still says what we wrote.
+    leaving: BTreeSet<ServiceKey>,
     /// Addresses of every entry Service that has some.
     entrances: BTreeMap<ServiceKey, Vec<IpAddr>>,
     reports: Reports,
@@ -309,9 +312,14 @@ impl Entry {
         if let Some(refusal) = &refusal
             && self.told.as_deref() != reason
         {
-            work.tell(key, status::failed(key, refusal));
+            let event = if self.assignment.is_none() { status::failed } else { status::ignored };
+            work.tell(key, event(key, refusal));
         }
-        self.told = reason.map(str::to_owned);
+        // Whether anybody announces it shows when its status is settled.
+        let waits_for_status = reason.is_none() && self.told.as_deref() == Some(Reason::NotAdvertised.as_str());
+        if !waits_for_status {
+            self.told = reason.map(str::to_owned);
+        }
         self.refusal = refusal;
     }
 }

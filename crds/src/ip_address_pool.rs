@@ -26,8 +26,8 @@ use crate::schema;
     printcolumn(name = "Avoid Buggy IPs", type_ = "boolean", json_path = ".spec.avoidBuggyIPs"),
     printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
-    printcolumn(name = "Assigned IPv4", type_ = "integer", json_path = ".status.assignedIPv4", priority = "1"),
-    printcolumn(name = "Available IPv4", type_ = "integer", json_path = ".status.availableIPv4", priority = "1"),
+    printcolumn(name = "Assigned IPv4", type_ = "integer", json_path = ".status.assignedIPv4"),
+    printcolumn(name = "Available IPv4", type_ = "integer", json_path = ".status.availableIPv4"),
     printcolumn(name = "Assigned IPv6", type_ = "integer", json_path = ".status.assignedIPv6", priority = "1"),
     printcolumn(name = "Available IPv6", type_ = "integer", json_path = ".status.availableIPv6", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -45,15 +45,33 @@ pub struct IPAddressPoolSpec {
     #[serde(default = "yes")]
     pub auto_assign: bool,
 
-    /// Leave out every IPv4 address that ends in .0 or .255, which some old equipment does not deliver to. Such an
-    /// address is then no part of the pool, even for a Service that asks for it. Default: false.
+    /// Leave out addresses that equipment does not deliver to. Every IPv4 address that ends in .0 or .255 is then no
+    /// part of the pool, even for a Service that asks for it, and a Service that has one is moved. Of an entry that is
+    /// written as a prefix, the first and the last IPv4 address (network and broadcast address, up to /30) and the
+    /// first IPv6 address (that of any router of the subnet, up to /126) are given to nobody any more; a Service that
+    /// has one keeps it. Write the entry as a range where its prefix is not a subnet of its own. Default: false.
     #[serde(default, rename = "avoidBuggyIPs")]
     pub avoid_buggy_ips: bool,
+
+    /// Who may share an address. Default: SameNamespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
 
     /// Whom the pool serves. If absent, everyone; if present, only Services that match, and those before any pool
     /// without this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_allocation: Option<ServiceAllocation>,
+}
+
+/// Which Services may share an address of this pool by the annotation ferrogate.io/allow-shared-ip: `SameNamespace`,
+/// those of one Namespace; `AnyNamespace`, all, so that whoever learns the sharing key of another Namespace can take
+/// free ports of its address. Default: SameNamespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Sharing {
+    /// Those of one Namespace.
+    SameNamespace,
+    /// All.
+    AnyNamespace,
 }
 
 /// Which Services a pool serves, and how early.
@@ -104,10 +122,49 @@ pub struct IPAddressPoolStatus {
     #[schemars(range(min = 0))]
     pub available_ipv6: i64,
 
+    /// Who uses the addresses: the lowest 32 of those in use, with up to 32 Services each. `ferrogate status` lists
+    /// every Service with its addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "used_by")]
+    pub used_by: Vec<AddressUse>,
+
     /// `Accepted` says whether the pool is in force, and if not, which entry is wrong and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// Who uses one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressUse {
+    /// The address.
+    pub address: String,
+    /// Its Services, each as namespace/name.
+    #[serde(default)]
+    pub services: Vec<String>,
+}
+
+fn used_by(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 32,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "object",
+            "required": ["address"],
+            "properties": {
+                "address": {"type": "string", "description": "The address.", "maxLength": 45},
+                "services": {
+                    "type": "array",
+                    "description": "Its Services, each as namespace/name.",
+                    "maxItems": 32,
+                    "x-kubernetes-list-type": "atomic",
+                    "items": {"type": "string", "maxLength": 507},
+                },
+            },
+        },
+    })
 }
 
 fn yes() -> bool {

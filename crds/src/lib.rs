@@ -35,7 +35,9 @@ pub use configuration_state::{
     ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
 };
 pub use duration::{Duration, ParseDurationError};
-pub use ip_address_pool::{IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ServiceAllocation};
+pub use ip_address_pool::{
+    AddressUse, IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ServiceAllocation, Sharing,
+};
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, PreferredNodeSelector};
 pub use service_bgp_status::{ServiceBGPStatus, ServiceBGPStatusSpec, ServiceBGPStatusStatus};
 pub use service_l2_status::{InterfaceStatus, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus};

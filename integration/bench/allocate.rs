@@ -247,6 +247,7 @@ fn service(name: &str) -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),
@@ -264,6 +265,8 @@ fn pool() -> Pool {
         ranges: vec![range],
         auto_assign: true,
         avoid_buggy_ips: false,
+        edges: Default::default(),
+        sharing: Default::default(),
         allocation: None,
         observed: PoolStatus::default(),
     }

@@ -57,6 +57,7 @@ impl World {
             health_check_node_port: None,
             session_affinity: SessionAffinity::None,
             source_ranges: Vec::new(),
+            is_foreign: false,
             is_entry: false,
             endpoints: Vec::new(),
             observed: ServiceStatus { addresses: vec![socket.ip()], ..ServiceStatus::default() },

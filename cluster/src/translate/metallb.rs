@@ -57,6 +57,10 @@ pub fn in_our_words(mut value: Value) -> Value {
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         // Its clients write every field they know; an empty one says the same as none.
         spec.retain(|_, said| !says_nothing(said));
+        if kind == "IPAddressPool" {
+            // There the sharing key alone decides, and Services that share an address already must not be parted.
+            spec.insert("sharing".to_owned(), Value::from("AnyNamespace"));
+        }
         if kind == "BGPPeer" {
             // In the older version of the kind 0 stands for the default, and beside dynamicASN for none.
             for field in ["peerPort", "peerASN"] {

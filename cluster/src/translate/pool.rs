@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ferrogate_core::{
     model::{
-        Family, PoolName,
-        pool::{AddressRange, Pool, PoolStatus, ServiceAllocation, address_bits, address_from_bits},
+        Family, PoolName, ServiceKey,
+        pool::{
+            AddressRange, AddressUse, Pool, PoolStatus, ServiceAllocation, Sharing, address_bits, address_from_bits,
+        },
     },
     snapshot::Fault,
     write::Condition,
@@ -22,6 +24,7 @@ use crate::{
 pub fn read(object: IPAddressPool, check: &mut Check) -> Option<Fact> {
     let (spec, created) = (object.spec, created(&object.metadata));
     let mut ranges: Vec<AddressRange> = Vec::new();
+    let mut edges = BTreeSet::new();
     if spec.addresses.is_empty() {
         check.missing("spec.addresses", "at least one prefix or range of addresses is needed");
     }
@@ -29,6 +32,9 @@ pub fn read(object: IPAddressPool, check: &mut Check) -> Option<Fact> {
         let field = format!("spec.addresses[{index}]");
         match range(text) {
             Ok(range) => {
+                if spec.avoid_buggy_ips && text.contains('/') {
+                    edges.extend(edges_of(range));
+                }
                 if let Some(other) = ranges.iter().find(|other| other.overlaps(&range)) {
                     let fault = Fault::Overlap {
                         range: text.clone(),
@@ -66,6 +72,11 @@ pub fn read(object: IPAddressPool, check: &mut Check) -> Option<Fact> {
         ranges,
         auto_assign: spec.auto_assign,
         avoid_buggy_ips: spec.avoid_buggy_ips,
+        edges,
+        sharing: match spec.sharing {
+            None | Some(ferrogate_crds::Sharing::SameNamespace) => Sharing::SameNamespace,
+            Some(ferrogate_crds::Sharing::AnyNamespace) => Sharing::AnyNamespace,
+        },
         allocation,
         observed: object.status.map(observed).unwrap_or_default(),
     });
@@ -79,8 +90,16 @@ pub fn observed(status: ferrogate_crds::IPAddressPoolStatus) -> PoolStatus {
         assigned_ipv6: status.assigned_ipv6,
         available_ipv4: status.available_ipv4,
         available_ipv6: status.available_ipv6,
+        used_by: status.used_by.into_iter().filter_map(address_use).collect(),
         conditions: status.conditions.into_iter().map(condition).collect(),
     }
+}
+
+/// What nobody can read was not written by us, and is written anew.
+fn address_use(from: ferrogate_crds::AddressUse) -> Option<AddressUse> {
+    let service = |text: &String| text.split_once('/').map(|(namespace, name)| ServiceKey::new(namespace, name));
+    let services = from.services.iter().map(service).collect::<Option<_>>()?;
+    Some(AddressUse { address: address(&from.address)?, services })
 }
 
 /// A condition as we keep it, without its time.
@@ -108,6 +127,16 @@ fn range(text: &str) -> Result<AddressRange, &'static str> {
         return Err("both ends of a range must be of one family");
     }
     AddressRange::new(first, last).ok_or("the first address of a range must not be above its last")
+}
+
+/// The addresses of a prefix that a host of its subnet cannot have: network and broadcast address (IPv4), and that of
+/// the subnet's routers (IPv6, RFC 4291 §2.6.1). Links between two hosts have none (RFC 3021, RFC 6164).
+fn edges_of(prefix: AddressRange) -> Vec<IpAddr> {
+    match Family::of(prefix.first()) {
+        _ if prefix.span() < 2 => Vec::new(),
+        Family::V4 => vec![prefix.first(), prefix.last()],
+        Family::V6 => vec![prefix.first()],
+    }
 }
 
 fn prefix(network: &str, length: &str) -> Option<AddressRange> {
@@ -170,6 +199,23 @@ mod tests {
         assert_eq!(shown("192.0.2.1 - 192.0.2.9").as_deref(), Some("192.0.2.1-192.0.2.9"));
         assert_eq!(shown("2001:db8::1-2001:db8::1").as_deref(), Some("2001:db8::1-2001:db8::1"));
         assert_eq!(shown("::ffff:192.0.2.1-192.0.2.9").as_deref(), Some("192.0.2.1-192.0.2.9"));
+    }
+
+    #[test]
+    fn the_edges_of_a_prefix_are_those_of_its_subnet() {
+        for (text, expected) in [
+            ("192.0.2.70/26", &["192.0.2.64", "192.0.2.127"][..]),
+            ("192.0.2.4/30", &["192.0.2.4", "192.0.2.7"]),
+            ("192.0.2.4/31", &[]),
+            ("192.0.2.4/32", &[]),
+            ("10.0.0.0/8", &["10.0.0.0", "10.255.255.255"]),
+            ("2001:db8::5/64", &["2001:db8::"]),
+            ("2001:db8::4/127", &[]),
+            ("2001:db8::4/128", &[]),
+        ] {
+            let found: Vec<String> = edges_of(range(text).unwrap()).iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{text}");
+        }
     }
 
     #[test]

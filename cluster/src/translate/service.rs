@@ -125,6 +125,7 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
             Source::Directory => ResourceVersion::default(),
         },
         load_balancer,
+        is_foreign: is_load_balancer && !served,
         ports,
         cluster_ips,
         selector: spec.selector.unwrap_or_default(),
@@ -146,13 +147,26 @@ pub fn observed(object: &v1::Service) -> ServiceStatus {
     let status = object.status.as_ref();
     let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
     let addresses = ingress.into_iter().flatten().filter_map(|one| address(one.ip.as_deref()?)).collect();
+    let is_altered = ingress.into_iter().flatten().any(is_altered);
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let condition = conditions.into_iter().flatten().find(|one| one.type_ == ADDRESS_ASSIGNED);
     ServiceStatus {
         addresses,
         pool: pool.map(|name| PoolName::from(name.as_str())),
         condition: condition.map(|one: &meta::Condition| -> Condition { pool::condition(one.clone()) }),
+        is_altered,
+        assigned_at: condition.filter(|one| one.status == "True").map(|one| one.last_transition_time.0.as_second()),
     }
+}
+
+/// Whether an entry of the status says something else than one address of ours would. The API server adds the mode.
+fn is_altered(entry: &v1::LoadBalancerIngress) -> bool {
+    let is_plain =
+        entry.ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip == ip.to_canonical());
+    !is_plain
+        || entry.hostname.as_ref().is_some_and(|name| !name.is_empty())
+        || entry.ip_mode.as_ref().is_some_and(|mode| mode != "VIP")
+        || entry.ports.as_ref().is_some_and(|ports| !ports.is_empty())
 }
 
 /// A port number, if it is one.

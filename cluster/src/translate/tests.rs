@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{NAMESPACE, document::documents};
 
+mod allocation;
 mod entry;
 mod metallb;
 

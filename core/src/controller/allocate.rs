@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 
 use super::{
-    ledger::{Book, Ledger, Tenant},
+    ledger::{Book, Conflict, Ledger, Tenant},
     refusal::{Loss, Mismatch, Refusal},
     waiting::Wait,
 };
@@ -124,9 +124,9 @@ pub(super) fn keep(
         let families = wanted;
         return Err(Loss::Refused(Refusal::WrongFamilies { requested: addresses.to_vec(), families }));
     }
-    let pool = place(facts, service, addresses).map_err(Loss::Refused)?;
-    if let Some(refusal) = taken(facts, service, addresses, tenant) {
-        return Err(Loss::Refused(refusal));
+    let pool = place(facts, service, addresses, Pool::contains).map_err(Loss::Refused)?;
+    if let Some((address, holder, conflict)) = taken(facts, service, addresses, tenant) {
+        return Err(Loss::HeldByOther { address, holder, conflict });
     }
     // A wish that cannot be read takes nothing away.
     if let Ok(request) = &wish.request {
@@ -199,24 +199,29 @@ fn requested(
     if !fits {
         return Err(Refusal::WrongFamilies { requested: addresses, families: wish.families.clone() }.into());
     }
-    let pool = place(facts, service, &addresses)?;
+    let pool = place(facts, service, &addresses, Pool::gives)?;
     if let Some(requested) = request.pool.as_ref().filter(|requested| **requested != pool) {
         let (address, requested) = (addresses[0], requested.clone());
         return Err(Refusal::PoolMismatch { address, holder: pool, requested }.into());
     }
-    if let Some(refusal) = taken(facts, service, &addresses, tenant) {
+    if let Some((address, holder, conflict)) = taken(facts, service, &addresses, tenant) {
         let waits = addresses.into_iter().map(Wait::Address).collect();
-        return Err(Denied { refusal: Box::new(refusal), waits });
+        return Err(Denied { refusal: Box::new(Refusal::AddressTaken { address, holder, conflict }), waits });
     }
     Ok(Assignment { pool, addresses })
 }
 
-/// The one pool that has all these addresses, if it serves this Service.
-fn place(facts: &Facts<'_>, service: &Service, addresses: &[IpAddr]) -> Result<PoolName, Refusal> {
+/// The one pool that has all these addresses, as `has` sees it, if it serves this Service.
+fn place(
+    facts: &Facts<'_>,
+    service: &Service,
+    addresses: &[IpAddr],
+    has: impl Fn(&Pool, IpAddr) -> bool,
+) -> Result<PoolName, Refusal> {
     let mut found: Option<(IpAddr, &Pool)> = None;
     for &address in addresses {
         let pool = &facts.ledger.pool_around(address).ok_or(Refusal::OutsidePools { address })?.pool;
-        if !pool.contains(address) {
+        if !has(pool, address) {
             return Err(Refusal::AddressAvoided { address, pool: pool.name.clone() });
         }
         match found {
@@ -236,10 +241,15 @@ fn place(facts: &Facts<'_>, service: &Service, addresses: &[IpAddr]) -> Result<P
 }
 
 /// Whether somebody has one of these addresses and does not share it with this Service.
-fn taken(facts: &Facts<'_>, service: &Service, addresses: &[IpAddr], tenant: &Tenant) -> Option<Refusal> {
+fn taken(
+    facts: &Facts<'_>,
+    service: &Service,
+    addresses: &[IpAddr],
+    tenant: &Tenant,
+) -> Option<(IpAddr, ServiceKey, Conflict)> {
     addresses.iter().find_map(|&address| {
         let (holder, conflict) = facts.ledger.conflict(address, &service.key, tenant)?;
-        Some(Refusal::AddressTaken { address, holder, conflict })
+        Some((address, holder, conflict))
     })
 }
 

@@ -51,6 +51,7 @@ impl Books {
                 DiffItem::Add(key, _) => _ = work.judge.insert(key.clone()),
                 DiffItem::Remove(key, _) => {
                     self.release(key, work);
+                    self.leaving.remove(key);
                     work.services.insert(key.clone());
                     self.flights.forget(&Target::Service(key.clone()));
                     self.flights.forget(&Target::Accepted(ObjectRef::service(key)));
@@ -160,6 +161,7 @@ impl Books {
 fn has_same_claim(old: &Service, new: &Service) -> bool {
     let needs_selector = new.external_traffic_policy == TrafficPolicy::Local;
     old.load_balancer == new.load_balancer
+        && old.is_foreign == new.is_foreign
         && old.labels == new.labels
         && old.created == new.created
         && old.ports == new.ports
@@ -172,6 +174,8 @@ fn has_same_rules(old: &Pool, new: &Pool) -> bool {
     old.ranges == new.ranges
         && old.auto_assign == new.auto_assign
         && old.avoid_buggy_ips == new.avoid_buggy_ips
+        && old.edges == new.edges
+        && old.sharing == new.sharing
         && old.allocation == new.allocation
         && old.key == new.key
 }

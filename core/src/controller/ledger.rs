@@ -12,7 +12,7 @@ use std::{
 
 use crate::model::{
     Family, PoolName, ServiceKey,
-    pool::{AddressRange, Pool, address_bits, address_from_bits, is_buggy},
+    pool::{AddressRange, AddressUse, Pool, PoolStatus, Sharing, address_bits, address_from_bits, is_buggy},
     service::{Protocol, Service, TrafficPolicy},
 };
 
@@ -43,6 +43,9 @@ pub enum Conflict {
     /// One is `Local` and the other is not, or their selectors differ.
     #[error("sharing needs externalTrafficPolicy Cluster on both, or Local on both with equal selectors")]
     DifferentBackends,
+    /// They are of two Namespaces, and the pool lets only those of one share.
+    #[error("they are in different Namespaces, and the pool allows sharing only within one (spec.sharing)")]
+    OtherNamespace,
     /// Both have this port.
     #[error("both have port {port}/{protocol}")]
     SamePort {
@@ -91,7 +94,7 @@ pub(super) struct Ledger {
     books: BTreeMap<PoolName, Book>,
     /// First address of each range to its last one, its pool and its place there. No two ranges overlap.
     ranges: BTreeMap<IpAddr, (IpAddr, PoolName)>,
-    /// Pools whose counters moved since the last [`Ledger::take_moved`].
+    /// Pools of which something is used otherwise since the last [`Ledger::take_moved`].
     moved: BTreeSet<PoolName>,
 }
 
@@ -102,8 +105,12 @@ pub(super) struct Book {
     pub pool: Arc<Pool>,
     /// Free intervals of each range, in the order of `pool.ranges`.
     free: Vec<Free>,
+    /// The ranges, in the order of addresses.
+    sorted: Vec<AddressRange>,
     /// Distinct addresses in use.
     used: BTreeMap<Family, u64>,
+    /// Those among them that are given to nobody any more.
+    kept: BTreeMap<Family, u64>,
 }
 
 /// Free addresses of one range as intervals: first to last, as numbers. What `avoidBuggyIPs` leaves out is cut off at
@@ -151,8 +158,16 @@ impl Ledger {
     /// Why `service` may not use `address`, with the user in its way.
     pub fn conflict(&self, address: IpAddr, service: &ServiceKey, tenant: &Tenant) -> Option<(ServiceKey, Conflict)> {
         let users = self.users.get(&address)?;
+        let is_one_namespace =
+            || self.pool_around(address).is_some_and(|book| book.pool.sharing == Sharing::SameNamespace);
         let mut others = users.iter().filter(|(key, _)| *key != service);
-        others.find_map(|(key, other)| Some((key.clone(), tenant.conflict(other)?)))
+        others.find_map(|(key, other)| {
+            let conflict = tenant.conflict(other).or_else(|| {
+                let is_other = key.namespace != service.namespace && is_one_namespace();
+                is_other.then_some(Conflict::OtherNamespace)
+            });
+            Some((key.clone(), conflict?))
+        })
     }
 
     /// The first address of this family that `service` may use: ranges in the order written, addresses upward. An
@@ -165,7 +180,7 @@ impl Ledger {
                 let end = unused.unwrap_or(free.range.last());
                 let mut candidates = group.range(free.range.first()..=end).map(|(address, _)| *address);
                 candidates
-                    .find(|&address| book.pool.contains(address) && self.conflict(address, service, tenant).is_none())
+                    .find(|&address| book.pool.gives(address) && self.conflict(address, service, tenant).is_none())
             });
             shared.or(unused)
         })
@@ -185,7 +200,9 @@ impl Ledger {
             };
             *group.entry(address).or_default() += 1;
         }
-        if is_first && let Some(book) = self.book_around(address) {
+        if let Some(book) = self.book_around(address)
+            && is_first
+        {
             book.take(address);
         }
     }
@@ -210,9 +227,11 @@ impl Ledger {
         }
         if is_last {
             self.users.remove(&address);
-            if let Some(book) = self.book_around(address) {
-                book.give_back(address);
-            }
+        }
+        if let Some(book) = self.book_around(address)
+            && is_last
+        {
+            book.give_back(address);
         }
         Some(tenant)
     }
@@ -223,8 +242,11 @@ impl Ledger {
         for range in &pool.ranges {
             self.ranges.insert(range.first(), (range.last(), pool.name.clone()));
         }
-        let free = pool.ranges.iter().map(|&range| Free::new(range, pool.avoid_buggy_ips)).collect();
-        let mut book = Book { pool: Arc::clone(pool), free, used: BTreeMap::new() };
+        let free = pool.ranges.iter().map(|&range| Free::new(range, pool.avoid_buggy_ips, &pool.edges)).collect();
+        let mut sorted = pool.ranges.clone();
+        sorted.sort();
+        let pool_now = Arc::clone(pool);
+        let mut book = Book { pool: pool_now, free, sorted, used: BTreeMap::new(), kept: BTreeMap::new() };
         for range in &pool.ranges {
             for &address in self.users.range(range.first()..=range.last()).map(|(address, _)| address) {
                 book.take(address);
@@ -241,6 +263,17 @@ impl Ledger {
         }
     }
 
+    /// Who uses the lowest addresses of a pool that are in use, as its status lists them.
+    pub fn lowest_users(&self, book: &Book) -> Vec<AddressUse> {
+        let used = book.sorted.iter().flat_map(|range| self.users.range(range.first()..=range.last()));
+        let used = used.filter(|(address, _)| book.pool.contains(**address)).take(PoolStatus::LISTED);
+        used.map(|(address, users)| AddressUse {
+            address: *address,
+            services: users.keys().take(PoolStatus::LISTED).cloned().collect(),
+        })
+        .collect()
+    }
+
     /// Takes a pool away; who has addresses of it stays booked.
     pub fn close(&mut self, name: &PoolName) {
         if let Some(book) = self.books.remove(name) {
@@ -250,7 +283,7 @@ impl Ledger {
         }
     }
 
-    /// Pools whose counters moved since this was last asked.
+    /// Pools of which something is used otherwise since this was last asked.
     pub fn take_moved(&mut self) -> BTreeSet<PoolName> {
         std::mem::take(&mut self.moved)
     }
@@ -268,13 +301,16 @@ impl Book {
         self.used.get(&family).copied().unwrap_or(0)
     }
 
-    /// How many addresses of a family can be handed out in all, at most `u128::MAX`.
+    /// How many addresses of a family can be in use together, at most `u128::MAX`.
     pub fn capacity(&self, family: Family) -> u128 {
         let ranges = self.pool.ranges.iter().filter(|range| range.family() == family);
-        ranges.fold(0_u128, |sum, range| {
+        let inside = ranges.fold(0_u128, |sum, range| {
             let left_out = if self.pool.avoid_buggy_ips { buggy_within(*range) } else { 0 };
             sum.saturating_add(range.span().saturating_add(1) - left_out)
-        })
+        });
+        let edges = self.pool.edges.iter().filter(|&&edge| Family::of(edge) == family && self.pool.contains(edge));
+        let kept = self.kept.get(&family).copied().unwrap_or(0);
+        inside.saturating_sub(edges.count() as u128).saturating_add(u128::from(kept))
     }
 
     /// Whether an address of this family is free.
@@ -289,6 +325,9 @@ impl Book {
         if let Some(free) = self.free.iter_mut().find(|free| free.range.contains(address)) {
             free.take(address);
             *self.used.entry(Family::of(address)).or_default() += 1;
+            if !self.pool.gives(address) {
+                *self.kept.entry(Family::of(address)).or_default() += 1;
+            }
         }
     }
 
@@ -297,7 +336,11 @@ impl Book {
             return;
         }
         if let Some(free) = self.free.iter_mut().find(|free| free.range.contains(address)) {
-            free.give_back(address);
+            if self.pool.gives(address) {
+                free.give_back(address);
+            } else if let Some(kept) = self.kept.get_mut(&Family::of(address)) {
+                *kept = kept.saturating_sub(1);
+            }
             if let Some(used) = self.used.get_mut(&Family::of(address)) {
                 *used = used.saturating_sub(1);
             }
@@ -306,10 +349,13 @@ impl Book {
 }
 
 impl Free {
-    fn new(range: AddressRange, avoid_buggy: bool) -> Self {
+    fn new(range: AddressRange, avoid_buggy: bool, edges: &BTreeSet<IpAddr>) -> Self {
         let avoid_buggy = avoid_buggy && range.family() == Family::V4;
         let mut free = Self { range, avoid_buggy, intervals: BTreeMap::new() };
         free.insert(address_bits(range.first()), address_bits(range.last()));
+        for &edge in edges.range(range.first()..=range.last()) {
+            free.take(edge);
+        }
         free
     }
 
@@ -402,7 +448,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_and_given_back_leaves_one_interval() {
-        let mut free = Free::new(range("192.0.2.0", "192.0.2.7"), false);
+        let mut free = Free::new(range("192.0.2.0", "192.0.2.7"), false, &BTreeSet::new());
         for last in [3, 5, 4, 0, 7] {
             free.take(IpAddr::from([192, 0, 2, last]));
         }
@@ -418,7 +464,7 @@ mod tests {
 
     #[test]
     fn an_interval_of_only_buggy_addresses_is_not_free() {
-        let mut free = Free::new(range("192.0.2.254", "192.0.3.1"), true);
+        let mut free = Free::new(range("192.0.2.254", "192.0.3.1"), true, &BTreeSet::new());
 
         free.take(IpAddr::from([192, 0, 2, 254]));
         assert_eq!(free.first(), Some(IpAddr::from([192, 0, 3, 1])));

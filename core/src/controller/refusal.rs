@@ -189,6 +189,16 @@ pub enum Loss {
     /// They would be refused if it asked for them.
     #[error("{0}")]
     Refused(Refusal),
+    /// Another Service has one of them, and had it first.
+    #[error("{holder} has {address} already: {conflict}")]
+    HeldByOther {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: ServiceKey,
+        /// Why they cannot share it.
+        conflict: Conflict,
+    },
     /// It asks for others.
     #[error("it asks for {}", list(.requested))]
     OtherAddresses {

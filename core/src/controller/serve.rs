@@ -26,17 +26,21 @@ impl Books {
             let known = self.release(&key, work);
             let Some(service) = self.facts.services.get(&key).cloned() else { continue };
             let Some(wish) = &service.load_balancer else {
+                if service.is_foreign && known.is_some_and(|entry| still_shows(&service, &entry)) {
+                    self.leaving.insert(key.clone());
+                }
                 // It was ours, and its status still claims what is free now.
-                for &address in service.observed.addresses.iter().filter(|_| is_marked(&service.observed)) {
+                let claimed = if self.is_ours_to_clear(&service) { &service.observed.addresses[..] } else { &[] };
+                for &address in claimed {
                     work.lost.entry(address).or_default().insert(key.clone());
                 }
                 continue;
             };
+            self.leaving.remove(&key);
             let holds_nothing = known.as_ref().is_none_or(|entry| entry.assignment.is_none());
-            claims.push((holds_nothing, turn(&service, wish), service, known));
+            claims.push((Claim::new(holds_nothing, &service), turn(&service, wish), service, known));
         }
-        // Who holds an address comes before who only has it in its status.
-        claims.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        claims.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         for (_, turn, service, known) in claims {
             self.claim(turn, &service, known, work);
         }
@@ -238,6 +242,36 @@ impl Books {
     fn rules(&self) -> Facts<'_> {
         Facts { ledger: &self.ledger, namespaces: &self.facts.namespaces, automatic: &self.automatic }
     }
+}
+
+/// Which of two Services keeps an address that both claim and cannot share: the lesser one. The fields stand in the
+/// order of the rule.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    /// Who was given it by this process comes before who only has it in its status.
+    holds_nothing: bool,
+    /// Without a claim of ours in its status it is somebody else's word.
+    is_unvouched: bool,
+    /// The older assignment comes first.
+    assigned_at: Option<i64>,
+    /// Then the older Service.
+    created: i64,
+    /// Then by name.
+    service: ServiceKey,
+}
+
+impl Claim {
+    fn new(holds_nothing: bool, service: &Service) -> Self {
+        let assigned_at = service.observed.assigned_at;
+        let (created, service) = (service.created, service.key.clone());
+        Self { holds_nothing, is_unvouched: assigned_at.is_none(), assigned_at, created, service }
+    }
+}
+
+/// Whether the status of a Service that others serve now still says what we wrote.
+fn still_shows(service: &Service, entry: &Entry) -> bool {
+    let ours = entry.assignment.as_ref().map_or(&[][..], |assignment| &assignment.addresses);
+    is_marked(&service.observed) && service.observed.addresses == ours
 }
 
 /// When a Service without an address has its turn.

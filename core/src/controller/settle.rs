@@ -6,8 +6,12 @@ use std::{
 };
 
 use super::{
-    API_VERSION, Books, Clock, Entry, Work, advertisement_ref, allocate::Assignment, flight::Target, is_marked,
-    pool_ref, report::Report, status,
+    API_VERSION, Books, Clock, Entry, Work, advertisement_ref,
+    allocate::Assignment,
+    flight::Target,
+    is_marked, pool_ref,
+    report::Report,
+    status::{self, Reason},
 };
 use crate::{
     model::{
@@ -49,12 +53,35 @@ impl Books {
     }
 
     fn settle_service(&mut self, key: &ServiceKey, work: &mut Work, clock: Clock, writes: &mut Vec<Write>) {
-        writes.extend(self.service_write(key, clock));
+        if self.facts.services.get(key).is_none_or(|service| !is_marked(&service.observed)) {
+            self.leaving.remove(key);
+        }
+        let write = self.service_write(key, clock);
+        self.tell_silence(key, write.as_ref(), work);
+        writes.extend(write);
         // Where a status changes all the time, its condition says enough.
         if !self.flights.is_slowed(&Target::Service(key.clone())) {
             writes.extend(work.events.remove(key).into_iter().flatten().map(Write::Event));
         }
         self.note_entrance(key, &mut work.ingresses);
+    }
+
+    /// Tells once that nobody announces the address which a Service has or is written with.
+    fn tell_silence(&mut self, key: &ServiceKey, write: Option<&Write>, work: &mut Work) {
+        let (Some(service), Some(entry)) = (self.facts.services.get(key), self.entries.get_mut(key)) else { return };
+        let status = match write {
+            Some(Write::ServiceStatus { status, .. }) => status,
+            _ => &service.observed,
+        };
+        let Some(condition) = &status.condition else { return };
+        let silence = Reason::NotAdvertised.as_str();
+        let was_told = entry.told.as_deref() == Some(silence);
+        if condition.reason == silence && !was_told {
+            entry.told = Some(silence.to_owned());
+            work.tell(key, status::not_advertised(key, &condition.message));
+        } else if condition.reason == Reason::Assigned.as_str() && was_told {
+            entry.told = None;
+        }
     }
 
     /// Addresses that this Service still has to be seen without.
@@ -67,7 +94,7 @@ impl Books {
     fn hand_over(&mut self, giver: &ServiceKey) -> Vec<ServiceKey> {
         let service = self.facts.services.get(giver);
         // What others write into a Service of theirs is not ours to wait for.
-        let ours = service.filter(|service| service.load_balancer.is_some() || is_marked(&service.observed));
+        let ours = service.filter(|service| service.load_balancer.is_some() || self.is_ours_to_clear(service));
         let observed = ours.map(|service| &service.observed.addresses);
         let is_settled = observed.is_none() || !self.flights.is_in_flight(&Target::Service(giver.clone()));
         let is_given = |address: &IpAddr| {
@@ -92,6 +119,12 @@ impl Books {
             let mut givers = self.given.range(from..).take_while(|(given, _)| *given == address);
             givers.find(|(_, giver)| *giver != service.key).cloned()
         })
+    }
+
+    /// Whether the status of a Service that we do not serve says what we wrote when we did. A mark on a Service of a
+    /// class that others serve may be that of another Ferrogate.
+    pub(super) fn is_ours_to_clear(&self, service: &Service) -> bool {
+        is_marked(&service.observed) && (!service.is_foreign || self.leaving.contains(&service.key))
     }
 
     /// What has to be seen gone from this Service before it is written with something new. A write that comes late
@@ -119,7 +152,7 @@ impl Books {
             }
             Some(Entry { refusal: Some(refusal), .. }) => status::refused(service, refusal),
             // Not ours, or not ours any more. Only what we wrote is taken away.
-            Some(_) | None if is_marked(&service.observed) => ServiceStatus::default(),
+            Some(_) | None if self.is_ours_to_clear(service) => ServiceStatus::default(),
             Some(_) | None => service.observed.clone(),
         };
         let shown = service.observed == status;
@@ -155,7 +188,8 @@ impl Books {
 
     fn pool_write(&mut self, name: &PoolName, clock: Clock) -> Option<Write> {
         let book = self.ledger.book(name).filter(|book| !book.pool.read_only)?;
-        let status = status::pool(book, &self.reports.of(&pool_ref(&book.pool)));
+        let users = self.ledger.lowest_users(book);
+        let status = status::pool(book, users, &self.reports.of(&pool_ref(&book.pool)));
         let key = book.pool.key.clone();
         let shown = book.pool.observed == status;
         self.flights.wish(Target::Pool(key.clone()), Write::PoolStatus { pool: key, status }, shown, clock)

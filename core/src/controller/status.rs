@@ -12,20 +12,49 @@ use super::{
 use crate::{
     model::{
         Family, ObjectRef, ServiceKey,
-        pool::PoolStatus,
+        pool::{AddressUse, PoolStatus},
         service::{ADDRESS_ASSIGNED, Service, ServiceStatus},
     },
     write::{ACCEPTED, Condition, Event, Severity},
 };
 
-/// Reason of [`ADDRESS_ASSIGNED`] while all is well.
-const ASSIGNED: &str = "Assigned";
-/// Reason of [`ADDRESS_ASSIGNED`] when no advertisement covers pool and Service.
-const NOT_ADVERTISED: &str = "NotAdvertised";
-/// Reason of [`ADDRESS_ASSIGNED`] until another Service is seen without the address that this one gets.
-const MOVING: &str = "Moving";
-/// Reason of [`ACCEPTED`] while the object is in force.
-const IN_FORCE: &str = "Accepted";
+/// Why a condition or an Event of the controller says what it says, where it is no [`Refusal`] and no
+/// [`Fault`](crate::snapshot::Fault): those have reasons of their own. MetalLB's alerts look for the last four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// [`ADDRESS_ASSIGNED`]: all is well.
+    Assigned,
+    /// [`ADDRESS_ASSIGNED`], and a warning: no advertisement covers pool and Service.
+    NotAdvertised,
+    /// [`ADDRESS_ASSIGNED`]: it gets its address as soon as another one is seen gone.
+    Moving,
+    /// [`ACCEPTED`]: the object is in force.
+    Accepted,
+    /// Event: it got addresses.
+    IpAllocated,
+    /// Warning: it got none.
+    AllocationFailed,
+    /// Warning: what it asks for cannot be read, so it keeps what it has.
+    LoadBalancerFailed,
+    /// Event: it may not keep what it had, or what its status claimed.
+    ClearAssignment,
+}
+
+impl Reason {
+    /// One CamelCase word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Assigned => "Assigned",
+            Self::NotAdvertised => "NotAdvertised",
+            Self::Moving => "Moving",
+            Self::Accepted => "Accepted",
+            Self::IpAllocated => "IPAllocated",
+            Self::AllocationFailed => "AllocationFailed",
+            Self::LoadBalancerFailed => "LoadBalancerFailed",
+            Self::ClearAssignment => "ClearAssignment",
+        }
+    }
+}
 
 /// Status of a Service that has addresses. `refusal` is set when its request cannot be read and is therefore ignored.
 pub(super) fn assigned(
@@ -39,16 +68,21 @@ pub(super) fn assigned(
     let (reason, message) = match refusal {
         Some(refusal) => (refusal.reason(), format!("{has} and keeps it, but its request is ignored: {refusal}")),
         // A loopback address is reached without being announced.
-        None if is_advertised || addresses.iter().all(IpAddr::is_loopback) => (ASSIGNED, has),
+        None if is_advertised || addresses.iter().all(IpAddr::is_loopback) => (Reason::Assigned.as_str(), has),
         None => (
-            NOT_ADVERTISED,
+            Reason::NotAdvertised.as_str(),
             format!(
                 "{has}, but it is announced by nobody: no L2Advertisement covers this pool and Service; create one"
             ),
         ),
     };
     let condition = address_condition(service, true, reason, message);
-    ServiceStatus { addresses: addresses.clone(), pool: Some(pool.clone()), condition: Some(condition) }
+    ServiceStatus {
+        addresses: addresses.clone(),
+        pool: Some(pool.clone()),
+        condition: Some(condition),
+        ..ServiceStatus::default()
+    }
 }
 
 /// Status of a Service that has no address.
@@ -79,9 +113,9 @@ pub(super) fn moving(service: &Service, next: &Assignment, address: IpAddr, give
 fn on_the_move(service: &Service, next: &Assignment, message: String) -> ServiceStatus {
     let kept = service.observed.addresses.iter().filter(|address| next.addresses.contains(address));
     let addresses: Vec<_> = kept.copied().collect();
-    let condition = address_condition(service, !addresses.is_empty(), MOVING, message);
+    let condition = address_condition(service, !addresses.is_empty(), Reason::Moving.as_str(), message);
     let pool = (!addresses.is_empty()).then(|| next.pool.clone());
-    ServiceStatus { addresses, pool, condition: Some(condition) }
+    ServiceStatus { addresses, pool, condition: Some(condition), ..ServiceStatus::default() }
 }
 
 fn address_condition(service: &Service, holds: bool, reason: &str, message: String) -> Condition {
@@ -95,7 +129,7 @@ fn address_condition(service: &Service, holds: bool, reason: &str, message: Stri
 }
 
 /// Counters and condition of a pool.
-pub(super) fn pool(book: &Book, reports: &[Report]) -> PoolStatus {
+pub(super) fn pool(book: &Book, used_by: Vec<AddressUse>, reports: &[Report]) -> PoolStatus {
     let assigned = |family| i64::try_from(book.used(family)).unwrap_or(i64::MAX);
     let available = |family| {
         let left = book.capacity(family).saturating_sub(u128::from(book.used(family)));
@@ -106,6 +140,7 @@ pub(super) fn pool(book: &Book, reports: &[Report]) -> PoolStatus {
         assigned_ipv6: assigned(Family::V6),
         available_ipv4: available(Family::V4),
         available_ipv6: available(Family::V6),
+        used_by,
         conditions: vec![accepted(book.pool.generation, reports)],
     }
 }
@@ -117,7 +152,7 @@ pub(super) fn accepted(generation: i64, reports: &[Report]) -> Condition {
     Condition {
         kind: ACCEPTED.to_owned(),
         holds: worst.is_none_or(|report| report.is_warning),
-        reason: worst.map_or(IN_FORCE, |report| report.reason).to_owned(),
+        reason: worst.map_or(Reason::Accepted.as_str(), |report| report.reason).to_owned(),
         message: if messages.is_empty() { "in force".to_owned() } else { messages.join("; ") },
         observed_generation: reports.iter().map(|report| report.generation).max().unwrap_or(0).max(generation),
     }
@@ -133,29 +168,42 @@ pub(super) fn reported(object: &ObjectRef, report: &Report) -> Event {
     }
 }
 
-/// A Service got addresses.
+/// A Service got addresses. The first words are MetalLB's.
 pub(super) fn allocated(service: &ServiceKey, assignment: &Assignment) -> Event {
-    let message = format!("assigned {} of pool {}", list(&assignment.addresses), assignment.pool);
-    service_event(service, Severity::Normal, "IPAllocated", message)
+    let addresses: Vec<_> = assignment.addresses.iter().map(|address| format!("{:?}", address.to_string())).collect();
+    let message = format!("Assigned IP [{}] of pool {}", addresses.join(" "), assignment.pool);
+    service_event(service, Severity::Normal, Reason::IpAllocated, message)
 }
 
 /// A Service got an address of its second family.
 pub(super) fn allocated_second(service: &ServiceKey, assignment: &Assignment, address: IpAddr) -> Event {
-    let message = format!("assigned {address} of pool {} in addition", assignment.pool);
-    service_event(service, Severity::Normal, "IPAllocated", message)
+    let message = format!("Assigned additional IP \"{address}\" of pool {}", assignment.pool);
+    service_event(service, Severity::Normal, Reason::IpAllocated, message)
 }
 
 /// A Service got none.
 pub(super) fn failed(service: &ServiceKey, refusal: &Refusal) -> Event {
-    service_event(service, Severity::Warning, "AllocationFailed", refusal.to_string())
+    let message = format!("Failed to allocate IP for \"{service}\": {refusal}");
+    service_event(service, Severity::Warning, Reason::AllocationFailed, message)
+}
+
+/// A Service keeps what it has, since what it asks for cannot be read.
+pub(super) fn ignored(service: &ServiceKey, refusal: &Refusal) -> Event {
+    let message = format!("invalid requested loadbalancer IPs: {refusal}");
+    service_event(service, Severity::Warning, Reason::LoadBalancerFailed, message)
 }
 
 /// A Service may not keep what it had, or what its status claimed.
 pub(super) fn cleared(service: &ServiceKey, addresses: &[IpAddr], loss: &Loss) -> Event {
     let message = format!("may not keep {}: {loss}", list(addresses));
-    service_event(service, Severity::Normal, "ClearAssignment", message)
+    service_event(service, Severity::Normal, Reason::ClearAssignment, message)
 }
 
-fn service_event(service: &ServiceKey, severity: Severity, reason: &str, message: String) -> Event {
-    Event { object: ObjectRef::service(service), severity, reason: reason.to_owned(), message }
+/// Nobody announces the address of a Service; `message` is that of its condition.
+pub(super) fn not_advertised(service: &ServiceKey, message: &str) -> Event {
+    service_event(service, Severity::Warning, Reason::NotAdvertised, message.to_owned())
+}
+
+fn service_event(service: &ServiceKey, severity: Severity, reason: Reason, message: String) -> Event {
+    Event { object: ObjectRef::service(service), severity, reason: reason.as_str().to_owned(), message }
 }

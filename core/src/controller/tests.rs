@@ -11,7 +11,7 @@ use std::{
 use super::*;
 use crate::model::{
     advertisement::PoolChoice,
-    pool::{AddressRange, PoolStatus, ServiceAllocation},
+    pool::{AddressRange, AddressUse, PoolStatus, ServiceAllocation, Sharing},
     route::Ingress,
     selector::LabelSelector,
     service::{
@@ -20,6 +20,8 @@ use crate::model::{
 };
 
 mod allocation;
+mod bad_input;
+mod claims;
 mod entry;
 mod families;
 mod pace;
@@ -64,6 +66,7 @@ fn service(name: &str) -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),
@@ -141,6 +144,12 @@ impl Service {
         self.observed.addresses = addresses.iter().map(|address| ip(address)).collect();
         self
     }
+
+    /// As a controller of ours left it: with a condition that has been true since then.
+    fn assigned_at(mut self, seconds: i64) -> Self {
+        self.observed.assigned_at = Some(seconds);
+        self
+    }
 }
 
 /// A pool of these ranges, each `first-last` or one address.
@@ -158,6 +167,8 @@ fn pool(name: &str, ranges: &[&str]) -> Pool {
         ranges: ranges.iter().map(range).collect(),
         auto_assign: true,
         avoid_buggy_ips: false,
+        edges: Default::default(),
+        sharing: Default::default(),
         allocation: None,
         observed: PoolStatus::default(),
     }
@@ -171,6 +182,18 @@ impl Pool {
 
     fn avoids_buggy(mut self) -> Self {
         self.avoid_buggy_ips = true;
+        self
+    }
+
+    /// As if its ranges were prefixes, without their first and last addresses.
+    fn without_edges(mut self, edges: &[&str]) -> Self {
+        self.avoid_buggy_ips = true;
+        self.edges = edges.iter().map(|edge| ip(edge)).collect();
+        self
+    }
+
+    fn any_namespace(mut self) -> Self {
+        self.sharing = Sharing::AnyNamespace;
         self
     }
 

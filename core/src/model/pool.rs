@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    model::{Family, Labels, ObjectKey, PoolName, selector::LabelSelector},
+    model::{Family, Labels, ObjectKey, PoolName, ServiceKey, selector::LabelSelector},
     write::Condition,
 };
 
@@ -30,10 +30,26 @@ pub struct Pool {
     pub auto_assign: bool,
     /// `spec.avoidBuggyIPs`: leave out IPv4 addresses ending in .0 or .255.
     pub avoid_buggy_ips: bool,
+    /// With `spec.avoidBuggyIPs`, the network and broadcast address of each IPv4 prefix in `spec.addresses` and the
+    /// subnet-router anycast address of each IPv6 prefix (RFC 4291 §2.6.1). They are given to nobody any more; who has
+    /// one keeps it.
+    pub edges: BTreeSet<IpAddr>,
+    /// `spec.sharing`: who may use one address together.
+    pub sharing: Sharing,
     /// `spec.serviceAllocation`: present, the pool serves only who matches it.
     pub allocation: Option<ServiceAllocation>,
     /// What the object's status says now.
     pub observed: PoolStatus,
+}
+
+/// Which Services may share an address of a pool, where they ask for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Those of one Namespace.
+    #[default]
+    SameNamespace,
+    /// All.
+    AnyNamespace,
 }
 
 /// `spec.serviceAllocation` of a pool.
@@ -60,8 +76,25 @@ pub struct PoolStatus {
     pub available_ipv4: i64,
     /// IPv6 addresses left, at most `i64::MAX`.
     pub available_ipv6: i64,
+    /// Who uses the lowest [`PoolStatus::LISTED`] of the addresses in use, in the order of addresses.
+    pub used_by: Vec<AddressUse>,
     /// `status.conditions` that are ours.
     pub conditions: Vec<Condition>,
+}
+
+/// Who uses one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressUse {
+    /// The address.
+    pub address: IpAddr,
+    /// The first [`PoolStatus::LISTED`] of its users, by name.
+    pub services: Vec<ServiceKey>,
+}
+
+impl PoolStatus {
+    /// How many addresses, and Services of each, are listed: enough for the pools that people fill by hand, and the
+    /// status of a large pool costs no more.
+    pub const LISTED: usize = 32;
 }
 
 /// Consecutive addresses of one family, both ends included; `first <= last`.
@@ -137,9 +170,15 @@ pub fn address_from_bits(family: Family, bits: u128) -> IpAddr {
 }
 
 impl Pool {
-    /// Whether the pool holds this address: inside a range and not one that `avoidBuggyIPs` leaves out.
+    /// Whether a Service that has this address may keep it: it is inside a range and, with `avoidBuggyIPs`, does not
+    /// end in .0 or .255.
     pub fn contains(&self, address: IpAddr) -> bool {
         !(self.avoid_buggy_ips && is_buggy(address)) && self.ranges.iter().any(|range| range.contains(address))
+    }
+
+    /// Whether the pool gives this address to anybody.
+    pub fn gives(&self, address: IpAddr) -> bool {
+        self.contains(address) && !self.edges.contains(&address)
     }
 
     /// Whether the pool has any range of this family.

@@ -54,6 +54,8 @@ pub struct Service {
     pub version: ResourceVersion,
     /// Whether this is a Service of type LoadBalancer and of a class we serve, and what it wishes for.
     pub load_balancer: Option<LoadBalancer>,
+    /// Whether this is a Service of type LoadBalancer of a class that others serve. Its status is theirs.
+    pub is_foreign: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.clusterIPs`.
@@ -244,8 +246,8 @@ impl Endpoint {
     }
 }
 
-/// What the status and output annotation of a Service say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the status and output annotation of a Service say. Two that say the same are equal, whenever they said it.
+#[derive(Clone, Debug, Default)]
 pub struct ServiceStatus {
     /// `status.loadBalancer.ingress[].ip`, in order.
     pub addresses: Vec<IpAddr>,
@@ -253,7 +255,21 @@ pub struct ServiceStatus {
     pub pool: Option<PoolName>,
     /// Our condition [`ADDRESS_ASSIGNED`], if it is there.
     pub condition: Option<Condition>,
+    /// Whether the list of addresses holds what we never write: a host name, ports, or a mode other than the default.
+    pub is_altered: bool,
+    /// Since when the condition has been true, in seconds since 1970. Where two Services claim one address, the older
+    /// claim counts.
+    pub assigned_at: Option<i64>,
 }
+
+impl PartialEq for ServiceStatus {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { addresses, pool, condition, is_altered, assigned_at: _ } = self;
+        (addresses, pool, condition, is_altered) == (&other.addresses, &other.pool, &other.condition, &other.is_altered)
+    }
+}
+
+impl Eq for ServiceStatus {}
 
 /// Condition type on a Service: whether it has the addresses it asked for, and why not.
 pub const ADDRESS_ASSIGNED: &str = "ferrogate.io/AddressAssigned";

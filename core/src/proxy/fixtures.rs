@@ -48,6 +48,7 @@ pub(super) fn service(name: &str) -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),

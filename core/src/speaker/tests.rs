@@ -87,12 +87,13 @@ fn service(name: &str, addresses: &[&str]) -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: vec![endpoint(None)],
         observed: ServiceStatus {
             addresses: addresses.iter().map(|address| ip(address)).collect(),
             pool: Some("pool".into()),
-            condition: None,
+            ..ServiceStatus::default()
         },
     }
 }
@@ -132,6 +133,8 @@ fn pool() -> Pool {
         ],
         auto_assign: true,
         avoid_buggy_ips: false,
+        edges: Default::default(),
+        sharing: Default::default(),
         allocation: None,
         observed: PoolStatus::default(),
     }

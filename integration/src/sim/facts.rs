@@ -89,6 +89,8 @@ pub fn pool() -> Pool {
         ranges: v4.into_iter().chain(v6).collect(),
         auto_assign: true,
         avoid_buggy_ips: false,
+        edges: Default::default(),
+        sharing: Default::default(),
         allocation: None,
         observed: PoolStatus::default(),
     }
@@ -130,6 +132,7 @@ pub fn service(name: &str, port: u16, families: &[Family], nodes: &[usize]) -> S
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: endpoints(nodes),
         observed: ServiceStatus::default(),

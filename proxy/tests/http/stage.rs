@@ -296,6 +296,7 @@ impl Client {
 pub fn world(ports: &[u16], endpoints: &[SocketAddr]) -> Snapshot {
     let mut snapshot = Snapshot::default();
     let entry = Service {
+        is_foreign: false,
         is_entry: true,
         load_balancer: Some(LoadBalancer {
             class: None,
@@ -386,6 +387,7 @@ fn service(name: &str) -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),

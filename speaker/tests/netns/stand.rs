@@ -555,6 +555,8 @@ pub fn snapshot<'a>(services: impl IntoIterator<Item = &'a [IpAddr]>) -> Snapsho
         ranges: vec![range("192.0.2.0", "192.0.2.63"), range("2001:db8::12:0", "2001:db8::1ff:ffff")],
         auto_assign: true,
         avoid_buggy_ips: false,
+        edges: Default::default(),
+        sharing: Default::default(),
         allocation: None,
         observed: PoolStatus::default(),
     };
@@ -615,6 +617,7 @@ fn service(number: usize, addresses: &[IpAddr]) -> Service {
         health_check_node_port: None,
         session_affinity: SessionAffinity::None,
         source_ranges: Vec::new(),
+        is_foreign: false,
         is_entry: false,
         endpoints: vec![Endpoint {
             address: IpAddr::from([198, 51, 100, 1]),
@@ -624,6 +627,10 @@ fn service(number: usize, addresses: &[IpAddr]) -> Service {
             terminating: false,
             ports: Arc::from([]),
         }],
-        observed: ServiceStatus { addresses: addresses.to_vec(), pool: Some("pool".into()), condition: None },
+        observed: ServiceStatus {
+            addresses: addresses.to_vec(),
+            pool: Some("pool".into()),
+            ..ServiceStatus::default()
+        },
     }
 }

@@ -132,6 +132,7 @@ pub fn config_map(value: &Value, namespace: &str) -> Result<Converted, String> {
             "addresses": pool.addresses,
             "autoAssign": pool.auto_assign,
             "avoidBuggyIPs": pool.avoid_buggy_ips,
+            "sharing": "AnyNamespace",
         });
         found.objects.push(object("IPAddressPool", namespace, &name, spec));
         let advertisements = pool.bgp_advertisements.into_iter().map(|one| {
@@ -172,6 +173,7 @@ pub fn address_pool(value: &Value, namespace: &str) -> Result<Converted, String>
         "addresses": pool.addresses,
         "autoAssign": pool.auto_assign,
         "avoidBuggyIPs": pool.avoid_buggy_ips,
+        "sharing": "AnyNamespace",
     });
     let mut pool_object = object("IPAddressPool", namespace, name, spec);
     if let Some(labels) = value.pointer("/metadata/labels") {
@@ -322,7 +324,7 @@ mod tests {
         assert_eq!(found.lost, []);
         assert_eq!(
             named(&found, "IPAddressPool", "one"),
-            &json!({ "addresses": ["192.0.2.0/28"], "autoAssign": false })
+            &json!({ "addresses": ["192.0.2.0/28"], "autoAssign": false, "sharing": "AnyNamespace" })
         );
         assert_eq!(named(&found, "L2Advertisement", "l2advertisement1"), &json!({ "ipAddressPools": ["one"] }));
         let first =

@@ -1,5 +1,7 @@
 //! What `--metallb-compat` honours, and how both spellings get on while a cluster moves from one to the other.
 
+use ferrogate_core::model::pool::Sharing;
+
 use super::*;
 
 /// The home of MetalLB's objects in these tests.
@@ -56,6 +58,14 @@ fn objects_of_metallb_become_the_same_facts_as_ours() {
     assert_eq!(pools(&snapshot), [("p".to_owned(), true, "192.0.2.0-192.0.2.15".to_owned())]);
     let advertisement = &snapshot.l2_advertisements[&ObjectKey::new(HOME, "l2")];
     assert!(advertisement.read_only && advertisement.pools.names.contains(&PoolName::from("p")));
+}
+
+#[test]
+fn m_086_services_that_share_across_namespaces_keep_doing_so_in_a_pool_of_metallb() {
+    let snapshot = compatible(&[their_pool("p", "192.0.2.0/28"), pool("q", "198.51.100.0/28")].concat());
+
+    let sharing = |name: &str| snapshot.pools[&PoolName::from(name)].sharing;
+    assert_eq!((sharing("p"), sharing("q")), (Sharing::AnyNamespace, Sharing::SameNamespace));
 }
 
 #[test]

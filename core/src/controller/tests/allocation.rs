@@ -67,6 +67,42 @@ fn m_045_buggy_addresses_are_never_given_and_a_wish_for_one_is_refused() {
 }
 
 #[test]
+fn the_edges_of_a_prefix_are_given_to_nobody_and_who_has_one_keeps_it() {
+    let mut world = World::with_pool(&["192.0.2.64-192.0.2.67"]);
+    for name in ["a", "b", "c", "d"] {
+        world.put(service(name));
+    }
+    world.run();
+
+    world.put_pool(pool("p", &["192.0.2.64-192.0.2.67"]).without_edges(&["192.0.2.64", "192.0.2.67"]));
+    let writes = world.run();
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(statuses(&writes, name), [] as [&ServiceStatus; 0], "an address in use does not move");
+    }
+    let counters = |world: &World| {
+        let status = &world.facts.pools[&PoolName::from("p")].observed;
+        (status.assigned_ipv4, status.available_ipv4)
+    };
+    assert_eq!(counters(&world), (4, 0));
+    world.restart();
+    assert_eq!(world.run(), []);
+
+    world.remove("a");
+    world.remove("b");
+    world.run();
+    assert_eq!(counters(&world), (2, 1));
+    world.put(service("asks").wants(&["192.0.2.64"]));
+    world.put(service("next"));
+    world.put(service("late").created(1));
+    world.run();
+
+    assert_eq!(world.refusal("asks"), Refusal::AddressAvoided { address: ip("192.0.2.64"), pool: "p".into() });
+    assert_eq!(world.addresses("next"), "192.0.2.65");
+    assert_eq!(world.refusal("late").reason(), "Exhausted");
+    assert_eq!(counters(&world), (3, 0));
+}
+
+#[test]
 fn m_046_a_pool_without_auto_assign_is_used_on_request_only() {
     let mut world = World::new();
     world.put_pool(pool("manual", &["192.0.2.1-192.0.2.9"]).manual());
@@ -128,7 +164,7 @@ fn a_request_that_cannot_be_read_takes_nothing_away() {
     let writes = world.run();
 
     assert_eq!(world.addresses("web"), "192.0.2.1");
-    assert_eq!(told(&writes, "web"), ["AllocationFailed"]);
+    assert_eq!(told(&writes, "web"), ["LoadBalancerFailed"]);
     let condition = world.status("web").condition.as_ref().unwrap();
     assert_eq!((condition.holds, &*condition.reason), (true, "UnreadableRequest"));
     world.restart();
@@ -589,6 +625,7 @@ fn two_services_that_swap_their_addresses_are_never_written_with_the_same_one() 
     }
 
     assert_eq!((world.addresses("a"), world.addresses("b")), ("192.0.2.2".into(), "192.0.2.1".into()));
+    world.run();
     world.restart();
     assert_eq!(world.run(), []);
 }

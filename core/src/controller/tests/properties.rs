@@ -124,6 +124,7 @@ fn build_pool(number: u8, shape: &PoolShape) -> Pool {
         pool.ranges.push(AddressRange::new(six(1), six(count)).unwrap());
     }
     pool.auto_assign = shape.auto;
+    pool.sharing = sharing(number);
     pool.avoid_buggy_ips = shape.avoid;
     pool.allocation = match shape.pin {
         0 => Some(ServiceAllocation { namespaces: BTreeSet::from(["even".into()]), ..Default::default() }),
@@ -206,7 +207,7 @@ impl World {
         for (address, users) in &users {
             for (index, one) in users.iter().enumerate() {
                 for other in &users[index + 1..] {
-                    assert!(may_share(one, other), "{address}: {} and {}", one.key, other.key);
+                    assert!(may_share(*address, one, other), "{address}: {} and {}", one.key, other.key);
                 }
             }
         }
@@ -264,7 +265,7 @@ impl World {
                     .services
                     .values()
                     .filter(|other| other.load_balancer.is_some() && other.observed.addresses.contains(address));
-                pool.contains(**address) && users.into_iter().all(|user| may_share(service, user))
+                pool.contains(**address) && users.into_iter().all(|user| may_share(**address, service, user))
             };
             let found: BTreeSet<_> = candidates.iter().filter(usable).map(|&address| Family::of(address)).collect();
             match wish.family_policy {
@@ -276,12 +277,22 @@ impl World {
     }
 }
 
-fn may_share(one: &Service, other: &Service) -> bool {
+/// In every second pool Services of different Namespaces may share.
+fn sharing(pool: u8) -> Sharing {
+    if pool.is_multiple_of(2) { Sharing::AnyNamespace } else { Sharing::SameNamespace }
+}
+
+fn may_share(address: IpAddr, one: &Service, other: &Service) -> bool {
+    let pool = match address {
+        IpAddr::V4(address) => address.octets()[3].wrapping_sub(250) / 5,
+        IpAddr::V6(address) => address.octets()[5],
+    };
     let sharing_key = |service: &Service| {
         service.load_balancer.as_ref().and_then(|wish| wish.request.as_ref().unwrap().sharing_key.clone())
     };
     let is_local = |service: &Service| service.external_traffic_policy == TrafficPolicy::Local;
-    sharing_key(one).is_some()
+    (one.key.namespace == other.key.namespace || sharing(pool) == Sharing::AnyNamespace)
+        && sharing_key(one).is_some()
         && sharing_key(one) == sharing_key(other)
         && is_local(one) == is_local(other)
         && one.ports[0].port != other.ports[0].port
@@ -392,9 +403,10 @@ impl World {
         let claims: Vec<_> = self.facts.services.values().collect();
         for (index, one) in claims.iter().enumerate() {
             for other in &claims[index + 1..] {
-                let mut common =
-                    one.observed.addresses.iter().filter(|address| other.observed.addresses.contains(address));
-                prop_assert!(common.next().is_none() || may_share(one, other), "{} and {}", one.key, other.key);
+                let common = one.observed.addresses.iter().filter(|address| other.observed.addresses.contains(address));
+                for &address in common {
+                    prop_assert!(may_share(address, one, other), "{} and {}", one.key, other.key);
+                }
             }
         }
         Ok(())

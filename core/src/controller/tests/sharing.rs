@@ -18,7 +18,7 @@ fn second_gets_it(first: Service, second: Service) -> Result<(), Conflict> {
 }
 
 #[test]
-fn m_082_to_m_086_the_rule_of_sharing() {
+fn m_082_to_m_085_the_rule_of_sharing() {
     let one = || service("one").shares("k").port(80);
     let two = || service("two").shares("k").port(81);
     let different = || Conflict::DifferentKeys { own: "other".into(), other: "k".into() };
@@ -35,11 +35,38 @@ fn m_082_to_m_086_the_rule_of_sharing() {
         (one(), two().local("x"), Err(Conflict::DifferentBackends)),
         (one().local("x"), two().local("x"), Ok(())),
         (one().local("x"), two().local("y"), Err(Conflict::DifferentBackends)),
-        (one(), service("elsewhere/two").shares("k").port(81), Ok(())),
+        (one(), service("elsewhere/two").shares("k").port(81), Err(Conflict::OtherNamespace)),
     ];
     for (first, second, expected) in table {
         assert_eq!(second_gets_it(first.clone(), second.clone()), expected, "{first:?} {second:?}");
     }
+}
+
+#[test]
+fn m_086_services_of_two_namespaces_share_where_the_pool_says_so() {
+    let one = || service("one").shares("k").port(80);
+    let two = || service("elsewhere/two").shares("k").port(81);
+    let mut world = World::new();
+    world.put_pool(pool("p", &["192.0.2.1-192.0.2.2"]).any_namespace());
+    world.put(one());
+    world.put(two());
+    world.run();
+    assert_eq!((world.addresses("one"), world.addresses("elsewhere/two")), ("192.0.2.1".into(), "192.0.2.1".into()));
+    world.restart();
+    assert_eq!(world.run(), []);
+
+    world.put_pool(pool("p", &["192.0.2.1-192.0.2.2"]));
+    let writes = world.run();
+    assert_eq!((world.addresses("one"), world.addresses("elsewhere/two")), ("192.0.2.1".into(), "192.0.2.2".into()));
+    assert_eq!(told(&writes, "elsewhere/two"), ["ClearAssignment", "IPAllocated"]);
+
+    world.put(two().wants(&["192.0.2.1"]));
+    world.run();
+    let refusal = world.refusal("elsewhere/two");
+    assert!(refusal.to_string().contains("spec.sharing"), "{refusal}");
+    world.put_pool(pool("p", &["192.0.2.1-192.0.2.2"]).any_namespace());
+    world.run();
+    assert_eq!(world.addresses("elsewhere/two"), "192.0.2.1");
 }
 
 #[test]

@@ -133,13 +133,60 @@ fn a_problem_of_a_kind_without_conditions_is_told_by_an_event_alone() {
 }
 
 #[test]
+fn a_pool_says_who_uses_its_lowest_addresses_and_no_more_than_that() {
+    let mut world = World::with_pool(&["192.0.2.200-192.0.2.250", "192.0.2.1-192.0.2.2"]);
+    let used = |world: &World| world.facts.pools[&PoolName::from("p")].observed.used_by.clone();
+    world.put(service("high"));
+    world.put(service("one").shares("k").port(1).wants(&["192.0.2.1"]));
+    world.put(service("two").shares("k").port(2).wants(&["192.0.2.1"]));
+    world.run();
+    let of = |address: &str, services: &[&str]| AddressUse {
+        address: ip(address),
+        services: services.iter().map(|name| key(name)).collect(),
+    };
+    assert_eq!(used(&world), [of("192.0.2.1", &["one", "two"]), of("192.0.2.200", &["high"])]);
+
+    world.remove("one");
+    world.run();
+    assert_eq!(used(&world)[0], of("192.0.2.1", &["two"]));
+
+    for number in 0..45 {
+        world.put(service(&format!("more-{number:02}")));
+    }
+    world.run();
+    assert_eq!(used(&world).len(), PoolStatus::LISTED);
+}
+
+#[test]
+fn m_152_events_say_what_an_alert_written_for_metallb_looks_for() {
+    let mut world = World::with_pool(&["192.0.2.1", "2001:db8::1"]);
+    world.put(service("web").families(FamilyPolicy::RequireDualStack, DUAL));
+    world.put(service("late").created(1));
+    let events: Vec<_> = world
+        .run()
+        .into_iter()
+        .filter_map(|write| match write {
+            Write::Event(event) => Some((event.reason, event.message)),
+            _ => None,
+        })
+        .collect();
+
+    assert!(events[0].1.starts_with("Failed to allocate IP for \"default/late\": no free IPv4 address"), "{events:?}");
+    assert_eq!(events[0].0, "AllocationFailed");
+    assert_eq!(events[1].0, "IPAllocated");
+    assert_eq!(events[1].1, "Assigned IP [\"192.0.2.1\" \"2001:db8::1\"] of pool p");
+}
+
+#[test]
 fn an_address_that_nobody_announces_is_said_to_be_so() {
     let mut world = World::empty(Snapshot::default());
     world.put_pool(pool("p", &["192.0.2.1"]));
     world.put_pool(pool("loopback", &["127.0.0.1"]).manual());
     world.put(service("web"));
     world.put(service("local").wants_pool("loopback"));
-    world.run();
+    assert_eq!(told(&world.run(), "web"), ["IPAllocated", "NotAdvertised"]);
+    world.restart();
+    assert_eq!(world.run(), []);
     let reason = |world: &World, name| world.status(name).condition.as_ref().unwrap().reason.clone();
     assert_eq!(reason(&world, "web"), "NotAdvertised");
     assert_eq!(reason(&world, "local"), "Assigned");
@@ -211,7 +258,7 @@ fn a_newer_wish_supersedes_a_write_in_flight() {
     first.iter().for_each(|write| world.carry_out(write));
     assert_eq!(statuses(&world.step(), "web"), [] as [&ServiceStatus; 0]);
     second.iter().for_each(|write| world.carry_out(write));
-    assert_eq!(world.run(), []);
+    assert_eq!(statuses(&world.run(), "web"), [] as [&ServiceStatus; 0]);
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! Facts that nobody should make, and some do.
+
+use super::*;
+
+#[test]
+fn a_status_with_three_addresses_or_two_of_one_family_is_replaced() {
+    for shown in [
+        &["192.0.2.1", "192.0.2.2"][..],
+        &["192.0.2.1", "2001:db8::1", "192.0.2.2"],
+        &["2001:db8::1", "2001:db8::2", "2001:db8::3"],
+        &["192.0.2.1", "192.0.2.1"],
+    ] {
+        let mut world = World::with_pool(&["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"]);
+        world.put(service("dual").families(FamilyPolicy::RequireDualStack, DUAL).shows(shown));
+
+        let writes = world.run();
+
+        assert_eq!(world.addresses("dual"), "192.0.2.1, 2001:db8::1", "{shown:?}");
+        assert_eq!(told(&writes, "dual"), ["ClearAssignment", "IPAllocated"]);
+        world.restart();
+        assert_eq!(world.run(), []);
+    }
+}
+
+#[test]
+fn a_service_of_three_families_gets_what_two_are() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"]);
+    let three = [Family::V6, Family::V4, Family::V6];
+
+    world.put(service("web").families(FamilyPolicy::RequireDualStack, &three));
+    world.put(service("single").families(FamilyPolicy::SingleStack, &three));
+    world.run();
+
+    assert_eq!(world.addresses("single"), "2001:db8::1");
+    assert_eq!(world.addresses("web"), "192.0.2.1, 2001:db8::2");
+}
+
+#[test]
+fn m_043_what_others_add_to_the_list_of_addresses_is_taken_out() {
+    let mut world = World::with_pool(&["192.0.2.1"]);
+    world.put(service("web"));
+    world.run();
+
+    world.change("web", |web| web.observed.is_altered = true);
+    let writes = world.run();
+
+    assert_eq!(statuses(&writes, "web").len(), 1);
+    assert!(!world.status("web").is_altered);
+    assert_eq!(told(&writes, "web"), [""; 0]);
+}
+
+#[test]
+fn a_pool_that_is_renamed_shrunk_and_deleted_in_one_snapshot_loses_only_what_is_gone() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.4"]);
+    world.put_pool(pool("gone", &["198.51.100.1"]).manual());
+    for name in ["a", "b", "c", "d"] {
+        world.put(service(name));
+    }
+    world.put(service("e").wants_pool("gone"));
+    world.run();
+    world.change("e", |e| e.request().pool = None);
+    world.run();
+
+    world.remove_pool("p");
+    world.remove_pool("gone");
+    world.put_pool(pool("q", &["192.0.2.2-192.0.2.3"]));
+    world.put_pool(pool("r", &["192.0.2.4", "203.0.113.1"]));
+    let writes = world.run();
+
+    let found = ["a", "b", "c", "d", "e"].map(|name| world.addresses(name));
+    assert_eq!(found, ["203.0.113.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", ""]);
+    for name in ["b", "c", "d"] {
+        assert_eq!(told(&writes, name), [""; 0]);
+        assert_eq!(statuses(&writes, name).len(), 1, "only the pool's name");
+    }
+    assert_eq!(world.refusal("e").reason(), "Exhausted");
+    world.restart();
+    assert_eq!(world.run(), []);
+}
+
+#[test]
+fn pools_of_2_to_the_64_and_2_to_the_127_addresses_cost_no_more_than_small_ones() {
+    let mut world = World::new();
+    let half = "2001:db8::-2001:db8::ffff:ffff:ffff:ffff";
+    world.put_pool(pool("large", &[half]).without_edges(&["2001:db8::"]));
+    world.put_pool(pool("vast", &["8000::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]));
+    let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    world.put(service("low").families(FamilyPolicy::SingleStack, V6).wants_pool("large"));
+    world.put(service("high").families(FamilyPolicy::SingleStack, V6).wants(&[last]));
+
+    world.run();
+
+    assert_eq!((world.addresses("low"), world.addresses("high")), ("2001:db8::1".into(), last.into()));
+    let capacities: Vec<_> = world.controller.usage().map(|usage| usage.capacity).collect();
+    assert_eq!(capacities, [(1 << 64) - 1, 1 << 127]);
+    let status = &world.facts.pools[&PoolName::from("vast")].observed;
+    assert_eq!((status.assigned_ipv6, status.available_ipv6), (1, i64::MAX));
+}
+
+#[test]
+fn equal_facts_write_nothing_however_often_they_come() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.2"]);
+    for name in ["a", "b", "c"] {
+        world.put(service(name));
+    }
+    world.put(service("x").shows(&["203.0.113.1"]));
+    world.run();
+
+    for _ in 0..3 {
+        // The same facts in maps of their own, as after a new list from the API server.
+        world.facts.services =
+            world.facts.services.values().map(|one| (one.key.clone(), Arc::new(Service::clone(one)))).collect();
+        world.facts.pools =
+            world.facts.pools.values().map(|one| (one.name.clone(), Arc::new(Pool::clone(one)))).collect();
+        assert_eq!(world.step(), []);
+    }
+}
