@@ -144,6 +144,8 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn get(path: &str, ready: &[watch::Receiver<bool>]) -> StatusCode {
@@ -172,5 +174,34 @@ mod tests {
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(get("/", &[]), StatusCode::NOT_FOUND);
         assert_eq!(get("/metrics", &[]), StatusCode::OK);
+    }
+
+    /// The head of the answer to a GET.
+    async fn ask(address: SocketAddr, path: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
+    }
+
+    #[tokio::test]
+    async fn m_151_health_and_readiness_are_answered_on_the_address_given_and_on_no_other() {
+        let listener = Admin::bind(SocketAddr::new(crate::run::SPEAKER_ADMIN.ip(), 0), false).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let beside = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        let (_room, ready) = watch::channel(true);
+        tokio::spawn(Admin::new(listener, Registry::default(), vec![ready]).run(CancellationToken::new()));
+
+        assert_eq!(ask(address, "/healthz").await.unwrap(), "HTTP/1.1 200 OK");
+        assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 200 OK");
+        assert_eq!(ask(beside, "/healthz").await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn m_151_nobody_outside_of_the_host_reaches_an_admin_listener_unless_told_so() {
+        for address in [crate::run::CONTROLLER_ADMIN, crate::run::SPEAKER_ADMIN, crate::run::PROXY_ADMIN] {
+            assert!(address.ip().is_loopback(), "{address}");
+        }
     }
 }
