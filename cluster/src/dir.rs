@@ -364,6 +364,12 @@ impl Directory {
                 }
                 problem.map(|fault| (None, fault))
             }
+            Place::Configuration(reporter) => {
+                // One that cannot be read is written anew, and nothing is lost with it.
+                let said = text.ok().flatten().and_then(|text| state::read_configuration(&text).ok());
+                self.translator.remember_configuration(reporter, said);
+                None
+            }
             Place::EntryService(_) | Place::EntrySlice { .. } | Place::Membership { .. } | Place::Events { .. } => None,
         };
         let path = self.state.path(file).display().to_string();

@@ -16,6 +16,7 @@ use ::kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use ferrogate_core::{
+    configuration::Reporter,
     model::{
         ObjectRef,
         entry::{COMPONENT_LABEL, PROXY_COMPONENT},
@@ -111,12 +112,22 @@ fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
         Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::Standalone(_) => kinds(&KINDS),
     };
     subjects.insert(Subject::L2Status);
+    subjects.extend(reporter(role).map(|_| Subject::Configuration));
     let metallb = KINDS.into_iter().filter(|kind| honours_metallb && kind.is_configuration());
     subjects.extend(metallb.map(Subject::Metallb));
     if role.decides() {
         subjects.insert(Subject::Kind(Kind::Pod));
     }
     subjects
+}
+
+/// Whose report on the configuration a process of this role writes.
+fn reporter(role: &Role) -> Option<Reporter> {
+    match role {
+        Role::Controller => Some(Reporter::Controller),
+        Role::Speaker(node) => Some(Reporter::Speaker(node.clone())),
+        Role::Reader(_) | Role::Proxy(_) | Role::Standalone(_) => None,
+    }
 }
 
 /// What one watch is about.
@@ -127,6 +138,8 @@ enum Subject {
     Metallb(Kind),
     /// Who announces what by layer 2, as speakers report it.
     L2Status,
+    /// What this process itself says of the configuration.
+    Configuration,
 }
 
 impl Subject {
@@ -134,13 +147,14 @@ impl Subject {
         match self {
             Self::Kind(kind) | Self::Metallb(kind) => kind.name(),
             Self::L2Status => "ServiceL2Status",
+            Self::Configuration => "ConfigurationState",
         }
     }
 
     fn spelling(self) -> Spelling {
         match self {
             Self::Metallb(_) => Spelling::Metallb,
-            Self::Kind(_) | Self::L2Status => Spelling::Ours,
+            Self::Kind(_) | Self::L2Status | Self::Configuration => Spelling::Ours,
         }
     }
 
@@ -153,7 +167,7 @@ impl Subject {
         match self {
             Self::Kind(kind) => kind.api_version(),
             Self::Metallb(kind) => kind.metallb_api_version(),
-            Self::L2Status => OUR_API,
+            Self::L2Status | Self::Configuration => OUR_API,
         }
     }
 
@@ -191,6 +205,7 @@ pub struct Watcher {
     unlisted: BTreeSet<Subject>,
     failing: BTreeMap<Subject, Instant>,
     announcers: BTreeSet<String>,
+    reporter: Option<Reporter>,
 }
 
 impl Watcher {
@@ -217,6 +232,7 @@ impl Watcher {
             unlisted,
             failing: BTreeMap::new(),
             announcers: BTreeSet::new(),
+            reporter: reporter(role),
         }
     }
 
@@ -239,6 +255,10 @@ impl Watcher {
             let config = match subject {
                 Subject::Kind(Kind::Pod) => {
                     watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={PROXY_COMPONENT}"))
+                }
+                Subject::Configuration => {
+                    let name = self.reporter.as_ref().map(Reporter::name).unwrap_or_default();
+                    watcher::Config::default().fields(&format!("metadata.name={name}"))
                 }
                 _ => watcher::Config::default(),
             };
@@ -341,6 +361,9 @@ impl Watcher {
     }
 
     fn replace(&mut self, subject: Subject, objects: Vec<DynamicObject>) {
+        if subject == Subject::Configuration {
+            return self.note_report(objects.last());
+        }
         let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
             let before = std::mem::take(&mut self.announcers);
             objects.into_iter().for_each(|object| self.apply(subject, object));
@@ -377,6 +400,7 @@ impl Watcher {
                     self.translator.apply(&subject.source(), origin, reading);
                 }
             }
+            Subject::Configuration => self.note_report(Some(&object)),
             Subject::L2Status => {
                 let file = object.metadata.name.clone().unwrap_or_default();
                 // One without a status has just been made; what it is about follows.
@@ -396,12 +420,20 @@ impl Watcher {
                 self.forget(&id);
                 self.translator.delete(&subject.source(), Origin::Cluster(id.object()), id);
             }
+            Subject::Configuration => self.note_report(None),
             Subject::L2Status => {
                 let file = object.metadata.name.as_deref().unwrap_or_default();
                 self.translator.remember_announcer(file, None);
                 self.announcers.remove(file);
             }
         }
+    }
+
+    fn note_report(&mut self, object: Option<&DynamicObject>) {
+        let Some(reporter) = self.reporter.clone() else { return };
+        let status = object.and_then(|object| object.data.get("status")).cloned();
+        let status = status.and_then(|status| serde_json::from_value(status).ok());
+        self.translator.remember_configuration(reporter, status.and_then(state::configuration));
     }
 
     fn know(&mut self, kind: (Kind, Spelling), object: &DynamicObject) {
@@ -509,6 +541,7 @@ mod tests {
             ]
         );
         assert_eq!(resource(OUR_API, "ServiceL2Status").plural, "servicel2statuses");
+        assert_eq!(resource(OUR_API, "ConfigurationState").plural, "configurationstates");
         assert_eq!(resource("v1", Kind::Pod.name()).plural, "pods");
     }
 

@@ -22,6 +22,7 @@ use ferrogate_core::{
         peer::BgpPeer,
         pool::Pool,
         route::Ingress,
+        selector::LabelSelector,
         service::{Endpoint, Service},
     },
     snapshot::{Origin, Problem},
@@ -353,6 +354,8 @@ pub struct Reading {
     pub fact: Option<Fact>,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
+    /// Its `nodeSelectors`, as far as they can be read whatever else is wrong; empty means every node.
+    pub concerned_nodes: Vec<LabelSelector>,
 }
 
 /// What one source says of one object.
@@ -362,6 +365,7 @@ struct Claim {
     fact: Option<Arc<Fact>>,
     generation: i64,
     problems: Vec<Problem>,
+    concerned_nodes: Vec<LabelSelector>,
 }
 
 /// The form of an object that counts, and where it stands.
@@ -398,14 +402,14 @@ impl Objects {
             }
         }
         for (origin, reading) in readings {
-            let Reading { id, generation, fact, problems } = reading;
+            let Reading { id, generation, fact, problems, concerned_nodes } = reading;
             let fact = match fact {
                 Some(fact) => Some(Arc::new(fact)),
                 None => last_good.get(&id).cloned(),
             };
             let place = (id, origin);
             before.remove(&place);
-            self.put(&place, Some(Claim { fact, generation, problems }));
+            self.put(&place, Some(Claim { fact, generation, problems, concerned_nodes }));
             now.insert(place);
         }
         let named: BTreeSet<Id> = now.iter().map(|(id, _)| id.clone()).collect();
@@ -423,13 +427,13 @@ impl Objects {
 
     /// Takes in one object of a source that has one place for each object (the API server).
     pub fn apply(&mut self, source: &str, origin: Origin, reading: Reading) {
-        let Reading { id, generation, fact, problems } = reading;
+        let Reading { id, generation, fact, problems, concerned_nodes } = reading;
         let fact = match fact {
             Some(fact) => Some(Arc::new(fact)),
             None => self.claims.get(&id).and_then(|claims| claims.get(&origin)).and_then(|claim| claim.fact.clone()),
         };
         let place = (id, origin);
-        self.put(&place, Some(Claim { fact, generation, problems }));
+        self.put(&place, Some(Claim { fact, generation, problems, concerned_nodes }));
         self.sources.entry(source.to_owned()).or_default().insert(place);
     }
 
@@ -532,6 +536,12 @@ impl Objects {
     /// What changed since this was last asked, with the form that counted then.
     pub fn take_changed(&mut self) -> BTreeMap<Id, Option<Arc<Fact>>> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Which nodes an object concerns: any of these, or all where there are none.
+    pub fn concerned_nodes(&self, id: &Id) -> &[LabelSelector] {
+        let first = self.claims.get(id).and_then(|claims| claims.values().next());
+        first.map(|claim| claim.concerned_nodes.as_slice()).unwrap_or_default()
     }
 
     /// What is wrong with an object in itself, everywhere it is defined, double definitions included.

@@ -6,11 +6,15 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ferrogate_core::{
+    configuration::{ConfigurationState, Judgement, Reporter},
     model::{Family, NodeName, ObjectKey, ObjectRef, ServiceKey, pool::PoolStatus, service::ServiceStatus},
     snapshot::Fault,
     write::Condition,
 };
-use ferrogate_crds::{IPAddressPool, ServiceL2Status, ServiceL2StatusStatus};
+use ferrogate_crds::{
+    ConfigurationResult, ConfigurationState as ConfigurationStateObject, ConfigurationStateStatus, IPAddressPool,
+    ServiceL2Status, ServiceL2StatusStatus,
+};
 use k8s_openapi::{
     api::{core::v1::Service, networking::v1::Ingress},
     apimachinery::pkg::apis::meta::v1 as meta,
@@ -60,6 +64,8 @@ pub enum Place {
         /// Namespace (empty for cluster-scoped kinds) and name.
         key: ObjectKey,
     },
+    /// Whether the configuration can be used, written by whoever says so.
+    Configuration(Reporter),
     /// Events of one writer.
     Events {
         /// `controller` or `speaker-NODE`.
@@ -84,6 +90,7 @@ impl Place {
             Self::EntryService(key) => format!("entry/service/{}", key_path(key)),
             Self::EntrySlice { service, family } => format!("entry/{family}/{}", key_path(service)),
             Self::Conditions { kind, key } => format!("conditions/{kind}/{}", key_path(key)),
+            Self::Configuration(reporter) => format!("configuration/{}.yaml", reporter.name()),
             Self::Events { writer } => format!("events/{writer}.yaml"),
             Self::L2Status { node, service } => {
                 format!("speakers/{node}/l2status/{}_{}.yaml", service.namespace, service.name)
@@ -108,6 +115,7 @@ impl Place {
                 let kind = kind.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| kind.to_owned())?;
                 Some(Self::Conditions { kind, key: key(namespace, object)? })
             }
+            ["configuration", reporter] => Some(Self::Configuration(Reporter::of(&name(reporter)?)?)),
             ["events", writer] => Some(Self::Events { writer: name(writer)? }),
             ["speakers", node, "l2status", file] => {
                 let (namespace, object) = file.split_once('_')?;
@@ -216,6 +224,22 @@ pub fn read_l2_status(text: &str) -> Result<(ServiceKey, NodeName), Fault> {
 /// Which Service a status is about, and which node announces it.
 pub fn announcer(status: ServiceL2StatusStatus) -> (ServiceKey, NodeName) {
     (ServiceKey::new(status.service_namespace, status.service_name), NodeName::from(status.node))
+}
+
+/// What a reporter says of the configuration.
+pub fn read_configuration(text: &str) -> Result<ConfigurationState, Fault> {
+    let object: ConfigurationStateObject = only(text)?;
+    object.status.and_then(configuration).ok_or_else(|| says_nothing("status.result"))
+}
+
+/// What a status says of the configuration, if it says anything yet.
+pub fn configuration(status: ConfigurationStateStatus) -> Option<ConfigurationState> {
+    let judgement = match status.result? {
+        ConfigurationResult::Valid => Judgement::Valid,
+        ConfigurationResult::Invalid => Judgement::Invalid,
+        ConfigurationResult::Unknown => Judgement::Unknown,
+    };
+    Some(ConfigurationState { judgement, summary: status.error_summary })
 }
 
 /// Whom a speaker has lost sight of.

@@ -12,12 +12,14 @@ use std::{
 };
 
 use ferrogate_core::{
+    configuration::{ConfigurationState, Reporter},
     model::{
         Labels, NodeName, ObjectKey, ObjectRef, ServiceKey,
         entry::{ENTRY_NAME, Entry as SharedEntry, EntryWish},
         node::Node,
         pool::{Pool, PoolStatus},
         route::{Backend, BackendPort, Ingress},
+        selector::LabelSelector,
         service::{Endpoint, Service, ServiceStatus},
     },
     snapshot::{Fault, Origin, Problem, Snapshot},
@@ -69,6 +71,7 @@ pub struct Translator {
     pools: BTreeMap<ObjectKey, Remembered<PoolStatus>>,
     ingresses: BTreeMap<ObjectKey, Remembered<Vec<IpAddr>>>,
     unreachable: BTreeSet<NodeName>,
+    configuration_states: OrdMap<Reporter, Arc<ConfigurationState>>,
     /// Who says of which Service that it announces it, by the file that says so.
     announcers: BTreeMap<String, (ServiceKey, NodeName)>,
     announcers_of: BTreeMap<ServiceKey, BTreeMap<NodeName, u32>>,
@@ -118,6 +121,7 @@ impl Translator {
             pools: BTreeMap::new(),
             ingresses: BTreeMap::new(),
             unreachable: BTreeSet::new(),
+            configuration_states: OrdMap::new(),
             announcers: BTreeMap::new(),
             announcers_of: BTreeMap::new(),
             conditions: BTreeMap::new(),
@@ -255,6 +259,14 @@ impl Translator {
         self.stale.conditions.extend(said.map(|(object, conditions)| (object, Some(Arc::new(conditions)))));
     }
 
+    /// Takes in what the ConfigurationState of a reporter says, or that there is none.
+    pub fn remember_configuration(&mut self, reporter: Reporter, said: Option<ConfigurationState>) {
+        match said {
+            Some(said) => _ = self.configuration_states.insert(reporter, Arc::new(said)),
+            None => _ = self.configuration_states.remove(&reporter),
+        }
+    }
+
     /// Takes in which nodes the speaker of this node has lost sight of.
     pub fn set_unreachable(&mut self, nodes: BTreeSet<NodeName>) {
         self.unreachable = nodes;
@@ -311,6 +323,9 @@ impl Translator {
         }
         for (object, conditions) in stale.conditions {
             set(&mut next.conditions, object, conditions);
+        }
+        if next.configuration_states != self.configuration_states {
+            next.configuration_states = self.configuration_states.clone();
         }
         if next.unreachable != self.unreachable {
             next.unreachable = self.unreachable.clone();
@@ -620,6 +635,16 @@ impl Translator {
             all.entry(origin.clone()).or_default().push(problem.clone());
         }
         next.problems = Arc::new(all);
+        let mut concerned: OrdMap<ObjectRef, Arc<Vec<LabelSelector>>> = OrdMap::new();
+        for id in self.object_problems.keys() {
+            let nodes = self.objects.concerned_nodes(id);
+            if !nodes.is_empty() {
+                concerned.insert(id.object(), Arc::new(nodes.to_vec()));
+            }
+        }
+        if next.concerned_nodes != concerned {
+            next.concerned_nodes = concerned;
+        }
     }
 }
 

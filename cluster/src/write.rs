@@ -9,6 +9,7 @@ use std::{
 };
 
 use ferrogate_core::{
+    configuration::{ConfigurationState, Judgement, Reporter},
     model::{
         NodeName, ObjectKey, ObjectRef, ResourceVersion,
         entry::{EntryService, EntrySlice},
@@ -73,6 +74,8 @@ pub enum Wish {
     },
     /// What a node announces.
     L2Status(L2Status),
+    /// What a reporter says of the configuration.
+    Configuration(ConfigurationState),
     /// Whom a node cannot see.
     Membership(BTreeSet<NodeName>),
     /// The Events of this writer.
@@ -106,6 +109,9 @@ impl From<Write> for Request {
             }
             Write::Membership { node, unreachable } => {
                 Self::Say(Place::Membership { node }, Wish::Membership(unreachable))
+            }
+            Write::Configuration { reporter, state } => {
+                Self::Say(Place::Configuration(reporter), Wish::Configuration(state))
             }
             Write::Event(event) => Self::Tell(event),
         }
@@ -189,6 +195,7 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
                 },
             })
         }
+        (Place::Configuration(reporter), Wish::Configuration(state)) => configuration(reporter, state, before, now),
         (Place::Membership { node }, Wish::Membership(unreachable)) => json!(Membership::new(node, unreachable)),
         _ => return None,
     };
@@ -199,6 +206,37 @@ fn address_use(from: &AddressUse) -> Value {
     let services: Vec<String> = from.services.iter().map(ToString::to_string).collect();
     json!({ "address": from.address, "services": services })
 }
+
+fn configuration(reporter: &Reporter, state: &ConfigurationState, before: &Conditions, now: Timestamp) -> Value {
+    let labels = match reporter {
+        Reporter::Controller => json!({ "ferrogate.io/component-type": "controller" }),
+        // A name that is too long for a label stands in the object's own name all the same.
+        Reporter::Speaker(node) if node.as_str().len() > MAX_LABEL => {
+            json!({ "ferrogate.io/component-type": "speaker" })
+        }
+        Reporter::Speaker(node) => {
+            json!({ "ferrogate.io/component-type": "speaker", "ferrogate.io/node-name": node.as_str() })
+        }
+    };
+    json!({
+        "apiVersion": OUR_API,
+        "kind": "ConfigurationState",
+        "metadata": { "name": reporter.name(), "labels": labels },
+        "spec": {},
+        "status": {
+            "result": match state.judgement {
+                Judgement::Valid => "Valid",
+                Judgement::Invalid => "Invalid",
+                Judgement::Unknown => "Unknown",
+            },
+            "errorSummary": state.summary,
+            "conditions": before.next(std::iter::once(&state.condition()), now),
+        },
+    })
+}
+
+/// The longest value of a label.
+const MAX_LABEL: usize = 63;
 
 fn object(api_version: &str, kind: &str, key: &ObjectKey) -> Value {
     let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": &*key.name } });
@@ -258,4 +296,25 @@ impl Conditions {
 /// A time as Kubernetes writes it, to the second.
 fn seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state;
+
+    proptest! {
+        #[test]
+        fn whatever_a_summary_says_reads_back_as_it_was_written(summary in "([ -~äλ\\t]{0,30}\n?){0,6}") {
+            let reporter = Reporter::Controller;
+            let said = ConfigurationState { judgement: Judgement::Invalid, summary };
+            let body = configuration(&reporter, &said, &Conditions::default(), Timestamp::now());
+
+            let read = state::read_configuration(&files::yaml(&body));
+
+            prop_assert_eq!(read, Ok(said));
+        }
+    }
 }

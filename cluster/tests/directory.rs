@@ -11,6 +11,7 @@ use std::{
 
 use ferrogate_cluster::{Cluster, DirectoryConfig, DirectoryError, NAMESPACE, Role};
 use ferrogate_core::{
+    configuration::{self, ConfigurationState, Judgement, Reporter},
     model::{
         NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
@@ -763,4 +764,47 @@ async fn conditions_of_other_objects_are_kept_side_by_side() {
 
     let text = folders.read_state("conditions/L2Advertisement/ferrogate-system/l2.yaml");
     assert_eq!(text.matches("status: \"True\"").count(), 2, "{text}");
+}
+
+#[tokio::test]
+async fn m_041_a_report_on_the_configuration_is_read_back_until_somebody_deletes_or_breaks_it() {
+    let folders = Folders::new();
+    let mut cluster = folders.try_open(Role::Standalone("one".into())).await.unwrap();
+    let reporter = Reporter::Speaker("one".into());
+    let summary = "configuration error: a: \"b\"\nconfiguration error: c # d: 'e'".to_owned();
+    let state = ConfigurationState { judgement: Judgement::Invalid, summary };
+    let shows = |snapshot: &Snapshot| snapshot.configuration_states.get(&reporter).map(|shown| (**shown).clone());
+    let path = folders.state().join("configuration/speaker-one.yaml");
+
+    for spoil in [|path: &Path| fs::remove_file(path).unwrap(), |path: &Path| fs::write(path, "status: {").unwrap()] {
+        let write = Write::Configuration { reporter: reporter.clone(), state: state.clone() };
+        cluster.writes.send(write).await.unwrap();
+        until(&mut cluster, |snapshot| shows(snapshot).as_ref() == Some(&state)).await;
+        spoil(&path);
+        until(&mut cluster, |snapshot| shows(snapshot).is_none()).await;
+    }
+    assert_eq!(shown(&cluster.snapshots.borrow()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn m_040_a_peer_that_cannot_be_read_is_the_business_of_the_nodes_it_chooses() {
+    let folders = Folders::new();
+    folders.put("nodes.yaml", &["a", "b"].map(node_named).join("---\n"));
+    folders.put(
+        "peer.yaml",
+        "apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {name: rack}\nspec:\n  myASN: 64500\n  \
+         peerASN: 64501\n  peerAddress: nonsense\n  nodeSelectors: [{matchLabels: {rack: a}}]\n",
+    );
+    let cluster = folders.open().await;
+    let snapshot = cluster.snapshots.borrow().clone();
+
+    let judgement = |reporter| configuration::judge(&snapshot, &reporter).judgement;
+
+    assert_eq!(judgement(Reporter::Controller), Judgement::Valid);
+    assert_eq!(judgement(Reporter::Speaker("a".into())), Judgement::Invalid, "{:?}", shown(&snapshot));
+    assert_eq!(judgement(Reporter::Speaker("b".into())), Judgement::Valid);
+}
+
+fn node_named(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{rack: {name}}}}}\n")
 }

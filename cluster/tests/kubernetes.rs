@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use ferrogate_cluster::{Cluster, KubernetesConfig, Role, Timing};
 use ferrogate_core::{
+    configuration::{ConfigurationState, Judgement, Reporter},
     model::{
         NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
@@ -30,6 +31,7 @@ const SERVICES: &str = "/api/v1/services";
 const POOLS: &str = "/apis/ferrogate.io/v1beta1/ipaddresspools";
 const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
 const L2_STATUSES: &str = "/apis/ferrogate.io/v1beta1/servicel2statuses";
+const CONFIGURATION_STATES: &str = "/apis/ferrogate.io/v1beta1/configurationstates";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
 
 /// As quick as can be told from the noise of a busy machine.
@@ -296,6 +298,34 @@ async fn speakers_report_what_they_announce_and_take_it_back() {
 
     cluster.writes.send(write(None)).await.unwrap();
     until(&mut cluster, |snapshot| snapshot.announced_by.is_empty()).await;
+}
+
+#[tokio::test]
+async fn m_038_a_speaker_reports_on_the_configuration_under_its_own_name_and_its_node_owns_the_report() {
+    let fake = Fake::start().await;
+    fake.put("/api/v1/nodes", json!({ "metadata": { "name": "one" } }));
+    let mut cluster = open(&fake, Role::Speaker("one".into()), "speaker-one").await;
+    let reporter = Reporter::Speaker("one".into());
+    let state = |summary: &str| ConfigurationState { judgement: Judgement::Invalid, summary: summary.to_owned() };
+    let write = |summary| Write::Configuration { reporter: reporter.clone(), state: state(summary) };
+    let shows = |snapshot: &Snapshot, summary| {
+        snapshot.configuration_states.get(&reporter).is_some_and(|shown| **shown == state(summary))
+    };
+
+    cluster.writes.send(write("first")).await.unwrap();
+    until(&mut cluster, |snapshot| shows(snapshot, "first")).await;
+    let first = fake.get(CONFIGURATION_STATES, NAMESPACE, "speaker-one").unwrap();
+    cluster.writes.send(write("second")).await.unwrap();
+    until(&mut cluster, |snapshot| shows(snapshot, "second")).await;
+    let second = fake.get(CONFIGURATION_STATES, NAMESPACE, "speaker-one").unwrap();
+
+    let labels = json!({ "ferrogate.io/component-type": "speaker", "ferrogate.io/node-name": "one" });
+    assert_eq!(first["metadata"]["labels"], labels);
+    assert_eq!(first["metadata"]["ownerReferences"][0]["kind"], "Node");
+    let condition = |object: &Value| object["status"]["conditions"][0].clone();
+    assert_eq!(condition(&first)["status"], "False");
+    assert_eq!(condition(&first)["lastTransitionTime"], condition(&second)["lastTransitionTime"]);
+    assert_eq!(condition(&second)["message"], "second");
 }
 
 #[tokio::test]

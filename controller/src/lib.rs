@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use ferrogate_core::{
+    configuration::{self, Keeper, Reporter},
     controller::{self as brain, Controller, Event},
     snapshot::Snapshot,
     write::{Severity, Write},
@@ -59,6 +60,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let settings = brain::Config { proxy_carries_services: config.proxy_carries_services, ..brain::Config::default() };
     let mut controller = Controller::new(settings);
+    let mut keeper = Keeper::new(Reporter::Controller, false);
     // What is there already counts as the first change.
     snapshots.mark_changed();
     leads.mark_changed();
@@ -75,14 +77,22 @@ pub async fn run(
                 alive.map_err(|_| RunError::SourceEnded)?;
                 Event::Snapshot(Arc::clone(&snapshots.borrow_and_update()))
             }
-            () = until(controller.deadline()) => Event::Tick,
+            () = until([controller.deadline(), keeper.deadline()].into_iter().flatten().min()) => Event::Tick,
         };
         if let Event::Leads(leads) = event {
             info!(leads, "leadership");
         }
         let is_snapshot = matches!(event, Event::Snapshot(_));
-        let wanted = controller.step(Instant::now().into_std(), event);
+        let seen = match &event {
+            Event::Leads(leads) => configuration::Event::Leads(*leads),
+            Event::Snapshot(snapshot) => configuration::Event::Snapshot(Arc::clone(snapshot)),
+            Event::Tick => configuration::Event::Tick,
+        };
+        let now = Instant::now().into_std();
+        let mut wanted = controller.step(now, event);
+        wanted.extend(keeper.step(now, seen));
         metrics.stepped(&controller, *leads.borrow());
+        metrics.judged(keeper.state());
         for write in wanted {
             // What is left unsent when leadership goes is decided anew by whoever leads next.
             if !*leads.borrow() {

@@ -1,6 +1,10 @@
 //! What a controller counts.
 
-use ferrogate_core::{controller::Controller, write::Write};
+use ferrogate_core::{
+    configuration::{ConfigurationState, Judgement},
+    controller::Controller,
+    write::Write,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -14,6 +18,8 @@ pub struct Metrics {
     capacity: Family<PoolLabels, Gauge>,
     pending: Family<ReasonLabel, Gauge>,
     leading: Gauge,
+    loaded: Gauge,
+    incomplete: Gauge,
     steps: Counter,
     writes: Family<KindLabel, Counter>,
 }
@@ -59,6 +65,16 @@ impl Metrics {
             "1 while this process is the one that assigns and writes",
             metrics.leading.clone(),
         );
+        registry.register(
+            "configuration_loaded",
+            "1 once the configuration has been read and worked in",
+            metrics.loaded.clone(),
+        );
+        registry.register(
+            "configuration_incomplete",
+            "1 while part of the newest configuration is not in force; the ConfigurationState says what and why",
+            metrics.incomplete.clone(),
+        );
         registry.register("steps", "Snapshots, changes of leadership and deadlines worked in", metrics.steps.clone());
         registry.register("writes", "Changes asked for outside, by what they change", metrics.writes.clone());
         metrics
@@ -83,6 +99,13 @@ impl Metrics {
         }
     }
 
+    /// After a step: what there is to say of the configuration.
+    pub(crate) fn judged(&self, state: Option<&ConfigurationState>) {
+        let Some(state) = state else { return };
+        self.loaded.set(1);
+        self.incomplete.set(i64::from(state.judgement != Judgement::Valid));
+    }
+
     /// Before a write is sent.
     pub(crate) fn wrote(&self, write: &Write) {
         let kind = match write {
@@ -94,6 +117,7 @@ impl Metrics {
             Write::Condition { .. } => "condition",
             Write::Event(_) => "event",
             Write::L2Status { .. } => "l2_status",
+            Write::Configuration { .. } => "configuration_state",
             Write::Membership { .. } => "membership",
         };
         self.writes.get_or_create(&KindLabel { kind }).inc();

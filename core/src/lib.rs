@@ -6,6 +6,7 @@
 //! [`snapshot`], then [`write`](mod@write), then the machine of the room you care about.
 #![forbid(unsafe_code)]
 
+pub mod configuration;
 pub mod controller;
 pub mod lease;
 pub mod model;

@@ -8,6 +8,7 @@ use std::{
 use imbl::OrdMap;
 
 use crate::{
+    configuration::{ConfigurationState, Reporter},
     model::{
         Labels, NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ServiceKey,
         advertisement::{BgpAdvertisement, L2Advertisement},
@@ -18,6 +19,7 @@ use crate::{
         peer::BgpPeer,
         pool::Pool,
         route::Ingress,
+        selector::LabelSelector,
         service::Service,
     },
     write::Condition,
@@ -59,6 +61,10 @@ pub struct Snapshot {
     pub conditions: OrdMap<ObjectRef, Arc<Vec<Condition>>>,
     /// The shared Ingress entry of a cluster; none where facts come from a folder, whose users write it themselves.
     pub entry: Option<Arc<Entry>>,
+    /// Which nodes an object concerns that has problems and names some: its `nodeSelectors`, read as far as they can be.
+    pub concerned_nodes: OrdMap<ObjectRef, Arc<Vec<LabelSelector>>>,
+    /// What the ConfigurationStates say that this process reads: its own.
+    pub configuration_states: OrdMap<Reporter, Arc<ConfigurationState>>,
     /// What was left out, by where it came from, and why.
     pub problems: Arc<BTreeMap<Origin, Vec<Problem>>>,
 }

@@ -5,11 +5,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use crate::model::{
-    Family, InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
-    entry::{EntryService, EntrySlice},
-    pool::PoolStatus,
-    service::ServiceStatus,
+use crate::{
+    configuration::{ConfigurationState, Reporter},
+    model::{
+        Family, InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
+        entry::{EntryService, EntrySlice},
+        pool::PoolStatus,
+        service::ServiceStatus,
+    },
 };
 
 /// A change outside.
@@ -64,6 +67,13 @@ pub enum Write {
         object: ObjectRef,
         /// The condition.
         condition: Condition,
+    },
+    /// The ConfigurationState of one reporter.
+    Configuration {
+        /// Whose.
+        reporter: Reporter,
+        /// What it should say.
+        state: ConfigurationState,
     },
     /// An Event on an object; equal Events are counted, not repeated.
     Event(Event),

@@ -360,6 +360,7 @@ impl World {
             | Write::EntryService { .. }
             | Write::EntrySlice { .. }
             | Write::Condition { .. }
+            | Write::Configuration { .. }
             | Write::Event(_) => return,
         }
         self.spread();

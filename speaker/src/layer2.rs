@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read},
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -123,7 +123,7 @@ impl Layer2 {
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         match sent {
-            Ok(()) => self.metrics.sent(family, is_to_all(frame)),
+            Ok(()) => self.metrics.sent(family, about(frame), is_to_all(frame)),
             Err(error) => {
                 debug!(%interface, %error, "frame not sent");
                 self.metrics.not_sent(family);
@@ -161,6 +161,14 @@ impl Layer2 {
 }
 
 /// Whether a frame speaks to everyone rather than to one asker.
+/// The external address that a frame is about.
+fn about(frame: &Frame) -> IpAddr {
+    match frame {
+        Frame::Arp(arp) => arp.sender.into(),
+        Frame::Advertisement(advertisement) => advertisement.target.into(),
+    }
+}
+
 fn is_to_all(frame: &Frame) -> bool {
     match frame {
         Frame::Arp(arp) => arp.destination.is_group(),

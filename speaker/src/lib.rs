@@ -16,17 +16,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::pending,
+    net::IpAddr,
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ferrogate_core::{
+    configuration::{self, Keeper, Reporter},
     model::NodeName,
     snapshot::Snapshot,
     speaker::{Action, Event, Report, Speaker},
     write::Write,
 };
+use ferrogate_wire::{arp::Operation, ndp::Ndp};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -52,7 +55,7 @@ pub use interfaces::InterfacesError;
 pub use layer2::RawSocketsRefused;
 pub use metrics::Metrics;
 
-use crate::{health_probe::HealthProbes, heartbeat::Heartbeats, host::Host, layer2::Layer2};
+use crate::{health_probe::HealthProbes, heartbeat::Heartbeats, host::Host, layer2::Layer2, metrics::Announced};
 
 /// Frames and heartbeats that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
 const EVENTS: usize = 1024;
@@ -125,6 +128,8 @@ async fn follow(
         outbox: Outbox { writes, waiting: VecDeque::new() },
         members: BTreeSet::new(),
         metrics,
+        keeper: Keeper::new(Reporter::Speaker(config.node.clone()), true),
+        announced: Announced::default(),
         count_at: None,
     };
     let mut speaker = Speaker::new(config.machine());
@@ -195,6 +200,8 @@ struct Hands {
     outbox: Outbox,
     members: BTreeSet<NodeName>,
     metrics: Metrics,
+    keeper: Keeper,
+    announced: Announced,
     /// When silences are counted next.
     count_at: Option<Instant>,
 }
@@ -222,7 +229,22 @@ impl Hands {
         if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_) | Event::Health { .. }) {
             self.count_at.get_or_insert(now + COUNT_INTERVAL);
         }
+        if let Some(target) = asked(&event)
+            && speaker.owned().contains_key(&target)
+        {
+            self.metrics.asked(target);
+        }
+        let seen = match &event {
+            Event::Snapshot(snapshot) => Some(configuration::Event::Snapshot(snapshot.clone())),
+            Event::Tick => Some(configuration::Event::Tick),
+            _ => None,
+        };
         let actions = speaker.step(now, event);
+        if let Some(seen) = seen {
+            let write = self.keeper.step(now, seen);
+            self.metrics.judged(self.keeper.state());
+            write.into_iter().for_each(|write| self.outbox.push(write));
+        }
         self.check_host(&actions)?;
         // All together, and before anything is told to the outside.
         let hold = actions.iter().filter_map(|action| match action {
@@ -250,7 +272,10 @@ impl Hands {
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),
-            Action::Write(write) => self.outbox.push(write),
+            Action::Write(write) => {
+                self.announced.note(&write, &self.metrics);
+                self.outbox.push(write);
+            }
             Action::Report(report) => self.report(report),
             // Done before, and by the caller.
             Action::Hold { .. } | Action::Finished => {}
@@ -298,6 +323,7 @@ impl Hands {
             Report::Lost { address, owner } => {
                 let to = owner.as_ref().map(NodeName::as_str);
                 info!(%address, to, "address given up");
+                self.metrics.lost(address);
             }
             Report::Conflict { address, interface, mac } => {
                 error!(%address, %interface, %mac, "another device claims an address of this node; find it and change it");
@@ -308,7 +334,7 @@ impl Hands {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.host.deadline(), self.count_at].into_iter().flatten().min()
+        [self.host.deadline(), self.count_at, self.keeper.deadline()].into_iter().flatten().min()
     }
 
     /// What is due apart from the machine.
@@ -377,6 +403,15 @@ impl Outbox {
     }
 }
 
+/// The address that somebody on the link asks for.
+fn asked(event: &Event) -> Option<IpAddr> {
+    match event {
+        Event::Arp { arp, .. } if arp.operation == Operation::Request => Some(arp.target.into()),
+        Event::Ndp { ndp: Ndp::Solicitation(solicitation), .. } => Some(solicitation.target.into()),
+        _ => None,
+    }
+}
+
 /// Whether a write makes an older one pointless.
 fn replaces(newer: &Write, older: &Write) -> bool {
     match (newer, older) {
@@ -384,6 +419,7 @@ fn replaces(newer: &Write, older: &Write) -> bool {
             service == older_service && node == older_node
         }
         (Write::Membership { node, .. }, Write::Membership { node: older_node, .. }) => node == older_node,
+        (Write::Configuration { .. }, Write::Configuration { .. }) => true,
         (newer, older) => newer == older,
     }
 }

@@ -1,7 +1,15 @@
 //! What a speaker counts.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use ferrogate_core::{
+    configuration::{ConfigurationState, Judgement},
+    model::{NodeName, ServiceKey},
+    write::Write,
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family, gauge::Gauge},
@@ -15,8 +23,12 @@ pub struct Metrics {
     pub(crate) members: Gauge,
     pub(crate) takeovers: Counter,
     pub(crate) conflicts: Counter,
-    answers: family::Family<FamilyLabel, Counter>,
-    announcements: family::Family<FamilyLabel, Counter>,
+    announced: family::Family<AnnouncedLabels, Gauge>,
+    questions: family::Family<AddressLabels, Counter>,
+    answers: family::Family<AddressLabels, Counter>,
+    announcements: family::Family<AddressLabels, Counter>,
+    loaded: Gauge,
+    incomplete: Gauge,
     not_sent: family::Family<FamilyLabel, Counter>,
     refused: family::Family<RefusalLabel, Counter>,
     silent: family::Family<SilenceLabel, Gauge>,
@@ -28,6 +40,20 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FamilyLabel {
     family: Family,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddressLabels {
+    family: Family,
+    address: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnnouncedLabels {
+    service: String,
+    protocol: &'static str,
+    node: String,
+    address: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,8 +93,12 @@ impl Metrics {
             members: Gauge::default(),
             takeovers: Counter::default(),
             conflicts: Counter::default(),
+            announced: family::Family::default(),
+            questions: family::Family::default(),
             answers: family::Family::default(),
             announcements: family::Family::default(),
+            loaded: Gauge::default(),
+            incomplete: Gauge::default(),
             not_sent: family::Family::default(),
             refused: family::Family::default(),
             silent: family::Family::default(),
@@ -88,6 +118,27 @@ impl Metrics {
             "conflicts",
             "Times a stranger claimed an address that this node owns",
             metrics.conflicts.clone(),
+        );
+        registry.register(
+            "announced",
+            "1 for each address of each Service that this node announces right now",
+            metrics.announced.clone(),
+        );
+        registry.register(
+            "questions",
+            "ARP and neighbour questions received for addresses that this node owns",
+            metrics.questions.clone(),
+        );
+        registry.register(
+            "configuration_loaded",
+            "1 once the configuration has been read and worked in",
+            metrics.loaded.clone(),
+        );
+        registry.register(
+            "configuration_incomplete",
+            "1 while part of the newest configuration that concerns this node is not in force; the ConfigurationState \
+             says what and why",
+            metrics.incomplete.clone(),
         );
         registry.register("answers", "ARP and neighbour questions answered", metrics.answers.clone());
         registry.register(
@@ -116,9 +167,46 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn sent(&self, family: Family, to_all: bool) {
+    pub(crate) fn sent(&self, family: Family, address: IpAddr, to_all: bool) {
         let counters = if to_all { &self.announcements } else { &self.answers };
-        counters.get_or_create(&FamilyLabel { family }).inc();
+        counters.get_or_create(&AddressLabels { family, address: address.to_string() }).inc();
+    }
+
+    /// Somebody on the link asks for an address that this node owns.
+    pub(crate) fn asked(&self, address: IpAddr) {
+        let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        self.questions.get_or_create(&AddressLabels { family, address: address.to_string() }).inc();
+    }
+
+    /// This node has left an address: what was counted of it is the business of its next owner.
+    pub(crate) fn lost(&self, address: IpAddr) {
+        let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        let labels = AddressLabels { family, address: address.to_string() };
+        for counters in [&self.questions, &self.answers, &self.announcements] {
+            counters.remove(&labels);
+        }
+    }
+
+    /// Whether an address of a Service is announced by layer 2 now.
+    pub(crate) fn announced(&self, service: &ServiceKey, node: &NodeName, address: IpAddr, is_announced: bool) {
+        let labels = AnnouncedLabels {
+            service: service.to_string(),
+            protocol: "layer2",
+            node: node.to_string(),
+            address: address.to_string(),
+        };
+        if is_announced {
+            self.announced.get_or_create(&labels).set(1);
+        } else {
+            self.announced.remove(&labels);
+        }
+    }
+
+    /// What there is to say of the configuration.
+    pub(crate) fn judged(&self, state: Option<&ConfigurationState>) {
+        let Some(state) = state else { return };
+        self.loaded.set(1);
+        self.incomplete.set(i64::from(state.judgement != Judgement::Valid));
     }
 
     pub(crate) fn not_sent(&self, family: Family) {
@@ -147,5 +235,91 @@ impl Metrics {
 
     pub(crate) fn heartbeat_refused(&self) {
         self.heartbeats_refused.inc();
+    }
+}
+
+/// Which lines there are of what is announced.
+#[derive(Debug, Default)]
+pub(crate) struct Announced(BTreeMap<ServiceKey, BTreeSet<IpAddr>>);
+
+impl Announced {
+    /// One line for each address of each Service, from the moment it is announced to the moment it is not.
+    pub(crate) fn note(&mut self, write: &Write, metrics: &Metrics) {
+        let Write::L2Status { service, node, status } = write else { return };
+        let now: BTreeSet<IpAddr> = status.iter().flat_map(|status| status.addresses.iter().copied()).collect();
+        let before = match now.is_empty() {
+            true => self.0.remove(service),
+            false => self.0.insert(service.clone(), now.clone()),
+        };
+        for address in before.unwrap_or_default().difference(&now) {
+            metrics.announced(service, node, *address, false);
+        }
+        for address in now {
+            metrics.announced(service, node, address, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrogate_core::write::L2Status;
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    fn shown(registry: &Registry, metric: &str) -> Vec<String> {
+        let mut text = String::new();
+        encode(&mut text, registry).unwrap();
+        text.lines().filter(|line| line.starts_with(metric)).map(str::to_owned).collect()
+    }
+
+    fn announcing(addresses: &[&str]) -> Write {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let status = L2Status { pool: "p".into(), addresses, interfaces: BTreeSet::new() };
+        let status = Some(status).filter(|status| !status.addresses.is_empty());
+        Write::L2Status { service: ServiceKey::new("default", "web"), node: "node-a".into(), status }
+    }
+
+    #[test]
+    fn m_150_there_is_one_line_for_each_address_exactly_while_it_is_announced() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let mut announced = Announced::default();
+        let line = |address: &str| {
+            format!(
+                "ferrogate_speaker_announced{{service=\"default/web\",protocol=\"layer2\",node=\"node-a\",\
+                 address=\"{address}\"}} 1"
+            )
+        };
+        let mut after = |addresses: &[&str]| {
+            announced.note(&announcing(addresses), &metrics);
+            let mut lines = shown(&registry, "ferrogate_speaker_announced");
+            lines.sort();
+            lines
+        };
+
+        assert_eq!(after(&["192.0.2.1", "2001:db8::1"]), [line("192.0.2.1"), line("2001:db8::1")]);
+        assert_eq!(after(&["192.0.2.2"]), [line("192.0.2.2")]);
+        assert_eq!(after(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_counted_of_an_address_goes_with_it() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let address: IpAddr = "2001:db8::1".parse().unwrap();
+        metrics.asked(address);
+        metrics.sent(Family::Ipv6, address, false);
+        metrics.sent(Family::Ipv6, address, true);
+        assert_eq!(
+            shown(&registry, "ferrogate_speaker_questions"),
+            [r#"ferrogate_speaker_questions_total{family="Ipv6",address="2001:db8::1"} 1"#]
+        );
+
+        metrics.lost(address);
+
+        for metric in ["questions", "answers", "announcements"] {
+            assert_eq!(shown(&registry, &format!("ferrogate_speaker_{metric}")), Vec::<String>::new());
+        }
     }
 }

@@ -128,9 +128,23 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
     if kind.is_configuration() && namespace != home {
         check.refuse("metadata.namespace", Fault::ForeignNamespace { ours: home.to_owned() });
     }
+    let concerned_nodes = concerned_nodes(kind, &value, &check);
     let fact = read_kind(kind, value, rules, &mut check);
     let Check { problems, refused, .. } = check;
-    Entry::Object(Reading { id, generation, fact: fact.filter(|_| !refused), problems })
+    Entry::Object(Reading { id, generation, fact: fact.filter(|_| !refused), problems, concerned_nodes })
+}
+
+/// Which nodes an object is about, so that others need not be told what is wrong with it.
+fn concerned_nodes(kind: Kind, value: &Value, check: &Check) -> Vec<LabelSelector> {
+    if !matches!(kind, Kind::L2Advertisement | Kind::BgpAdvertisement | Kind::BgpPeer) {
+        return Vec::new();
+    }
+    let listed = value.pointer("/spec/nodeSelectors").cloned().unwrap_or_default();
+    let Ok(listed) = serde_json::from_value::<Vec<meta::LabelSelector>>(listed) else { return Vec::new() };
+    let mut aside = Check { problems: Vec::new(), refused: false, ..check.clone() };
+    let read = selectors(listed, "spec.nodeSelectors", &mut aside);
+    // One that cannot be read may have meant any node.
+    if aside.refused { Vec::new() } else { read }
 }
 
 fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> Option<Fact> {
@@ -341,7 +355,7 @@ const FOREIGN_KINDS: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// Collects what is wrong with one object while its kind's file reads it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Check {
     object: ObjectRef,
     /// Namespace and name of the object.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Kinds that decide nothing about the configuration; there may be many objects of them.
-const WORKLOAD: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Ingress, Kind::IngressClass];
+const WORKLOAD: [Kind; 5] = [Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::Ingress, Kind::IngressClass];
 
 /// A change that somebody asks for.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use ::kube::{
     api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use ferrogate_core::{
+    configuration::Reporter,
     model::ObjectKey,
     write::{Event, Severity, Write},
 };
@@ -313,11 +314,47 @@ impl Applier {
                 }
                 .boxed()
             }
+            (Place::Configuration(reporter), wish) => self.configuration(reporter, place, wish),
             // The proxies of a cluster learn it from the EndpointSlices, and soon from the speaker itself.
             (Place::Membership { .. } | Place::Conditions { .. } | Place::Events { .. }, _) => {
                 futures::future::ready(Ok(())).boxed()
             }
         }
+    }
+
+    fn configuration(
+        &self,
+        reporter: &Reporter,
+        place: &Place,
+        wish: &Wish,
+    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let name = reporter.name();
+        let (manager, owner) = match reporter {
+            Reporter::Controller => (CONTROLLER, None),
+            // It goes with its node.
+            Reporter::Speaker(node) => {
+                let live = self.live(&Id::new(Kind::Node, "", node.as_str()));
+                let owner = |live: Arc<Live>| json!([{ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid }]);
+                (SPEAKER, live.map(owner))
+            }
+        };
+        let api = self.api(OUR_API, "ConfigurationState", Some(&self.namespace));
+        let (namespace, place, wish) = (self.namespace.clone(), place.clone(), wish.clone());
+        async move {
+            let before = api.get_opt(&name).await?.map(|object| Conditions::of(&object.data)).unwrap_or_default();
+            let Some(mut object) = body(&place, &wish, &before, Timestamp::now()) else { return Ok(()) };
+            object["metadata"]["namespace"] = json!(namespace);
+            let status = object.clone();
+            if let Some(owner) = owner {
+                object["metadata"]["ownerReferences"] = owner;
+            }
+            if let Some(fields) = object.as_object_mut() {
+                fields.remove("status");
+            }
+            api.patch(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&object)).await?;
+            apply_status(&api, &name, manager, &status).await.map(|_| ())
+        }
+        .boxed()
     }
 
     fn status_of(

@@ -251,7 +251,8 @@ impl Writer {
     }
 }
 
-fn yaml(value: &Value) -> String {
+/// An object as a file has it.
+pub fn yaml(value: &Value) -> String {
     // JSON is YAML too, should there ever be a value that YAML has no plainer form for.
     serde_saphyr::to_string(value).unwrap_or_else(|_| value.to_string())
 }

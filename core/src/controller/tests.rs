@@ -350,7 +350,7 @@ impl World {
                 self.facts.conditions.insert(object.clone(), Arc::new(vec![condition.clone()]));
             }
             Write::EntryService { .. } | Write::EntrySlice { .. } => {}
-            Write::Event(_) | Write::L2Status { .. } | Write::Membership { .. } => {}
+            Write::Event(_) | Write::L2Status { .. } | Write::Membership { .. } | Write::Configuration { .. } => {}
         }
     }
 
