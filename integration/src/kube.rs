@@ -12,6 +12,7 @@
 pub mod audit;
 pub mod certificates;
 pub mod folder;
+pub mod http1;
 pub mod install;
 pub mod plane;
 pub mod process;

@@ -1,6 +1,10 @@
 //! What service accounts asked of the API server, as its own audit log says.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -112,6 +116,19 @@ pub fn counted(asked: &[Asked]) -> Vec<(Sort<'_>, usize)> {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     counts
+}
+
+/// What was refused for want of a right, and never granted to the same user anywhere in the list.
+pub fn never_granted(asked: impl Iterator<Item = Asked>) -> Vec<Asked> {
+    let right = |one: &Asked| (one.user.clone(), one.verb.clone(), one.what.clone(), one.namespace.clone());
+    let (mut granted, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for one in asked {
+        match one.code {
+            403 => drop(refused.insert(one)),
+            _ => drop(granted.insert(right(&one))),
+        }
+    }
+    refused.into_iter().filter(|one| !granted.contains(&right(one))).collect()
 }
 
 #[cfg(test)]

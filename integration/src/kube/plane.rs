@@ -20,6 +20,7 @@ use super::{
     audit::{self, Asked},
     certificates::{Authority, Pair, token_keys},
     folder::Folder,
+    http1,
     process::{Keeper, Process, tied},
     tools::{self, Programs},
 };
@@ -243,16 +244,29 @@ impl ControlPlane {
         audit::read(&self.file("audit.log"))
     }
 
-    /// What service accounts of a namespace were refused for want of a right.
+    /// What service accounts of a namespace were refused for want of a right, and were never granted. An API server
+    /// that has just started refuses everything until it has read who may do what.
     ///
     /// # Errors
     /// When the audit log cannot be read.
     pub fn forbidden(&self, namespace: &str) -> Result<Vec<Asked>> {
         let whose = format!("system:serviceaccount:{namespace}:");
-        let mut asked = self.asked()?;
-        asked.retain(|one| one.code == 403 && one.user.starts_with(&whose));
-        asked.dedup();
-        Ok(asked)
+        Ok(audit::never_granted(self.asked()?.into_iter().filter(|one| one.user.starts_with(&whose))))
+    }
+
+    /// Makes etcd forget every version but the latest, as it does by itself of those that are some minutes old. The API
+    /// server remembers what it has seen until it is started again.
+    ///
+    /// # Errors
+    /// When etcd does not do so.
+    pub fn forget_versions(&self) -> Result<()> {
+        let etcd = self.etcd;
+        self.keeper.run(move || {
+            let answer = http1::ask(etcd, "POST", "/v3/kv/range", r#"{"key":"Lw=="}"#)?;
+            let revision = answer.split(r#""revision":""#).nth(1).and_then(|rest| rest.split('"').next());
+            let revision = revision.with_context(|| format!("no revision in {answer}"))?;
+            http1::ask(etcd, "POST", "/v3/kv/compaction", &format!(r#"{{"revision":"{revision}"}}"#)).map(|_| ())
+        })?
     }
 
     /// Kills the API server without a warning; its data stay.

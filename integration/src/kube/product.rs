@@ -1,18 +1,17 @@
 //! The product beside a control plane, with the rights it has as installed.
 
 use std::{
-    io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitStatus,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use super::{
-    ControlPlane,
+    ControlPlane, http1,
     install::NAMESPACE,
     process::{Process, tied},
 };
@@ -20,9 +19,6 @@ use crate::{lab::wait::until, workspace};
 
 /// How long a process may take until it says that it is ready.
 const READY: Duration = Duration::from_secs(30);
-
-/// How long its admin listener may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Lines that are shown of one that fails.
 const TAIL: usize = 40;
@@ -86,14 +82,7 @@ impl Ferrogate {
     /// # Errors
     /// When it does not answer with 200.
     pub fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {}", head.lines().next().unwrap_or_default());
-        Ok(body.to_owned())
+        http1::ask(self.admin, "GET", path, "")
     }
 
     /// Everything it has printed.
