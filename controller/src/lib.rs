@@ -91,7 +91,7 @@ pub async fn run(
         let now = Instant::now().into_std();
         let mut wanted = controller.step(now, event);
         wanted.extend(keeper.step(now, seen));
-        metrics.stepped(&controller, *leads.borrow());
+        metrics.stepped(&mut controller, *leads.borrow());
         metrics.judged(keeper.state());
         for write in wanted {
             // What is left unsent when leadership goes is decided anew by whoever leads next.

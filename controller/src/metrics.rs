@@ -3,25 +3,26 @@
 use ferrogate_core::{
     configuration::{ConfigurationState, Judgement},
     controller::Controller,
+    model::Family,
     write::Write,
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family as Labelled, gauge::Gauge},
     registry::Registry,
 };
 
 /// The controller's metrics; clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    used: Family<PoolLabels, Gauge>,
-    capacity: Family<PoolLabels, Gauge>,
-    pending: Family<ReasonLabel, Gauge>,
+    used: Labelled<PoolLabels, Gauge>,
+    capacity: Labelled<PoolLabels, Gauge>,
+    pending: Labelled<ReasonLabel, Gauge>,
     leading: Gauge,
     loaded: Gauge,
     incomplete: Gauge,
     steps: Counter,
-    writes: Family<KindLabel, Counter>,
+    writes: Labelled<KindLabel, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,16 +82,27 @@ impl Metrics {
     }
 
     /// After a step: what the controller says now.
-    pub(crate) fn stepped(&self, controller: &Controller, leads: bool) {
+    pub(crate) fn stepped(&self, controller: &mut Controller, leads: bool) {
         self.steps.inc();
-        self.leading.set(i64::from(leads));
         // Pools and reasons that are gone must not keep their last value.
-        self.used.clear();
-        self.capacity.clear();
-        for usage in controller.usage() {
-            let labels = PoolLabels { pool: usage.pool.to_string(), family: usage.family.to_string() };
-            self.used.get_or_create(&labels).set(i64::try_from(usage.used).unwrap_or(i64::MAX));
-            self.capacity.get_or_create(&labels).set(i64::try_from(usage.capacity).unwrap_or(i64::MAX));
+        if self.leading.set(i64::from(leads)) != i64::from(leads) {
+            self.used.clear();
+            self.capacity.clear();
+        }
+        for (pool, usage) in controller.take_usage_changes() {
+            for family in [Family::V4, Family::V6] {
+                let labels = PoolLabels { pool: pool.to_string(), family: family.to_string() };
+                match usage.iter().find(|usage| usage.family == family) {
+                    Some(usage) => {
+                        self.used.get_or_create(&labels).set(i64::try_from(usage.used).unwrap_or(i64::MAX));
+                        self.capacity.get_or_create(&labels).set(i64::try_from(usage.capacity).unwrap_or(i64::MAX));
+                    }
+                    None => {
+                        self.used.remove(&labels);
+                        self.capacity.remove(&labels);
+                    }
+                }
+            }
         }
         self.pending.clear();
         for (reason, count) in controller.pending() {

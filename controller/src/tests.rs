@@ -134,6 +134,39 @@ async fn m_081_the_first_snapshot_makes_it_ready_and_its_metrics_give_the_size_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn m_081_the_metric_is_256_for_a_prefix_of_24_bits_254_without_buggy_addresses_and_goes_with_the_pool() {
+    let mut room = open(true);
+    room.service_status().await;
+    let lines = |room: &Room| -> Vec<String> {
+        let all = room.metrics().into_iter();
+        all.filter(|line| line.starts_with("ferrogate_controller_pool_addresses{")).collect()
+    };
+    for (avoid_buggy_ips, count) in [(false, 256), (true, 254)] {
+        let mut facts = facts();
+        let range = AddressRange::new("192.0.2.0".parse().unwrap(), "192.0.2.255".parse().unwrap()).unwrap();
+        let pool = Pool { ranges: vec![range], avoid_buggy_ips, ..pool() };
+        facts.pools.insert(pool.name.clone(), Arc::new(pool));
+        room.snapshots.send_replace(Arc::new(facts));
+        loop {
+            if let Write::PoolStatus { status, .. } = room.writes.recv().await.unwrap()
+                && status.assigned_ipv4 + status.available_ipv4 == count
+            {
+                break;
+            }
+        }
+        let expected = format!(r#"ferrogate_controller_pool_addresses{{pool="p",family="IPv4"}} {count}"#);
+        assert_eq!(lines(&room), [expected]);
+    }
+
+    let mut without = facts();
+    without.pools.clear();
+    room.snapshots.send_replace(Arc::new(without));
+    while !room.service_status().await.addresses.is_empty() {}
+
+    assert_eq!(lines(&room), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_that_does_not_show_is_sent_again_after_patience() {
     let mut room = open(true);
     let first = room.service_status().await;

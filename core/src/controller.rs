@@ -27,7 +27,7 @@ pub use self::{
 };
 use self::{
     flight::Flights,
-    ledger::{Ledger, Tenant},
+    ledger::{Book, Ledger, Tenant},
     report::Reports,
     waiting::{Turn, Wait, Waiting},
 };
@@ -47,6 +47,7 @@ mod compare;
 mod entry;
 mod flight;
 mod ledger;
+mod preference;
 mod refusal;
 mod report;
 mod serve;
@@ -146,8 +147,8 @@ struct Books {
     /// Turns of every Service without an address.
     pending: BTreeSet<Turn>,
     pending_by_reason: BTreeMap<&'static str, usize>,
-    /// Pools with `autoAssign`, best first.
-    automatic: Vec<PoolName>,
+    /// Pools that are used otherwise since [`Controller::take_usage_changes`].
+    recounted: BTreeSet<PoolName>,
     /// Which advertisements cover a pool.
     advertisements: BTreeMap<PoolName, Vec<Arc<L2Advertisement>>>,
     /// Who lost an address, and still has to be seen without it before another Service is written with it.
@@ -247,21 +248,31 @@ impl Controller {
 
     /// How full each pool is, for each family it has.
     pub fn usage(&self) -> impl Iterator<Item = Usage> {
-        self.books.ledger.books().flat_map(|(name, book)| {
-            let families = [Family::V4, Family::V6].into_iter().filter(|&family| book.pool.has_family(family));
-            families.map(|family| Usage {
-                pool: name.clone(),
-                family,
-                used: book.used(family),
-                capacity: book.capacity(family),
-            })
-        })
+        self.books.ledger.books().flat_map(|(_, book)| usage(book))
+    }
+
+    /// Pools that are used otherwise since this was last asked, and how full each is; one that is gone has no usage.
+    /// After a change of leadership, what was said before counts no more.
+    pub fn take_usage_changes(&mut self) -> Vec<(PoolName, Vec<Usage>)> {
+        let changed = std::mem::take(&mut self.books.recounted);
+        let usage_of = |pool: &PoolName| self.books.ledger.book(pool).into_iter().flat_map(usage).collect();
+        changed.into_iter().map(|pool| (pool.clone(), usage_of(&pool))).collect()
     }
 
     /// How many Services have no address, by [`Refusal::reason`].
     pub fn pending(&self) -> &BTreeMap<&'static str, usize> {
         &self.books.pending_by_reason
     }
+}
+
+fn usage(book: &Book) -> impl Iterator<Item = Usage> {
+    let families = [Family::V4, Family::V6].into_iter().filter(|&family| book.pool.has_family(family));
+    families.map(|family| Usage {
+        pool: book.pool.name.clone(),
+        family,
+        used: book.used(family),
+        capacity: book.capacity(family),
+    })
 }
 
 /// What a controller that starts on these facts would say of a Service.
@@ -337,6 +348,11 @@ fn is_marked(status: &ServiceStatus) -> bool {
 
 fn pool_ref(pool: &Pool) -> ObjectRef {
     ObjectRef::namespaced(API_VERSION, "IPAddressPool", &pool.key)
+}
+
+/// The pool in force that this is about.
+fn pool_named<'a>(facts: &'a Snapshot, object: &ObjectRef) -> Option<&'a Arc<Pool>> {
+    facts.pools.get(object.name.as_str()).filter(|pool| pool_ref(pool) == *object)
 }
 
 fn advertisement_ref(key: &ObjectKey) -> ObjectRef {

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 
 use super::{
     ledger::{Book, Conflict, Ledger, Tenant},
-    refusal::{Loss, Mismatch, Refusal},
+    refusal::{Loss, Mismatch, NAMED, Refusal},
     waiting::Wait,
 };
 use crate::model::{
@@ -43,12 +43,14 @@ impl From<Refusal> for Denied {
     }
 }
 
+/// Labels of every Namespace.
+type Namespaces = OrdMap<String, Arc<Labels>>;
+
 /// What the pure rules look at.
+#[derive(Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub ledger: &'a Ledger,
-    pub namespaces: &'a OrdMap<String, Arc<Labels>>,
-    /// Pools with `autoAssign`, best first ([`preference`]).
-    pub automatic: &'a [PoolName],
+    pub namespaces: &'a Namespaces,
 }
 
 /// How many addresses of which families a Service is to get.
@@ -67,20 +69,6 @@ impl Need {
             Self::Both | Self::Prefer(_) => vec![Family::V4, Family::V6],
         }
     }
-}
-
-/// Pools that are used unasked, best first: those that serve only some Services, lower priority first and 0 last,
-/// then the rest; equal ones by name.
-pub(super) fn preference<'a>(pools: impl Iterator<Item = &'a Arc<Pool>>) -> Vec<PoolName> {
-    let mut ranked: Vec<_> = pools
-        .filter(|pool| pool.auto_assign)
-        .map(|pool| {
-            let priority = pool.allocation.as_ref().map(|allocation| allocation.priority);
-            (priority.is_none(), priority == Some(0), priority, &pool.name)
-        })
-        .collect();
-    ranked.sort();
-    ranked.into_iter().map(|(.., name)| name.clone()).collect()
 }
 
 /// Finds addresses for a Service that has none.
@@ -234,7 +222,7 @@ fn place(
         }
     }
     let (_, pool) = found.ok_or(Refusal::NoFamily)?;
-    match mismatch(facts, pool, service) {
+    match mismatch(facts.namespaces, pool, service) {
         Some(mismatch) => Err(Refusal::PoolNotForService { pool: pool.name.clone(), mismatch }),
         None => Ok(pool.name.clone()),
     }
@@ -261,7 +249,7 @@ fn from_requested_pool(
     tenant: &Tenant,
 ) -> Result<Assignment, Denied> {
     let book = facts.ledger.book(name).ok_or_else(|| Refusal::UnknownPool { pool: name.clone() })?;
-    if let Some(mismatch) = mismatch(facts, &book.pool, service) {
+    if let Some(mismatch) = mismatch(facts.namespaces, &book.pool, service) {
         return Err(Refusal::PoolNotForService { pool: name.clone(), mismatch }.into());
     }
     let offer = offer(facts, book, service, tenant);
@@ -286,38 +274,61 @@ fn from_requested_pool(
 }
 
 fn automatic(facts: &Facts<'_>, service: &Service, need: Need, tenant: &Tenant) -> Result<Assignment, Denied> {
-    let books = facts.automatic.iter().filter_map(|name| facts.ledger.book(name));
-    let books: Vec<_> = books.filter(|book| mismatch(facts, &book.pool, service).is_none()).collect();
-    let offers = || books.iter().map(|book| offer(facts, book, service, tenant));
+    let offers = |family| candidates(facts, service, family, tenant).map(|book| offer(facts, book, service, tenant));
     let choice = match need {
-        Need::One(family) => {
-            // The one case that is common enough to stop at the first pool.
-            books.iter().find_map(|book| {
-                let address = facts.ledger.first_usable(book, family, &service.key, tenant)?;
-                Some(Assignment { pool: book.pool.name.clone(), addresses: vec![address] })
-            })
-        }
-        Need::Both => offers().find_map(|offer| offer.both()),
-        Need::Prefer(primary) => offers()
+        Need::One(family) => candidates(facts, service, family, tenant).find_map(|book| {
+            let address = facts.ledger.first_usable(book, family, &service.key, tenant)?;
+            Some(Assignment { pool: book.pool.name.clone(), addresses: vec![address] })
+        }),
+        Need::Both => offers(Family::V4).find_map(|offer| offer.both()),
+        Need::Prefer(primary) => offers(Family::V4)
             .find_map(|offer| offer.both())
-            .or_else(|| offers().find_map(|offer| offer.one(primary)))
-            .or_else(|| offers().find_map(|offer| offer.one(primary.other()))),
+            .or_else(|| offers(primary).find_map(|offer| offer.one(primary)))
+            .or_else(|| offers(primary.other()).find_map(|offer| offer.one(primary.other()))),
     };
     choice.ok_or_else(|| {
         let mut waits = waits_for_group(tenant);
-        waits.extend(offers().flat_map(|offer| rooms(&offer, need)));
-        Denied { refusal: Box::new(why_no_pool(&books, need)), waits }
+        let few: Vec<_> = serving(facts, service).take(MAX_ROOMS + 1).collect();
+        if few.len() > MAX_ROOMS {
+            waits.extend(need.families().into_iter().map(Wait::AnyRoom));
+        } else {
+            waits.extend(few.iter().flat_map(|book| rooms(&offer(facts, book, service, tenant), need)));
+        }
+        Denied { refusal: Box::new(why_no_pool(facts, service, need)), waits }
     })
 }
 
-fn why_no_pool(books: &[&Book], need: Need) -> Refusal {
-    if books.is_empty() {
+/// How many pools a Service waits for one by one. Who could be served by more waits for any room at all.
+const MAX_ROOMS: usize = 64;
+
+/// Pools that serve this Service unasked, in order.
+fn serving<'a>(facts: &'a Facts<'a>, service: &'a Service) -> impl Iterator<Item = &'a Book> {
+    let books = facts.ledger.preference().serving(&service.key.namespace);
+    let books = books.filter_map(|name| facts.ledger.book(name));
+    books.filter(move |book| mismatch(facts.namespaces, &book.pool, service).is_none())
+}
+
+/// Those of them that may have a usable address of this family.
+fn candidates<'a>(
+    facts: &'a Facts<'a>,
+    service: &'a Service,
+    family: Family,
+    tenant: &Tenant,
+) -> impl Iterator<Item = &'a Book> {
+    let shared = facts.ledger.pools_of_group(tenant);
+    let names = facts.ledger.preference().vacant(&service.key.namespace, family, shared);
+    let books = names.filter_map(|name| facts.ledger.book(name));
+    books.filter(move |book| mismatch(facts.namespaces, &book.pool, service).is_none())
+}
+
+fn why_no_pool(facts: &Facts<'_>, service: &Service, need: Need) -> Refusal {
+    let pools: Vec<_> = serving(facts, service).take(NAMED + 1).map(|book| book.pool.name.clone()).collect();
+    if pools.is_empty() {
         return Refusal::NoPoolServesIt;
     }
-    let pools = books.iter().map(|book| book.pool.name.clone()).collect();
     let families = need.families();
-    let has_all = |book: &&Book| families.iter().all(|&family| book.pool.has_family(family));
-    if matches!(need, Need::Prefer(_)) || books.iter().any(has_all) {
+    let has_all = |book: &Book| families.iter().all(|&family| book.pool.has_family(family));
+    if matches!(need, Need::Prefer(_)) || serving(facts, service).any(has_all) {
         Refusal::Exhausted { pools, families }
     } else {
         Refusal::NoPoolWithFamilies { pools, families }
@@ -374,20 +385,28 @@ fn waits_for_group(tenant: &Tenant) -> Vec<Wait> {
 
 /// Why a pool does not serve a Service, asked or unasked. A pool whose `namespaceSelectors` match nothing serves
 /// nobody: what a selector says is a restriction even where it selects nothing.
-fn mismatch(facts: &Facts<'_>, pool: &Pool, service: &Service) -> Option<Mismatch> {
+fn mismatch(namespaces: &Namespaces, pool: &Pool, service: &Service) -> Option<Mismatch> {
+    #[cfg(test)]
+    LOOKED_AT.with(|count| count.set(count.get() + 1));
     let allocation = pool.allocation.as_ref()?;
-    if !serves_namespace(facts, allocation, &service.key.namespace) {
+    if !serves_namespace(namespaces, allocation, &service.key.namespace) {
         return Some(Mismatch::Namespace { namespace: service.key.namespace.to_string() });
     }
     (!any_matches(&allocation.service_selectors, &service.labels)).then_some(Mismatch::ServiceLabels)
 }
 
-fn serves_namespace(facts: &Facts<'_>, allocation: &ServiceAllocation, namespace: &str) -> bool {
+fn serves_namespace(namespaces: &Namespaces, allocation: &ServiceAllocation, namespace: &str) -> bool {
     if allocation.namespaces.is_empty() && allocation.namespace_selectors.is_empty() {
         return true;
     }
     let none = Labels::new();
-    let labels = facts.namespaces.get(namespace).map_or(&none, |labels| labels);
+    let labels = namespaces.get(namespace).map_or(&none, |labels| labels);
     allocation.namespaces.contains(namespace)
         || allocation.namespace_selectors.iter().any(|selector| selector.matches(labels))
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a pool was held against a Service, for the test that bounds it.
+    pub(super) static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::ordmap::DiffItem;
 
-use super::{Books, Work, advertisement_ref, allocate, entry, flight::Target, pool_ref};
+use super::{Books, Work, advertisement_ref, entry, flight::Target, pool_named, preference::Preference};
 use crate::{
     model::{
         ObjectKey, ObjectRef,
@@ -21,8 +21,7 @@ impl Books {
         self.compare_pools(&last, &next, work);
         self.compare_advertisements(&last, &next, work);
         for object in self.reports.compare(&last, &next) {
-            let pool = next.pools.values().find(|pool| pool_ref(pool) == object);
-            work.pools.extend(pool.map(|pool| pool.name.clone()));
+            work.pools.extend(pool_named(&next, &object).map(|pool| pool.name.clone()));
             work.objects.insert(object);
         }
         for change in last.namespaces.diff(&next.namespaces) {
@@ -87,6 +86,7 @@ impl Books {
                     self.judge_users(pool, work);
                     self.ledger.close(name);
                     self.flights.forget(&Target::Pool(pool.key.clone()));
+                    work.pools.insert(name.clone());
                     work.retry_all = true;
                 }
             }
@@ -98,7 +98,7 @@ impl Books {
         for pool in opened {
             self.ledger.open(pool);
         }
-        self.automatic = allocate::preference(next.pools.values());
+        self.ledger.prefer(Preference::new(next.pools.values()));
         work.retry_all = true;
     }
 

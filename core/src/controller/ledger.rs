@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use super::preference::Preference;
 use crate::model::{
     Family, PoolName, ServiceKey,
     pool::{AddressRange, AddressUse, Pool, PoolStatus, Sharing, address_bits, address_from_bits, is_buggy},
@@ -94,6 +95,7 @@ pub(super) struct Ledger {
     books: BTreeMap<PoolName, Book>,
     /// First address of each range to its last one, its pool and its place there. No two ranges overlap.
     ranges: BTreeMap<IpAddr, (IpAddr, PoolName)>,
+    preference: Preference,
     /// Pools of which something is used otherwise since the last [`Ledger::take_moved`].
     moved: BTreeSet<PoolName>,
 }
@@ -186,6 +188,28 @@ impl Ledger {
         })
     }
 
+    /// Pools in the order in which they are used unasked.
+    pub fn preference(&self) -> &Preference {
+        &self.preference
+    }
+
+    /// From now on pools are used unasked in this order.
+    pub fn prefer(&mut self, mut preference: Preference) {
+        for (name, book) in &self.books {
+            for family in [Family::V4, Family::V6] {
+                preference.note(name, family, book.has_free(family));
+            }
+        }
+        self.preference = preference;
+    }
+
+    /// Pools where the sharing group of this Service has addresses.
+    pub fn pools_of_group(&self, tenant: &Tenant) -> impl Iterator<Item = &PoolName> {
+        let group = tenant.sharing_key.as_ref().and_then(|key| self.groups.get(key));
+        let addresses = group.into_iter().flat_map(BTreeMap::keys);
+        addresses.filter_map(|address| Some(&self.pool_around(*address)?.pool.name))
+    }
+
     /// Notes that `service` uses `address`.
     pub fn book_in(&mut self, address: IpAddr, service: &ServiceKey, tenant: &Arc<Tenant>) {
         let users = self.users.entry(address).or_default();
@@ -204,6 +228,7 @@ impl Ledger {
             && is_first
         {
             book.take(address);
+            self.note_room(address);
         }
     }
 
@@ -232,6 +257,7 @@ impl Ledger {
             && is_last
         {
             book.give_back(address);
+            self.note_room(address);
         }
         Some(tenant)
     }
@@ -286,6 +312,14 @@ impl Ledger {
     /// Pools of which something is used otherwise since this was last asked.
     pub fn take_moved(&mut self) -> BTreeSet<PoolName> {
         std::mem::take(&mut self.moved)
+    }
+
+    fn note_room(&mut self, address: IpAddr) {
+        let family = Family::of(address);
+        let book = self.pool_around(address).map(|book| (book.pool.name.clone(), book.has_free(family)));
+        if let Some((pool, has_room)) = book {
+            self.preference.note(&pool, family, has_room);
+        }
     }
 
     fn book_around(&mut self, address: IpAddr) -> Option<&mut Book> {

@@ -123,9 +123,9 @@ pub enum Refusal {
     #[error("no IPAddressPool with autoAssign serves it; ask for a pool by annotation, or let a pool match it")]
     NoPoolServesIt,
     /// Pools would serve it, but none has the families it needs.
-    #[error("none of the pools that serve it ({}) has {} ranges; add one", list(pools), families_together(families))]
+    #[error("none of the pools that serve it ({}) has {} ranges; add one", some(pools), families_together(families))]
     NoPoolWithFamilies {
-        /// The pools that serve it.
+        /// The first pools that serve it, [`NAMED`] and one more at most.
         pools: Vec<PoolName>,
         /// What it needs.
         families: Vec<Family>,
@@ -134,10 +134,10 @@ pub enum Refusal {
     #[error(
         "no free {} address in any pool that serves it ({}); enlarge one or release an address",
         families_together(families),
-        list(pools)
+        some(pools)
     )]
     Exhausted {
-        /// The pools that serve it.
+        /// The first pools that serve it, [`NAMED`] and one more at most.
         pools: Vec<PoolName>,
         /// What it needs.
         families: Vec<Family>,
@@ -211,6 +211,16 @@ pub enum Loss {
         /// What it asks for.
         requested: PoolName,
     },
+}
+
+/// How many pools a message names; there may be thousands.
+pub(super) const NAMED: usize = 8;
+
+fn some(pools: &[PoolName]) -> String {
+    match pools.get(..NAMED) {
+        Some(first) if pools.len() > NAMED => format!("{} and others", list(first)),
+        _ => list(pools),
+    }
 }
 
 /// Values as a person lists them.

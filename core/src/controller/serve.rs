@@ -107,6 +107,7 @@ impl Books {
             work.grown.extend(tenant.sharing_key.clone());
             if let Some(book) = self.ledger.pool_around(address) {
                 rooms.insert(Wait::Room(book.pool.name.clone(), Family::of(address)), None);
+                rooms.insert(Wait::AnyRoom(Family::of(address)), None);
             }
         }
         loop {
@@ -128,6 +129,7 @@ impl Books {
     fn has_room(&self, room: &Wait) -> bool {
         match room {
             Wait::Room(pool, family) => self.ledger.book(pool).is_some_and(|book| book.has_free(*family)),
+            Wait::AnyRoom(family) => self.ledger.preference().has_room(*family),
             Wait::Address(_) | Wait::Group(_) => false,
         }
     }
@@ -240,7 +242,7 @@ impl Books {
     }
 
     fn rules(&self) -> Facts<'_> {
-        Facts { ledger: &self.ledger, namespaces: &self.facts.namespaces, automatic: &self.automatic }
+        Facts { ledger: &self.ledger, namespaces: &self.facts.namespaces }
     }
 }
 

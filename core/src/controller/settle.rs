@@ -9,7 +9,7 @@ use super::{
     API_VERSION, Books, Clock, Entry, Work, advertisement_ref,
     allocate::Assignment,
     flight::Target,
-    is_marked, pool_ref,
+    is_marked, pool_named, pool_ref,
     report::Report,
     status::{self, Reason},
 };
@@ -41,6 +41,7 @@ impl Books {
             self.settle_service(key, &mut work, clock, &mut writes);
         }
         work.pools.append(&mut self.ledger.take_moved());
+        self.recounted.extend(work.pools.iter().cloned());
         writes.extend(work.pools.iter().filter_map(|name| self.pool_write(name, clock)));
         writes.extend(work.ingresses.iter().filter_map(|key| self.ingress_write(key, clock)));
         for object in &work.objects {
@@ -207,7 +208,7 @@ impl Books {
     /// The condition of an object without a status of its own in the snapshot, and Events about what is reported of it.
     fn object_writes(&mut self, object: &ObjectRef, clock: Clock, writes: &mut Vec<Write>) {
         let reports = self.reports.of(object);
-        let pool = self.facts.pools.values().find(|pool| pool_ref(pool) == *object);
+        let pool = pool_named(&self.facts, object);
         let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
         let advertisement = self.facts.l2_advertisements.get(&key);
         let advertisement = advertisement.filter(|found| !found.read_only && advertisement_ref(&key) == *object);

@@ -38,6 +38,8 @@ pub(super) enum Rank {
 pub(super) enum Wait {
     /// A free address of this family in this pool.
     Room(PoolName, Family),
+    /// A free address of this family in any pool with `autoAssign`.
+    AnyRoom(Family),
     /// Another use of this address, or none.
     Address(IpAddr),
     /// Another use of any address of this sharing group.

@@ -115,3 +115,63 @@ fn equal_facts_write_nothing_however_often_they_come() {
         assert_eq!(world.step(), []);
     }
 }
+
+/// Facts with this many pools, one for each Namespace `n-…` where `pinned`, and a Service in each Namespace.
+fn many(count: u32, pinned: bool) -> World {
+    let mut world = World::new();
+    for number in 0..count {
+        let address = IpAddr::from(std::net::Ipv4Addr::from(0xc612_0000 + number));
+        let mut one = pool(&format!("p-{number:05}"), &[&address.to_string()]);
+        if pinned {
+            one = one.pinned(|allocation| _ = allocation.namespaces.insert(format!("n-{number:05}")));
+        }
+        world.facts.pools.insert(one.name.clone(), Arc::new(one));
+        let one = service(&format!("n-{number:05}/web"));
+        world.facts.services.insert(one.key.clone(), Arc::new(one));
+    }
+    world
+}
+
+#[test]
+fn with_thousands_of_pools_a_service_looks_at_those_that_can_help() {
+    for pinned in [true, false] {
+        let mut world = many(5_000, pinned);
+        world.put(service("one-too-many/web").created(1));
+
+        let writes = world.step();
+
+        assert_eq!(statuses(&writes, "n-04999/web")[0].pool, Some("p-04999".into()));
+        let looked_at = crate::controller::allocate::LOOKED_AT.with(|count| count.replace(0));
+        assert!(looked_at < 30_000, "{looked_at} pools were looked at for 5,001 Services");
+        writes.iter().for_each(|write| world.carry_out(write));
+        world.run();
+        let refusal = world.refusal("one-too-many/web").to_string();
+        assert!(refusal.len() < 300, "{refusal}");
+
+        world.remove("n-02500/web");
+        world.run();
+        let took_it = world.addresses("one-too-many/web");
+        assert_eq!(took_it, if pinned { "" } else { "198.18.9.196" });
+        world.restart();
+        assert_eq!(world.run(), []);
+    }
+}
+
+#[test]
+fn thousands_of_services_that_change_at_once_are_settled_in_one_step() {
+    let mut world = World::with_pool(&["198.18.0.0-198.19.255.255"]);
+    for number in 0..5_000 {
+        world.put(service(&format!("web-{number:04}")));
+    }
+    world.run();
+
+    for number in 0..5_000 {
+        world.put(service(&format!("web-{number:04}")).shares("k").port(number + 1));
+    }
+    let writes = world.run();
+
+    let services = writes.iter().filter(|write| matches!(write, Write::ServiceStatus { .. }));
+    assert_eq!(services.count(), 0, "each is the only user of its address");
+    world.restart();
+    assert_eq!(world.run(), []);
+}
