@@ -35,6 +35,7 @@ use ferrogate_wire::{ethernet::Mac, gossip::Heartbeat};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 pub mod chaos;
+pub mod crash;
 pub mod facts;
 mod link;
 mod settled;
