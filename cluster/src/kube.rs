@@ -18,12 +18,15 @@ use ::kube::{
 use ferrogate_core::{
     configuration::Reporter,
     model::{
-        ObjectRef,
+        ObjectRef, ResourceVersion,
         entry::{COMPONENT_LABEL, PROXY_COMPONENT},
     },
     snapshot::{Fault, Origin, Problem, Snapshot},
 };
-use futures::{StreamExt, stream::SelectAll};
+use futures::{
+    StreamExt,
+    stream::{BoxStream, SelectAll},
+};
 use imbl::OrdMap;
 use serde_json::Value;
 use tokio::{
@@ -97,6 +100,8 @@ pub async fn client() -> Result<Client, KubernetesError> {
 pub struct Live {
     /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub version: ResourceVersion,
     /// `status.conditions`.
     pub conditions: Conditions,
 }
@@ -129,6 +134,9 @@ fn reporter(role: &Role) -> Option<Reporter> {
         Role::Reader(_) | Role::Proxy(_) | Role::Standalone(_) => None,
     }
 }
+
+/// What a watch has to say.
+type Told = (Subject, Result<watcher::Event<DynamicObject>, watcher::Error>);
 
 /// What one watch is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -191,6 +199,48 @@ pub fn resource(api_version: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
+/// Asks for lists of every Service, numbered from 1.
+#[derive(Debug)]
+pub struct Relist {
+    /// The list that is asked for.
+    pub wanted: watch::Sender<u64>,
+    /// The list that the latest snapshot rests on: it was begun after it was asked for.
+    pub done: watch::Receiver<u64>,
+}
+
+/// The other end of [`Relist`].
+#[derive(Debug)]
+pub struct Relisting {
+    wanted: watch::Receiver<u64>,
+    done: watch::Sender<u64>,
+    /// What the list under way was asked for as.
+    running: Option<u64>,
+    /// What is in the next snapshot.
+    listed: Option<u64>,
+    /// Ends the watch that the list replaces.
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Relist {
+    /// Both ends.
+    pub fn pair() -> (Self, Relisting) {
+        let ((wanted, wanted_out), (done_in, done)) = (watch::channel(0), watch::channel(0));
+        (
+            Self { wanted, done },
+            Relisting { wanted: wanted_out, done: done_in, running: None, listed: None, stop: None },
+        )
+    }
+}
+
+/// What a list has shown so far.
+#[derive(Debug, Default)]
+struct Listing {
+    readings: Vec<(Origin, Reading)>,
+    ids: BTreeSet<Id>,
+    /// Names of what is no object of ours to read.
+    names: BTreeSet<String>,
+}
+
 /// Follows the API server.
 pub struct Watcher {
     client: Client,
@@ -201,7 +251,8 @@ pub struct Watcher {
     live: watch::Sender<LiveObjects>,
     /// The state of `live` to come.
     known: LiveObjects,
-    listing: BTreeMap<Subject, Vec<DynamicObject>>,
+    listing: BTreeMap<Subject, Listing>,
+    relisting: Relisting,
     unlisted: BTreeSet<Subject>,
     failing: BTreeMap<Subject, Instant>,
     announcers: BTreeSet<String>,
@@ -218,6 +269,7 @@ impl Watcher {
         inquiries: mpsc::Receiver<Inquiry>,
         snapshots: watch::Sender<Arc<Snapshot>>,
         live: watch::Sender<LiveObjects>,
+        relisting: Relisting,
     ) -> Self {
         let unlisted = subjects(role, translator.rules().metallb.is_some());
         Self {
@@ -229,6 +281,7 @@ impl Watcher {
             live,
             known: LiveObjects::new(),
             listing: BTreeMap::new(),
+            relisting,
             unlisted,
             failing: BTreeMap::new(),
             announcers: BTreeSet::new(),
@@ -241,29 +294,7 @@ impl Watcher {
         let mut ready = Some(ready);
         let mut events = SelectAll::new();
         for subject in self.unlisted.clone() {
-            let resource = resource(subject.api_version(), subject.kind());
-            let namespace = match (subject.spelling(), subject.api_version()) {
-                (Spelling::Metallb, _) => self.translator.rules().metallb.clone(),
-                (Spelling::Ours, OUR_API) => Some(self.namespace.clone()),
-                (Spelling::Ours, _) if subject == Subject::Kind(Kind::Pod) => Some(self.namespace.clone()),
-                (Spelling::Ours, _) => None,
-            };
-            let api: Api<DynamicObject> = match namespace {
-                Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
-                None => Api::all_with(self.client.clone(), &resource),
-            };
-            let config = match subject {
-                Subject::Kind(Kind::Pod) => {
-                    watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={PROXY_COMPONENT}"))
-                }
-                Subject::Configuration => {
-                    let name = self.reporter.as_ref().map(Reporter::name).unwrap_or_default();
-                    watcher::Config::default().fields(&format!("metadata.name={name}"))
-                }
-                _ => watcher::Config::default(),
-            };
-            let stream = watcher(api, config).default_backoff();
-            events.push(stream.map(move |event| (subject, event)).boxed());
+            events.push(self.follow(subject));
         }
         let mut publish_at: Option<Instant> = None;
         loop {
@@ -275,6 +306,10 @@ impl Watcher {
                 Some((subject, event)) = events.next() => {
                     self.take(subject, event);
                     publish_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                Ok(()) = self.relisting.wanted.changed() => {
+                    self.relisting.running = Some(*self.relisting.wanted.borrow_and_update());
+                    events.push(self.follow(Subject::Kind(Kind::Service)));
                 }
                 // Whoever asked may have gone away in the meantime.
                 Some(Inquiry { proposal, reply }) = self.inquiries.recv() => {
@@ -295,15 +330,48 @@ impl Watcher {
         }
     }
 
+    /// Lists and watches a kind. What followed Services before ends with it.
+    fn follow(&mut self, subject: Subject) -> BoxStream<'static, Told> {
+        let resource = resource(subject.api_version(), subject.kind());
+        let namespace = match (subject.spelling(), subject.api_version()) {
+            (Spelling::Metallb, _) => self.translator.rules().metallb.clone(),
+            (Spelling::Ours, OUR_API) => Some(self.namespace.clone()),
+            (Spelling::Ours, _) if subject == Subject::Kind(Kind::Pod) => Some(self.namespace.clone()),
+            (Spelling::Ours, _) => None,
+        };
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        // No version is named for the list, so that it is as things are and not as some cache has them.
+        let config = match subject {
+            Subject::Kind(Kind::Pod) => {
+                watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={PROXY_COMPONENT}"))
+            }
+            Subject::Configuration => {
+                let name = self.reporter.as_ref().map(Reporter::name).unwrap_or_default();
+                watcher::Config::default().fields(&format!("metadata.name={name}"))
+            }
+            _ => watcher::Config::default(),
+        };
+        let stream = watcher(api, config).default_backoff().map(move |event| (subject, event));
+        if subject != Subject::Kind(Kind::Service) {
+            return stream.boxed();
+        }
+        let (stop, stopped) = oneshot::channel();
+        self.relisting.stop = Some(stop);
+        stream.take_until(stopped).boxed()
+    }
+
     fn take(&mut self, subject: Subject, event: Result<watcher::Event<DynamicObject>, watcher::Error>) {
         match event {
             Ok(watcher::Event::Init) => {
-                self.listing.insert(subject, Vec::new());
+                self.listing.insert(subject, Listing::default());
             }
-            Ok(watcher::Event::InitApply(object)) => self.listing.entry(subject).or_default().push(object),
+            Ok(watcher::Event::InitApply(object)) => self.list(subject, object),
             Ok(watcher::Event::InitDone) => {
-                let objects = self.listing.remove(&subject).unwrap_or_default();
-                self.replace(subject, objects);
+                let listing = self.listing.remove(&subject).unwrap_or_default();
+                self.replace(subject, listing);
                 self.unlisted.remove(&subject);
                 self.recover(subject);
             }
@@ -327,7 +395,7 @@ impl Watcher {
         // MetalLB's kinds need not exist. The watch goes on asking, more and more rarely, and sees them come.
         if subject.spelling() == Spelling::Metallb && code(error) == Some(404) {
             tracing::debug!(kind = subject.kind(), "kind of MetalLB does not exist here");
-            self.replace(subject, Vec::new());
+            self.replace(subject, Listing::default());
             self.unlisted.remove(&subject);
             self.recover(subject);
             return;
@@ -360,35 +428,45 @@ impl Watcher {
         }
     }
 
-    fn replace(&mut self, subject: Subject, objects: Vec<DynamicObject>) {
-        if subject == Subject::Configuration {
-            return self.note_report(objects.last());
-        }
+    /// Reads an object of a list at once: as it comes it takes many times the room of what is kept of it.
+    fn list(&mut self, subject: Subject, object: DynamicObject) {
         let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
-            let before = std::mem::take(&mut self.announcers);
-            objects.into_iter().for_each(|object| self.apply(subject, object));
-            for gone in before.difference(&self.announcers) {
-                self.translator.remember_announcer(gone, None);
+            let listing = self.listing.entry(subject).or_default();
+            listing.names.insert(object.metadata.name.clone().unwrap_or_default());
+            return self.apply(subject, object);
+        };
+        let kind = (kind, subject.spelling());
+        let id = self.know(kind, &object);
+        let reading = self.read(kind, object);
+        let listing = self.listing.entry(subject).or_default();
+        listing.ids.insert(id);
+        listing.readings.extend(reading);
+    }
+
+    fn replace(&mut self, subject: Subject, listing: Listing) {
+        if subject == Subject::Configuration {
+            if listing.names.is_empty() {
+                self.note_report(None);
             }
             return;
-        };
-        let mut readings = Vec::new();
-        let spelling = subject.spelling();
-        let of_subject = |id: &&Id| id.kind == kind && id.spelling == spelling;
-        let gone: Vec<Id> = self.known.keys().filter(of_subject).cloned().collect();
-        for id in &gone {
-            self.known.remove(id);
         }
-        for object in objects {
-            self.know((kind, spelling), &object);
-            readings.extend(self.read((kind, spelling), object));
-        }
-        for id in gone {
-            if !self.known.contains_key(&id) {
-                self.forget(&id);
+        let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
+            for gone in self.announcers.difference(&listing.names) {
+                self.translator.remember_announcer(gone, None);
             }
+            self.announcers = listing.names;
+            return;
+        };
+        let spelling = subject.spelling();
+        let is_gone = |id: &&Id| id.kind == kind && id.spelling == spelling && !listing.ids.contains(*id);
+        let gone: Vec<Id> = self.known.keys().filter(is_gone).cloned().collect();
+        for id in gone {
+            self.forget(&id);
         }
-        self.translator.replace(&subject.source(), readings, |_| false);
+        self.translator.replace(&subject.source(), listing.readings, |_| false);
+        if subject == Subject::Kind(Kind::Service) {
+            self.relisting.listed = self.relisting.running.take().or(self.relisting.listed);
+        }
     }
 
     fn apply(&mut self, subject: Subject, object: DynamicObject) {
@@ -436,7 +514,7 @@ impl Watcher {
         self.translator.remember_configuration(reporter, status.and_then(state::configuration));
     }
 
-    fn know(&mut self, kind: (Kind, Spelling), object: &DynamicObject) {
+    fn know(&mut self, kind: (Kind, Spelling), object: &DynamicObject) -> Id {
         let (id, live) = live(kind, object);
         if id.api_version() == OUR_API {
             let conditions = live.conditions.facts();
@@ -449,7 +527,8 @@ impl Watcher {
             let status = serde_json::from_value(status).map(translate::pool::observed).unwrap_or_default();
             self.translator.remember_pool(id.key.clone(), Some(Remembered::Known(status)));
         }
-        self.known.insert(id, live);
+        self.known.insert(id.clone(), live);
+        id
     }
 
     fn forget(&mut self, id: &Id) {
@@ -491,13 +570,20 @@ impl Watcher {
             *current = snapshot;
             news
         });
+        if let Some(number) = self.relisting.listed.take() {
+            self.relisting.done.send_replace(number);
+        }
     }
 }
 
 fn live((kind, spelling): (Kind, Spelling), object: &DynamicObject) -> (Id, Arc<Live>) {
     let meta = &object.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-    let live = Live { uid: meta.uid.clone().unwrap_or_default(), conditions: Conditions::of(&object.data) };
+    let live = Live {
+        uid: meta.uid.clone().unwrap_or_default(),
+        version: meta.resource_version.as_deref().unwrap_or_default().into(),
+        conditions: Conditions::of(&object.data),
+    };
     (Id::new(kind, namespace, name).spelled(spelling), Arc::new(live))
 }
 

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub mod admission;
 pub mod certificate;
+mod clock;
 mod dir;
 pub mod document;
 mod kube;
@@ -37,9 +38,11 @@ mod write;
 
 use admission::Admission;
 use certificate::Lifetimes;
+use clock::Clock;
 pub use dir::DirectoryError;
 pub use kube::KubernetesError;
 pub use lease::Timing;
+use write::apply::{Applier, Mandate, Requests};
 
 /// The namespace of our own objects, unless told otherwise.
 pub const NAMESPACE: &str = "ferrogate-system";
@@ -190,8 +193,17 @@ impl Cluster {
         let (admission, inquiries) = Admission::new(namespace.clone());
         let answers = Answers { client: client.clone(), namespace: namespace.clone(), admission };
         let answers = role.decides().then_some(answers);
-        let watcher =
-            kube::Watcher::new(client.clone(), namespace.clone(), &role, translator, inquiries, snapshots_in, live_in);
+        let (relist, relisting) = kube::Relist::pair();
+        let watcher = kube::Watcher::new(
+            client.clone(),
+            namespace.clone(),
+            &role,
+            translator,
+            inquiries,
+            snapshots_in,
+            live_in,
+            relisting,
+        );
         tasks.spawn(watcher.run(ready, finish.clone()));
         tokio::select! {
             listed = listed => listed.map_err(|_| KubernetesError::Stopped)?,
@@ -204,24 +216,29 @@ impl Cluster {
             Role::Reader(_) | Role::Proxy(_) => None,
         };
         let (leads_in, leads) = watch::channel(false);
+        let clock = Clock::new();
+        let (until_in, until) = watch::channel(None);
         // The Lease is given up only when nothing is written any more.
-        let resign = CancellationToken::new();
+        let (settled, resign) = oneshot::channel();
         if let Some(reporter) = reporter {
             let (client, namespace, identity) = (client.clone(), namespace.clone(), identity.clone());
-            let applier = write::apply::Applier::new(client, namespace, reporter, identity, live);
-            let applier = applier.beside_metallb(beside_metallb);
-            let (leads, finish, resign) = (role.decides().then(|| leads.clone()), finish.clone(), resign.clone());
+            let requests = Requests::new(client, namespace, reporter, identity, live).beside_metallb(beside_metallb);
+            let mandate = Mandate { until, clock, request: timing.request };
+            let applier = Applier::new(requests, role.decides().then_some(mandate));
+            let finish = finish.clone();
             tasks.spawn(async move {
-                let _resign = resign.drop_guard();
-                applier.run(writes_out, leads, finish).await;
+                // Nobody waits for it where there is no Lease.
+                let _ = settled.send(applier.run(writes_out, finish).await);
             });
         }
         let mut kept = Some(leads_in);
         if role.decides()
-            && let Some(leads_in) = kept.take()
+            && let Some(leads) = kept.take()
         {
-            let candidate = lease::Candidate::new(client, &namespace, identity, timing);
-            tasks.spawn(candidate.run(leads_in, resign));
+            let (snapshots, writes) = (snapshots.clone(), writes.clone());
+            let around = lease::Surroundings { snapshots, relist, writes, until: until_in, leads, clock };
+            let candidate = lease::Candidate::new(client, &namespace, identity, timing, around);
+            tasks.spawn(candidate.run(resign));
         }
         Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, answers, _leads: kept })
     }

@@ -35,6 +35,7 @@ pub mod apply;
 mod entry;
 mod events;
 pub mod files;
+mod request;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -46,7 +47,7 @@ pub enum Request {
 }
 
 /// What should be said in one place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Wish {
     /// Status of a Service.
     Service {

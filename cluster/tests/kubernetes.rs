@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[path = "kubernetes/fake.rs"]
 mod fake;
 
-use fake::{Fake, Mood};
+use fake::{Fake, Mood, Seen};
 
 /// Longer than anything here takes; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,8 +35,12 @@ const CONFIGURATION_STATES: &str = "/apis/ferrogate.io/v1beta1/configurationstat
 const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
 
 /// As quick as can be told from the noise of a busy machine.
-const TIMING: Timing =
-    Timing { lease: Duration::from_secs(3), give_up: Duration::from_secs(2), retry: Duration::from_millis(100) };
+const TIMING: Timing = Timing {
+    lease: Duration::from_secs(3),
+    give_up: Duration::from_secs(2),
+    retry: Duration::from_millis(100),
+    request: Duration::from_secs(1),
+};
 
 fn config(role: Role, identity: &str) -> KubernetesConfig {
     let class = ClassPolicy::default();
@@ -356,6 +360,7 @@ async fn a_write_that_fails_is_tried_again_and_the_latest_wish_wins() {
     let fake = Fake::start().await;
     fake.put(SERVICES, service("web"));
     let mut cluster = open_controller(&fake).await;
+    until_leads(&mut cluster, true).await;
     let write = |address: &str| {
         let addresses = vec![address.parse().unwrap()];
         service_status(key("web"), ServiceStatus { addresses, ..ServiceStatus::default() })
@@ -464,4 +469,86 @@ async fn speakers_and_readers_never_lead() {
 
     assert!(!*speaker.leads.borrow() && !*reader.leads.borrow());
     assert!(fake.get(LEASES, NAMESPACE, "ferrogate-controller").is_none());
+}
+
+fn lease_of(holder: &str) -> Value {
+    json!({
+        "metadata": { "namespace": NAMESPACE, "name": "ferrogate-controller" },
+        "spec": { "holderIdentity": holder, "leaseDurationSeconds": 1 },
+    })
+}
+
+fn is_status_of(seen: &Seen, name: &str) -> bool {
+    seen.path.ends_with(&format!("/services/{name}/status"))
+}
+
+#[tokio::test]
+async fn a_status_decided_on_an_older_service_is_refused() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    let mut cluster = open_controller(&fake).await;
+    until_leads(&mut cluster, true).await;
+    let old = cluster.snapshots.borrow().services[&key("web")].version.clone();
+    let mut touched = service("web");
+    touched["metadata"]["labels"] = json!({ "a": "b" });
+    fake.put(SERVICES, touched);
+    let snapshot = until(&mut cluster, |snapshot| snapshot.services[&key("web")].version != old).await;
+    let write = |version, address: &str| Write::ServiceStatus {
+        service: key("web"),
+        status: ServiceStatus { addresses: vec![address.parse().unwrap()], ..ServiceStatus::default() },
+        version,
+        fence: false,
+    };
+
+    cluster.writes.send(write(old, "192.0.2.7")).await.unwrap();
+    fake.seen(|seen| is_status_of(seen, "web")).await;
+    cluster.writes.send(write(snapshot.services[&key("web")].version.clone(), "192.0.2.8")).await.unwrap();
+
+    let wanted: std::net::IpAddr = "192.0.2.8".parse().unwrap();
+    until(&mut cluster, |snapshot| snapshot.services[&key("web")].observed.addresses == [wanted]).await;
+    assert_eq!(fake.count(|seen| is_status_of(seen, "web")), 2, "what was refused is not tried again");
+}
+
+#[tokio::test]
+async fn who_follows_a_leader_that_vanished_fences_what_it_could_still_write_before_leading() {
+    let fake = Fake::start().await;
+    let mut pending = service("pending");
+    pending["status"] = json!({});
+    fake.put(SERVICES, pending);
+    fake.put(SERVICES, service("web"));
+    fake.put(LEASES, lease_of("other"));
+    let version = fake.get(SERVICES, "default", "pending").unwrap()["metadata"]["resourceVersion"].clone();
+
+    let mut cluster = open_controller(&fake).await;
+    until_leads(&mut cluster, true).await;
+
+    let fence = fake.seen(|seen| is_status_of(seen, "pending")).await;
+    assert_eq!(fence.body["metadata"]["annotations"]["ferrogate.io/fence"], version);
+    assert_eq!(fence.body["metadata"]["resourceVersion"], version);
+    let snapshot = cluster.snapshots.borrow().clone();
+    assert_ne!(json!(snapshot.services[&key("pending")].version.as_str()), version);
+    assert_eq!(fake.count(|seen| is_status_of(seen, "web")), 0, "one that has an address needs no fence");
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_ill_is_asked_rarely_and_everything_is_said_in_the_end() {
+    let fake = Fake::start().await;
+    let node = NodeName::from("one");
+    let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
+    fake.set_mood(Mood::ReadOnly);
+    let status = L2Status { pool: PoolName::from("p"), addresses: Vec::new(), interfaces: Default::default() };
+    for number in 0..200 {
+        let service = key(&format!("s{number}"));
+        let write = Write::L2Status { service, node: node.clone(), status: Some(status.clone()) };
+        cluster.writes.send(write.clone()).await.unwrap();
+        cluster.writes.send(write).await.unwrap();
+    }
+
+    // Sixteen that were sent before any was answered, and then one at a time.
+    tokio::time::timeout(Duration::from_secs(3), std::future::pending::<()>()).await.unwrap_err();
+    let asked = fake.count(|_| true);
+    fake.set_mood(Mood::Well);
+
+    assert!((17..40).contains(&asked), "{asked} requests in three seconds");
+    until(&mut cluster, |snapshot| snapshot.announced_by.len() == 200).await;
 }

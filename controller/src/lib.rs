@@ -79,10 +79,18 @@ pub async fn run(
             }
             () = until([controller.deadline(), keeper.deadline()].into_iter().flatten().min()) => Event::Tick,
         };
+        let mut is_snapshot = matches!(event, Event::Snapshot(_));
         if let Event::Leads(leads) = event {
             info!(leads, "leadership");
+            if leads {
+                // What was listed for a new leader is the first thing that it goes by.
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                let now = Instant::now().into_std();
+                controller.step(now, Event::Snapshot(Arc::clone(&snapshot)));
+                keeper.step(now, configuration::Event::Snapshot(snapshot));
+                is_snapshot = true;
+            }
         }
-        let is_snapshot = matches!(event, Event::Snapshot(_));
         let seen = match &event {
             Event::Leads(leads) => configuration::Event::Leads(*leads),
             Event::Snapshot(snapshot) => configuration::Event::Snapshot(Arc::clone(snapshot)),

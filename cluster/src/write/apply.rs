@@ -1,74 +1,87 @@
-//! Writes to an API server: server-side apply of what we own, and nothing else.
+//! Writes to an API server: which wish is carried out when.
 //!
 //! Each wish is one request, or two where the object must exist first. A few run at a time, never two for the same
-//! place. One that fails is tried again a few times, later each time; the rooms ask again for what never arrived.
+//! place. Statuses come first; Events follow when there is room, and are dropped when there are too many. One that
+//! fails is tried again, later each time, for as long as it is wished for; while the API server is ill only one
+//! request at a time asks whether it is well again. One that was decided on an older version than the object has is
+//! dropped: whoever decided sees the newer version too, and decides anew.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use ::kube::{
-    Api, Client,
-    api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
-};
 use ferrogate_core::{
-    configuration::Reporter,
-    model::ObjectKey,
-    write::{Event, Severity, Write},
+    model::{ObjectRef, ResourceVersion, ServiceKey},
+    write::{Event, Write},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use k8s_openapi::{api::events::v1 as events, apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
 use rand::Rng;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
+pub use super::request::{CONTROLLER, Requests, SPEAKER};
 use crate::{
-    kube::{Live, LiveObjects, resource},
-    objects::{Id, Kind, OUR_API},
+    clock::Clock,
+    objects::Id,
     state::Place,
-    write::{Conditions, Request, Wish, adopt, body, entry},
+    write::{Request, Wish},
 };
-
-/// The field manager of what a controller says.
-pub const CONTROLLER: &str = "ferrogate-controller";
-/// The field manager of what a speaker says.
-pub const SPEAKER: &str = "ferrogate-speaker";
 
 /// How many requests run at a time.
 const AT_ONCE: usize = 16;
-/// How long one request may take.
+/// How many of them may tell Events.
+const EVENTS_AT_ONCE: usize = 4;
+/// How long one request may take where no Lease says otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a wish is tried before it is left to the room to ask again.
-const ATTEMPTS: u32 = 5;
-/// How long after the first failure it is tried again; twice as long after each further one.
+/// How often an Event is told before it is dropped.
+const EVENT_ATTEMPTS: u32 = 5;
+/// How long after the first failure a write is tried again; twice as long after each further one.
 const RETRY: Duration = Duration::from_millis(200);
-/// How many Events may wait, and how many are known for counting.
-const MAX_EVENTS: usize = 256;
+/// How long after a failure it is tried again at most.
+const MAX_RETRY: Duration = Duration::from_secs(60);
+/// How long an API server that is ill is left alone at most.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// How long one is left alone that says it has too much to do, unless it says how long.
+const OVERLOADED: Duration = Duration::from_secs(1);
+/// How many Events may wait. One each for ten thousand Services that come at once.
+const MAX_EVENTS: usize = 10_000;
 /// How long requests may hold up the end of the process.
-const FAREWELL: Duration = Duration::from_secs(3);
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Until when writes may start.
+#[derive(Clone, Debug)]
+pub struct Mandate {
+    /// The time by `clock`; nothing where this process does not decide.
+    pub until: watch::Receiver<Option<std::time::Instant>>,
+    /// By which it is counted.
+    pub clock: Clock,
+    /// How long a write may take.
+    pub request: Duration,
+}
+
+impl Mandate {
+    fn holds(&self) -> bool {
+        self.until.borrow().is_some_and(|until| self.clock.now() <= until)
+    }
+}
 
 /// Carries out writes at an API server.
 pub struct Applier {
-    client: Client,
-    /// Where ServiceL2Status objects live.
-    namespace: String,
-    /// Who says so, in Events.
-    reporter: &'static str,
-    identity: String,
-    /// Whether MetalLB's words are said beside ours.
-    beside_metallb: bool,
-    live: watch::Receiver<LiveObjects>,
-    jobs: BTreeMap<Work, Attempt>,
-    later: BTreeMap<Work, (Instant, Attempt)>,
-    busy: BTreeSet<Work>,
-    told: BTreeMap<Event, Told>,
+    requests: Requests,
+    /// None for those who need no leadership.
+    mandate: Option<Mandate>,
+    jobs: BTreeMap<Place, Attempt>,
+    later: BTreeMap<Place, (Instant, Attempt)>,
+    events: VecDeque<(Event, u32)>,
+    /// What runs, with the version it was decided on.
+    busy: BTreeMap<Work, Option<ResourceVersion>>,
+    /// Statuses of Services of which nobody knows whether they were written, with the version they were decided on.
+    doubtful: BTreeMap<ServiceKey, ResourceVersion>,
+    illness: Illness,
 }
 
 /// What a request is about; two for the same never run together.
@@ -84,62 +97,47 @@ struct Attempt {
     failures: u32,
 }
 
-/// An Event that stands at the API server.
-#[derive(Clone, Debug)]
-struct Told {
-    name: String,
-    count: i32,
+/// How an API server has been of late.
+#[derive(Debug, Default)]
+struct Illness {
+    /// How many requests in a row it did not serve, those that ran at the same time counted once.
+    failures: u32,
+    /// When it is asked again.
+    until: Option<Instant>,
 }
 
 type Done = (Work, Attempt, Result<(), ::kube::Error>);
 
 impl Applier {
-    /// One that reports as `reporter` and is told apart from others of its kind by `identity`.
-    pub fn new(
-        client: Client,
-        namespace: String,
-        reporter: &'static str,
-        identity: String,
-        live: watch::Receiver<LiveObjects>,
-    ) -> Self {
+    /// One that carries out what these requests say, for as long as it has the mandate, if it needs one.
+    pub fn new(requests: Requests, mandate: Option<Mandate>) -> Self {
         Self {
-            client,
-            namespace,
-            reporter,
-            identity,
-            beside_metallb: false,
-            live,
+            requests,
+            mandate,
             jobs: BTreeMap::new(),
             later: BTreeMap::new(),
-            busy: BTreeSet::new(),
-            told: BTreeMap::new(),
+            events: VecDeque::new(),
+            busy: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
+            illness: Illness::default(),
         }
     }
 
-    /// The same, which says in MetalLB's words too what MetalLB would say.
-    pub fn beside_metallb(self, beside_metallb: bool) -> Self {
-        Self { beside_metallb, ..self }
-    }
-
-    /// Carries out what comes until `finish`, and then what is left, for a short while. Where `leads` turns false,
-    /// what still waits is for another to decide.
-    pub async fn run(
-        mut self,
-        mut writes: mpsc::Receiver<Write>,
-        leads: Option<watch::Receiver<bool>>,
-        finish: CancellationToken,
-    ) {
-        let has_leader = leads.is_some();
-        let mut leads = leads.unwrap_or_else(|| watch::channel(true).1);
+    /// Carries out what comes until `finish`, and then what is left, for a short while. Where the mandate ends, what
+    /// still waits is for another to decide. Returns whether the fate of every write is known.
+    pub async fn run(mut self, mut writes: mpsc::Receiver<Write>, finish: CancellationToken) -> bool {
+        let needs_mandate = self.mandate.is_some();
+        let mut until = self.mandate.as_ref().map_or_else(|| watch::channel(None).1, |mandate| mandate.until.clone());
         let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut give_up: Option<Instant> = None;
         loop {
             self.start(&mut running);
-            if give_up.is_some() && running.is_empty() && self.later.is_empty() {
-                return;
+            if give_up.is_some() && running.is_empty() && self.is_idle() {
+                return self.is_settled();
             }
-            let later = self.later.values().map(|(at, _)| *at).chain(give_up).min();
-            let patience = later.unwrap_or_else(|| Instant::now() + REQUEST_TIMEOUT);
+            let later = self.later.values().map(|(at, _)| *at);
+            let patience = later.chain(self.illness.until).chain(give_up).min();
+            let patience = patience.unwrap_or_else(|| Instant::now() + REQUEST_TIMEOUT);
             tokio::select! {
                 () = finish.cancelled(), if give_up.is_none() => {
                     give_up = Some(Instant::now() + FAREWELL);
@@ -147,13 +145,14 @@ impl Applier {
                         self.ask(write);
                     }
                 }
-                Ok(()) = leads.changed(), if has_leader => {
-                    if !*leads.borrow_and_update() {
+                Ok(()) = until.changed(), if needs_mandate => {
+                    if until.borrow_and_update().is_none() {
                         self.jobs.clear();
                         self.later.clear();
+                        self.events.clear();
                         // One that ran on and failed would be tried again, over what the next leader says.
                         running.clear();
-                        self.busy.clear();
+                        self.doubt();
                     }
                 }
                 Some(write) = writes.recv(), if give_up.is_none() => self.ask(write),
@@ -163,12 +162,14 @@ impl Applier {
                     if give_up.is_some_and(|at| at <= now) {
                         let count = running.len() + self.jobs.len() + self.later.len();
                         tracing::error!(count, "writes that the API server did not take before the end");
-                        return;
+                        self.doubt();
+                        return self.is_settled();
                     }
-                    let due = self.later.iter().filter(|(_, (at, _))| *at <= now).map(|(work, _)| work.clone());
-                    for work in due.collect::<Vec<_>>() {
-                        if let Some((_, attempt)) = self.later.remove(&work) {
-                            self.jobs.entry(work).or_insert(attempt);
+                    self.illness.until = self.illness.until.filter(|until| *until > now);
+                    let due = self.later.iter().filter(|(_, (at, _))| *at <= now).map(|(place, _)| place.clone());
+                    for place in due.collect::<Vec<_>>() {
+                        if let Some((_, attempt)) = self.later.remove(&place) {
+                            self.jobs.entry(place).or_insert(attempt);
                         }
                     }
                 }
@@ -176,313 +177,183 @@ impl Applier {
         }
     }
 
+    fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.later.is_empty() && self.events.is_empty()
+    }
+
+    /// What runs is not waited for any more.
+    fn doubt(&mut self) {
+        for (work, version) in std::mem::take(&mut self.busy) {
+            if let (Work::Say(Place::Service(key)), Some(version)) = (work, version) {
+                self.doubtful.insert(key, version);
+            }
+        }
+    }
+
+    /// A write whose Service has another version by now was carried out, or is refused for ever.
+    fn is_settled(&self) -> bool {
+        self.doubtful.iter().all(|(key, version)| {
+            let id = Id::of(&ObjectRef::service(key));
+            id.and_then(|id| self.requests.live(&id)).is_none_or(|live| live.version != *version)
+        })
+    }
+
     fn ask(&mut self, write: Write) {
-        let (work, wish) = match Request::from(write) {
-            Request::Say(place, wish) => (Work::Say(place), wish),
+        let (place, wish) = match Request::from(write) {
+            Request::Say(place, wish) => (place, wish),
             Request::Tell(event) => {
-                let waiting = self.jobs.keys().filter(|work| matches!(work, Work::Tell(_))).count();
-                if waiting >= MAX_EVENTS {
+                if self.events.len() < MAX_EVENTS {
+                    self.events.push_back((event, 0));
+                } else {
                     tracing::debug!(reason = event.reason, "too many events are waiting, this one is not told");
-                    return;
                 }
-                (Work::Tell(event), Wish::Events)
+                return;
             }
         };
-        let waiting = self.jobs.remove(&work).or_else(|| self.later.remove(&work).map(|(_, attempt)| attempt));
+        if self.later.get(&place).is_some_and(|(_, attempt)| attempt.wish == wish) {
+            // Asked for again while it waits for its turn.
+            return;
+        }
+        let waiting = self.jobs.remove(&place).or_else(|| self.later.remove(&place).map(|(_, attempt)| attempt));
         let wish = wish.over(waiting.map(|attempt| attempt.wish));
-        self.jobs.insert(work, Attempt { wish, failures: 0 });
+        self.jobs.insert(place, Attempt { wish, failures: 0 });
     }
 
     fn start(&mut self, running: &mut FuturesUnordered<BoxFuture<'static, Done>>) {
-        while running.len() < AT_ONCE {
-            let free = self.jobs.keys().find(|work| !self.busy.contains(*work)).cloned();
-            let Some((work, attempt)) = free.and_then(|work| self.jobs.remove_entry(&work)) else { break };
-            self.busy.insert(work.clone());
-            let request = self.request(&work, &attempt.wish);
+        let now = Instant::now();
+        if self.illness.until.is_some_and(|until| now < until) {
+            return;
+        }
+        let at_once = if self.illness.failures == 0 { AT_ONCE } else { 1 };
+        while running.len() < at_once && self.mandate.as_ref().is_none_or(Mandate::holds) {
+            let Some((work, attempt)) = self.next() else { break };
+            let version = match &attempt.wish {
+                Wish::Service { version, .. } if version.is_known() => Some(version.clone()),
+                _ => None,
+            };
+            self.busy.insert(work.clone(), version);
+            let request = match &work {
+                Work::Tell(event) => self.requests.tell(event),
+                Work::Say(place) => self.requests.say(place, &attempt.wish),
+            };
+            let mandate = self.mandate.clone();
+            let patience = mandate.as_ref().map_or(REQUEST_TIMEOUT, |mandate| mandate.request);
             let done = async move {
-                let result = tokio::time::timeout(REQUEST_TIMEOUT, request).await;
-                let result = result.unwrap_or_else(|_| Err(::kube::Error::Service("the request took too long".into())));
-                (work, attempt, result)
+                let failed = |why: &'static str| Err(::kube::Error::Service(why.into()));
+                if mandate.is_some_and(|mandate| !mandate.holds()) {
+                    return (work, attempt, failed("too little of the lease is left"));
+                }
+                let result = tokio::time::timeout(patience, request).await;
+                (work, attempt, result.unwrap_or_else(|_| failed("the request took too long")))
             };
             running.push(done.boxed());
         }
     }
 
+    /// What comes next: anything but an Event, as long as there is any.
+    fn next(&mut self) -> Option<(Work, Attempt)> {
+        let free = self.jobs.keys().find(|place| !self.busy.contains_key(&Work::Say((*place).clone()))).cloned();
+        if let Some((place, attempt)) = free.and_then(|place| self.jobs.remove_entry(&place)) {
+            return Some((Work::Say(place), attempt));
+        }
+        let events = self.busy.keys().filter(|work| matches!(work, Work::Tell(_))).count();
+        let is_free = |(event, _): &(Event, u32)| !self.busy.contains_key(&Work::Tell(event.clone()));
+        let index = self.events.iter().position(is_free).filter(|_| events < EVENTS_AT_ONCE)?;
+        let (event, failures) = self.events.remove(index)?;
+        Some((Work::Tell(event), Attempt { wish: Wish::Events, failures }))
+    }
+
     fn done(&mut self, work: Work, attempt: Attempt, result: Result<(), ::kube::Error>) {
-        self.busy.remove(&work);
-        let Err(error) = result else { return };
+        let version = self.busy.remove(&work).flatten();
+        let Err(error) = result else {
+            self.illness = Illness::default();
+            if let Work::Say(Place::Service(key)) = &work {
+                self.doubtful.remove(key);
+            }
+            return;
+        };
         let code = match &error {
             ::kube::Error::Api(status) => Some(status.code),
             _ => None,
         };
-        if let Work::Tell(event) = &work {
-            // Perhaps it has expired there, and must be told anew.
-            self.told.remove(event);
+        if let (Work::Say(Place::Service(key)), Some(version), None) = (&work, version, code) {
+            self.doubtful.insert(key.clone(), version);
+        }
+        match code {
+            None | Some(429 | 500..) => self.illness.worsen(&error),
+            Some(_) => self.illness = Illness::default(),
         }
         let failures = attempt.failures + 1;
-        if code == Some(404) && matches!(work, Work::Say(_)) {
-            tracing::debug!(?work, "object is gone, nothing is written");
-        } else if failures >= ATTEMPTS || matches!(code, Some(400 | 422)) {
-            tracing::error!(?work, %error, "write given up, it will be asked for again");
-        } else if let Some(newer) = self.jobs.get_mut(&work) {
-            newer.wish = newer.wish.clone().over(Some(attempt.wish));
-        } else {
-            tracing::warn!(?work, %error, failures, "write failed, trying again");
-            let pause = RETRY * 2u32.pow(failures - 1);
-            let jitter = rand::rng().random_range(0.5..1.5);
-            let at = Instant::now() + pause.mul_f64(jitter);
-            self.later.insert(work, (at, Attempt { failures, ..attempt }));
-        }
-    }
-
-    fn request(&mut self, work: &Work, wish: &Wish) -> BoxFuture<'static, Result<(), ::kube::Error>> {
-        match work {
-            Work::Tell(event) => self.tell(event),
-            Work::Say(place) => self.say(place, wish),
-        }
-    }
-
-    fn say(&self, place: &Place, wish: &Wish) -> BoxFuture<'static, Result<(), ::kube::Error>> {
-        let now = Timestamp::now();
-        match (place, wish) {
-            (Place::Service(key), _) => self.status_of(Kind::Service, key, place, wish, now),
-            (Place::Pool(key), _) => self.status_of(Kind::IpAddressPool, key, place, wish, now),
-            (Place::Ingress(key), _) => self.status_of(Kind::Ingress, key, place, wish, now),
-            (Place::EntryService(key), wish) => {
-                let live = self.live(&Id::keyed(Kind::Service, key.clone()));
-                entry::service(self.client.clone(), key, wish, live)
-            }
-            (Place::EntrySlice { service, family }, wish) => entry::slice(self.client.clone(), service, *family, wish),
-            (Place::Conditions { key, .. }, Wish::Conditions { object, conditions }) => {
-                let kind = object.kind.as_str();
-                if object.api_version != OUR_API && kind != "Service" {
-                    // Nobody looks for conditions there, and most have no place for them. Its Event says the same.
-                    return futures::future::ready(Ok(())).boxed();
+        let place = match work {
+            Work::Say(place) => place,
+            Work::Tell(event) => {
+                // Perhaps it has expired there, and must be told anew.
+                self.requests.forget(&event);
+                if failures < EVENT_ATTEMPTS && !matches!(code, Some(400..=499)) {
+                    self.events.push_back((event, failures));
+                } else {
+                    tracing::warn!(object = %event.object, reason = event.reason, %error, "event is not told");
                 }
-                let live = Id::of(object).and_then(|id| self.live(&id));
-                let none = Conditions::default();
-                let before = live.as_ref().map_or(&none, |live| &live.conditions);
-                let api = self.api(&object.api_version, kind, Some(&key.namespace));
-                let mut applies = Vec::new();
-                for condition in conditions.values() {
-                    let body = json!({
-                        "apiVersion": object.api_version,
-                        "kind": kind,
-                        "metadata": { "name": &*key.name, "namespace": &*key.namespace },
-                        "status": { "conditions": before.next(std::iter::once(condition), now) },
-                    });
-                    // A manager of its own for each type: applying one must not take the others away.
-                    applies.push((format!("{CONTROLLER}-{}", condition.kind), body));
-                }
-                let name = key.name.to_string();
-                async move {
-                    for (manager, body) in applies {
-                        apply_status(&api, &name, &manager, &body).await?;
-                    }
-                    Ok(())
-                }
-                .boxed()
-            }
-            (Place::L2Status { node, service }, wish) => {
-                let name = l2_status_name(node.as_str(), service);
-                let api = self.api(OUR_API, "ServiceL2Status", Some(&self.namespace));
-                let Some(body) = body(place, wish, &Conditions::default(), now) else {
-                    return async move {
-                        match api.delete(&name, &DeleteParams::default()).await {
-                            Ok(_) => Ok(()),
-                            Err(::kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                            Err(error) => Err(error),
-                        }
-                    }
-                    .boxed();
-                };
-                let metadata = json!({
-                    "name": name,
-                    "namespace": self.namespace,
-                    "labels": labels([
-                        ("ferrogate.io/node", node.as_str()),
-                        ("ferrogate.io/service-name", &service.name),
-                        ("ferrogate.io/service-namespace", &service.namespace),
-                    ]),
-                });
-                let part = |field: &str| json!({ "apiVersion": OUR_API, "kind": "ServiceL2Status", "metadata": metadata, field: body[field] });
-                let (object, status) = (part("spec"), part("status"));
-                async move {
-                    let parameters = PatchParams::apply(SPEAKER).force();
-                    api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
-                    apply_status(&api, &name, SPEAKER, &status).await.map(|_| ())
-                }
-                .boxed()
-            }
-            (Place::Configuration(reporter), wish) => self.configuration(reporter, place, wish),
-            // The proxies of a cluster learn it from the EndpointSlices, and soon from the speaker itself.
-            (Place::Membership { .. } | Place::Conditions { .. } | Place::Events { .. }, _) => {
-                futures::future::ready(Ok(())).boxed()
-            }
-        }
-    }
-
-    fn configuration(
-        &self,
-        reporter: &Reporter,
-        place: &Place,
-        wish: &Wish,
-    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
-        let name = reporter.name();
-        let (manager, owner) = match reporter {
-            Reporter::Controller => (CONTROLLER, None),
-            // It goes with its node.
-            Reporter::Speaker(node) => {
-                let live = self.live(&Id::new(Kind::Node, "", node.as_str()));
-                let owner = |live: Arc<Live>| json!([{ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid }]);
-                (SPEAKER, live.map(owner))
+                return;
             }
         };
-        let api = self.api(OUR_API, "ConfigurationState", Some(&self.namespace));
-        let (namespace, place, wish) = (self.namespace.clone(), place.clone(), wish.clone());
-        async move {
-            let before = api.get_opt(&name).await?.map(|object| Conditions::of(&object.data)).unwrap_or_default();
-            let Some(mut object) = body(&place, &wish, &before, Timestamp::now()) else { return Ok(()) };
-            object["metadata"]["namespace"] = json!(namespace);
-            let status = object.clone();
-            if let Some(owner) = owner {
-                object["metadata"]["ownerReferences"] = owner;
+        match code {
+            Some(404) => tracing::debug!(?place, "object is gone, nothing is written"),
+            Some(409) if matches!(attempt.wish, Wish::Service { .. }) => {
+                tracing::debug!(?place, "service has changed meanwhile, what to write is decided anew");
             }
-            if let Some(fields) = object.as_object_mut() {
-                fields.remove("status");
+            Some(400 | 422) => tracing::error!(?place, %error, "write given up, it will be asked for again"),
+            _ => {
+                if let Some(newer) = self.jobs.get_mut(&place) {
+                    newer.wish = newer.wish.clone().over(Some(attempt.wish));
+                    return;
+                }
+                tracing::warn!(?place, %error, failures, "write failed, trying again");
+                let pause = RETRY.saturating_mul(1 << (failures - 1).min(16)).min(MAX_RETRY);
+                let at = Instant::now() + jittered(pause);
+                self.later.insert(place, (at, Attempt { failures, ..attempt }));
             }
-            api.patch(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&object)).await?;
-            apply_status(&api, &name, manager, &status).await.map(|_| ())
         }
-        .boxed()
     }
+}
 
-    fn status_of(
-        &self,
-        kind: Kind,
-        key: &ObjectKey,
-        place: &Place,
-        wish: &Wish,
-        now: Timestamp,
-    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
-        let none = Conditions::default();
-        let live = self.live(&Id::keyed(kind, key.clone()));
-        let before = live.as_ref().map_or(&none, |live| &live.conditions);
-        let Some(mut body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
-        let is_service = kind == Kind::Service;
-        if is_service && self.beside_metallb {
-            adopt::note(&mut body);
+impl Illness {
+    fn worsen(&mut self, error: &::kube::Error) {
+        if self.until.is_some() {
+            return;
         }
-        let api = self.api(kind.api_version(), kind.name(), Some(&key.namespace));
-        let name = key.name.to_string();
-        async move {
-            let answer = apply_status(&api, &name, CONTROLLER, &body).await?;
-            if is_service { adopt::clear(&api, &name, CONTROLLER, &body, &answer).await } else { Ok(()) }
-        }
-        .boxed()
-    }
-
-    fn tell(&mut self, event: &Event) -> BoxFuture<'static, Result<(), ::kube::Error>> {
-        let now = Timestamp::now();
-        let object = &event.object;
-        let namespace = object.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let api: Api<events::Event> = Api::namespaced(self.client.clone(), &namespace);
-        if self.told.len() >= MAX_EVENTS && !self.told.contains_key(event) {
-            // An equal one that follows stands there twice then, with counts of their own.
-            self.told.clear();
-        }
-        if let Some(told) = self.told.get_mut(event) {
-            told.count = told.count.saturating_add(1);
-            let name = told.name.clone();
-            let series = json!({ "series": { "count": told.count, "lastObservedTime": MicroTime(now) } });
-            return async move { api.patch(&name, &PatchParams::default(), &Patch::Merge(&series)).await.map(|_| ()) }
-                .boxed();
-        }
-        let name = format!("{}.{:x}", object.name, now.as_nanosecond());
-        self.told.insert(event.clone(), Told { name: name.clone(), count: 1 });
-        let live = Id::of(object).and_then(|id| self.live(&id));
-        let regarding = k8s_openapi::api::core::v1::ObjectReference {
-            api_version: Some(object.api_version.clone()),
-            kind: Some(object.kind.clone()),
-            namespace: object.namespace.clone(),
-            name: Some(object.name.clone()),
-            uid: live.map(|live| live.uid.clone()),
-            ..Default::default()
+        let asked = match error {
+            ::kube::Error::Api(status) if status.code == 429 || status.code == 503 => {
+                let seconds = status.details.as_ref().map_or(0, |details| u64::from(details.retry_after_seconds));
+                Some(Duration::from_secs(seconds).clamp(OVERLOADED, MAX_RETRY))
+            }
+            _ => None,
         };
-        let event = events::Event {
-            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
-            action: Some(event.reason.clone()),
-            event_time: Some(MicroTime(now)),
-            note: Some(shortened(&event.message, MAX_NOTE)),
-            reason: Some(event.reason.clone()),
-            regarding: Some(regarding),
-            reporting_controller: Some(format!("ferrogate.io/{}", self.reporter)),
-            reporting_instance: Some(shortened(&self.identity, MAX_INSTANCE)),
-            type_: Some(match event.severity {
-                Severity::Normal => "Normal".to_owned(),
-                Severity::Warning => "Warning".to_owned(),
-            }),
-            ..Default::default()
-        };
-        async move { api.create(&PostParams::default(), &event).await.map(|_| ()) }.boxed()
-    }
-
-    fn live(&self, id: &Id) -> Option<Arc<Live>> {
-        self.live.borrow().get(id).cloned()
-    }
-
-    fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
-        let resource = resource(api_version, kind);
-        match namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::all_with(self.client.clone(), &resource),
-        }
+        let pause = jittered(RETRY.saturating_mul(1 << self.failures.min(16)).min(MAX_PAUSE));
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(Instant::now() + asked.map_or(pause, |asked| asked.max(pause)));
     }
 }
 
-/// The longest `note` the API server takes.
-const MAX_NOTE: usize = 1024;
-/// The longest `reportingInstance` it takes.
-const MAX_INSTANCE: usize = 128;
-
-async fn apply_status(
-    api: &Api<DynamicObject>,
-    name: &str,
-    manager: &str,
-    body: &Value,
-) -> Result<DynamicObject, ::kube::Error> {
-    let parameters = PatchParams::apply(manager).force();
-    api.patch_status(name, &parameters, &Patch::Apply(body)).await
-}
-
-/// The name of the ServiceL2Status of one Service on one node: short enough whatever the names are.
-fn l2_status_name(node: &str, service: &ObjectKey) -> String {
-    let digest = Sha256::digest(format!("{node}/{service}"));
-    let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    format!("l2-{hex}")
-}
-
-/// Labels whose values are short enough to be one.
-fn labels<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
-    let fitting = all.into_iter().filter(|(_, value)| value.len() <= 63);
-    fitting.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-}
-
-fn shortened(text: &str, bytes: usize) -> String {
-    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text).to_owned()
+/// About as long, so that not all who wait come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 #[cfg(test)]
 mod tests {
-    use ferrogate_core::{model::ObjectRef, write::Condition};
+    use ::kube::Client;
+    use ferrogate_core::{model::ObjectKey, write::Condition};
 
     use super::*;
+    use crate::kube::LiveObjects;
 
     #[tokio::test]
     async fn a_condition_that_failed_is_still_wished_for_beside_one_that_came_meanwhile() {
         let client = Client::try_from(::kube::Config::new(hyper::Uri::from_static("http://127.0.0.1:1"))).unwrap();
         let live = watch::channel(LiveObjects::new()).1;
-        let mut applier = Applier::new(client, "default".to_owned(), CONTROLLER, "one".to_owned(), live);
+        let requests = Requests::new(client, "default".to_owned(), CONTROLLER, "one".to_owned(), live);
+        let mut applier = Applier::new(requests, None);
         let object = ObjectRef::service(&ObjectKey::new("default", "web"));
         let condition = |kind: &str| Write::Condition {
             object: object.clone(),
@@ -495,10 +366,10 @@ mod tests {
             },
         };
         applier.ask(condition("First"));
-        let (work, attempt) = applier.jobs.pop_first().unwrap();
+        let (place, attempt) = applier.jobs.pop_first().unwrap();
 
         applier.ask(condition("Second"));
-        applier.done(work, attempt, Err(::kube::Error::Service("it did not work".into())));
+        applier.done(Work::Say(place), attempt, Err(::kube::Error::Service("it did not work".into())));
 
         let waiting = applier.jobs.values().map(|attempt| &attempt.wish);
         let kinds: Vec<_> = waiting

@@ -135,6 +135,11 @@ impl Fake {
         self.store.lock().unwrap().objects.get(&place).cloned()
     }
 
+    /// How many requests that change something have arrived that are as described.
+    pub fn count(&self, what: impl Fn(&Seen) -> bool) -> usize {
+        self.seen.borrow().iter().filter(|one| what(one)).count()
+    }
+
     /// Waits until a request that changes something has arrived that is as described.
     pub async fn seen(&self, what: impl Fn(&Seen) -> bool) -> Seen {
         let mut seen = self.seen.subscribe();
@@ -315,6 +320,13 @@ async fn answer(
             match before {
                 None if subresource.is_empty() && applies => reply(StatusCode::CREATED, &store.put(place, body)),
                 None => refuse(404, "NotFound"),
+                Some(object)
+                    if body["metadata"]
+                        .get("resourceVersion")
+                        .is_some_and(|version| *version != object["metadata"]["resourceVersion"]) =>
+                {
+                    refuse(409, "Conflict")
+                }
                 Some(mut object) => {
                     merge(&mut object, &body);
                     reply(StatusCode::OK, &store.put(place, object))

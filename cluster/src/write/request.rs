@@ -1,0 +1,309 @@
+//! The requests that carry out wishes and Events at an API server: server-side apply of what we own, nothing else.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ::kube::{
+    Api, Client,
+    api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
+};
+use ferrogate_core::{
+    configuration::Reporter,
+    model::ObjectKey,
+    write::{Event, Severity},
+};
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::{api::events::v1 as events, apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::{
+    kube::{Live, LiveObjects, resource},
+    objects::{Id, Kind, OUR_API},
+    state::Place,
+    write::{Conditions, Wish, adopt, body, entry},
+};
+
+/// The field manager of what a controller says.
+pub const CONTROLLER: &str = "ferrogate-controller";
+/// The field manager of what a speaker says.
+pub const SPEAKER: &str = "ferrogate-speaker";
+
+/// How many Events are known for counting.
+const MAX_TOLD: usize = 256;
+
+/// Who writes, and what must be known for it.
+pub struct Requests {
+    client: Client,
+    /// Where ServiceL2Status objects live.
+    namespace: String,
+    /// Who says so, in Events.
+    reporter: &'static str,
+    identity: String,
+    /// Whether MetalLB's words are said beside ours.
+    beside_metallb: bool,
+    live: watch::Receiver<LiveObjects>,
+    told: BTreeMap<Event, Told>,
+}
+
+/// An Event that stands at the API server.
+#[derive(Clone, Debug)]
+struct Told {
+    name: String,
+    count: i32,
+}
+
+impl Requests {
+    /// One that reports as `reporter` and is told apart from others of its kind by `identity`.
+    pub fn new(
+        client: Client,
+        namespace: String,
+        reporter: &'static str,
+        identity: String,
+        live: watch::Receiver<LiveObjects>,
+    ) -> Self {
+        Self { client, namespace, reporter, identity, beside_metallb: false, live, told: BTreeMap::new() }
+    }
+
+    /// The same, which says in MetalLB's words too what MetalLB would say.
+    pub fn beside_metallb(self, beside_metallb: bool) -> Self {
+        Self { beside_metallb, ..self }
+    }
+
+    /// Perhaps an Event has expired there, and must be told anew.
+    pub fn forget(&mut self, event: &Event) {
+        self.told.remove(event);
+    }
+
+    /// Says something in one place.
+    pub fn say(&self, place: &Place, wish: &Wish) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let now = Timestamp::now();
+        match (place, wish) {
+            (Place::Service(key), _) => self.status_of(Kind::Service, key, place, wish, now),
+            (Place::Pool(key), _) => self.status_of(Kind::IpAddressPool, key, place, wish, now),
+            (Place::Ingress(key), _) => self.status_of(Kind::Ingress, key, place, wish, now),
+            (Place::EntryService(key), wish) => {
+                let live = self.live(&Id::keyed(Kind::Service, key.clone()));
+                entry::service(self.client.clone(), key, wish, live)
+            }
+            (Place::EntrySlice { service, family }, wish) => entry::slice(self.client.clone(), service, *family, wish),
+            (Place::Conditions { key, .. }, Wish::Conditions { object, conditions }) => {
+                let kind = object.kind.as_str();
+                if object.api_version != OUR_API && kind != "Service" {
+                    // Nobody looks for conditions there, and most have no place for them. Its Event says the same.
+                    return futures::future::ready(Ok(())).boxed();
+                }
+                let live = Id::of(object).and_then(|id| self.live(&id));
+                let none = Conditions::default();
+                let before = live.as_ref().map_or(&none, |live| &live.conditions);
+                let api = self.api(&object.api_version, kind, Some(&key.namespace));
+                let mut applies = Vec::new();
+                for condition in conditions.values() {
+                    let body = json!({
+                        "apiVersion": object.api_version,
+                        "kind": kind,
+                        "metadata": { "name": &*key.name, "namespace": &*key.namespace },
+                        "status": { "conditions": before.next(std::iter::once(condition), now) },
+                    });
+                    // A manager of its own for each type: applying one must not take the others away.
+                    applies.push((format!("{CONTROLLER}-{}", condition.kind), body));
+                }
+                let name = key.name.to_string();
+                async move {
+                    for (manager, body) in applies {
+                        apply_status(&api, &name, &manager, &body).await?;
+                    }
+                    Ok(())
+                }
+                .boxed()
+            }
+            (Place::L2Status { node, service }, wish) => {
+                let name = l2_status_name(node.as_str(), service);
+                let api = self.api(OUR_API, "ServiceL2Status", Some(&self.namespace));
+                let Some(body) = body(place, wish, &Conditions::default(), now) else {
+                    return async move {
+                        match api.delete(&name, &DeleteParams::default()).await {
+                            Ok(_) => Ok(()),
+                            Err(::kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                            Err(error) => Err(error),
+                        }
+                    }
+                    .boxed();
+                };
+                let metadata = json!({
+                    "name": name,
+                    "namespace": self.namespace,
+                    "labels": labels([
+                        ("ferrogate.io/node", node.as_str()),
+                        ("ferrogate.io/service-name", &service.name),
+                        ("ferrogate.io/service-namespace", &service.namespace),
+                    ]),
+                });
+                let part = |field: &str| json!({ "apiVersion": OUR_API, "kind": "ServiceL2Status", "metadata": metadata, field: body[field] });
+                let (object, status) = (part("spec"), part("status"));
+                async move {
+                    let parameters = PatchParams::apply(SPEAKER).force();
+                    api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
+                    apply_status(&api, &name, SPEAKER, &status).await.map(|_| ())
+                }
+                .boxed()
+            }
+            (Place::Configuration(reporter), wish) => self.configuration(reporter, place, wish),
+            // The proxies of a cluster learn it from the EndpointSlices, and soon from the speaker itself.
+            (Place::Membership { .. } | Place::Conditions { .. } | Place::Events { .. }, _) => {
+                futures::future::ready(Ok(())).boxed()
+            }
+        }
+    }
+
+    fn configuration(
+        &self,
+        reporter: &Reporter,
+        place: &Place,
+        wish: &Wish,
+    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let name = reporter.name();
+        let (manager, owner) = match reporter {
+            Reporter::Controller => (CONTROLLER, None),
+            // It goes with its node.
+            Reporter::Speaker(node) => {
+                let live = self.live(&Id::new(Kind::Node, "", node.as_str()));
+                let owner = |live: Arc<Live>| json!([{ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid }]);
+                (SPEAKER, live.map(owner))
+            }
+        };
+        let api = self.api(OUR_API, "ConfigurationState", Some(&self.namespace));
+        let (namespace, place, wish) = (self.namespace.clone(), place.clone(), wish.clone());
+        async move {
+            let before = api.get_opt(&name).await?.map(|object| Conditions::of(&object.data)).unwrap_or_default();
+            let Some(mut object) = body(&place, &wish, &before, Timestamp::now()) else { return Ok(()) };
+            object["metadata"]["namespace"] = json!(namespace);
+            let status = object.clone();
+            if let Some(owner) = owner {
+                object["metadata"]["ownerReferences"] = owner;
+            }
+            if let Some(fields) = object.as_object_mut() {
+                fields.remove("status");
+            }
+            api.patch(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&object)).await?;
+            apply_status(&api, &name, manager, &status).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn status_of(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        place: &Place,
+        wish: &Wish,
+        now: Timestamp,
+    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let none = Conditions::default();
+        let live = self.live(&Id::keyed(kind, key.clone()));
+        let before = live.as_ref().map_or(&none, |live| &live.conditions);
+        let Some(mut body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
+        let is_service = kind == Kind::Service;
+        if is_service && self.beside_metallb {
+            adopt::note(&mut body);
+        }
+        let api = self.api(kind.api_version(), kind.name(), Some(&key.namespace));
+        let name = key.name.to_string();
+        async move {
+            let answer = apply_status(&api, &name, CONTROLLER, &body).await?;
+            if is_service { adopt::clear(&api, &name, CONTROLLER, &body, &answer).await } else { Ok(()) }
+        }
+        .boxed()
+    }
+
+    /// Tells an Event, or counts it where it was told before.
+    pub fn tell(&mut self, event: &Event) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let now = Timestamp::now();
+        let object = &event.object;
+        let namespace = object.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let api: Api<events::Event> = Api::namespaced(self.client.clone(), &namespace);
+        if self.told.len() >= MAX_TOLD && !self.told.contains_key(event) {
+            // An equal one that follows stands there twice then, with counts of their own.
+            self.told.clear();
+        }
+        if let Some(told) = self.told.get_mut(event) {
+            told.count = told.count.saturating_add(1);
+            let name = told.name.clone();
+            let series = json!({ "series": { "count": told.count, "lastObservedTime": MicroTime(now) } });
+            return async move { api.patch(&name, &PatchParams::default(), &Patch::Merge(&series)).await.map(|_| ()) }
+                .boxed();
+        }
+        let name = format!("{}.{:x}", object.name, now.as_nanosecond());
+        self.told.insert(event.clone(), Told { name: name.clone(), count: 1 });
+        let live = Id::of(object).and_then(|id| self.live(&id));
+        let regarding = k8s_openapi::api::core::v1::ObjectReference {
+            api_version: Some(object.api_version.clone()),
+            kind: Some(object.kind.clone()),
+            namespace: object.namespace.clone(),
+            name: Some(object.name.clone()),
+            uid: live.map(|live| live.uid.clone()),
+            ..Default::default()
+        };
+        let event = events::Event {
+            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
+            action: Some(event.reason.clone()),
+            event_time: Some(MicroTime(now)),
+            note: Some(shortened(&event.message, MAX_NOTE)),
+            reason: Some(event.reason.clone()),
+            regarding: Some(regarding),
+            reporting_controller: Some(format!("ferrogate.io/{}", self.reporter)),
+            reporting_instance: Some(shortened(&self.identity, MAX_INSTANCE)),
+            type_: Some(match event.severity {
+                Severity::Normal => "Normal".to_owned(),
+                Severity::Warning => "Warning".to_owned(),
+            }),
+            ..Default::default()
+        };
+        async move { api.create(&PostParams::default(), &event).await.map(|_| ()) }.boxed()
+    }
+
+    /// What the API server has of an object now, as far as the watch has come.
+    pub fn live(&self, id: &Id) -> Option<Arc<Live>> {
+        self.live.borrow().get(id).cloned()
+    }
+
+    fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = resource(api_version, kind);
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+}
+
+/// The longest `note` the API server takes.
+const MAX_NOTE: usize = 1024;
+/// The longest `reportingInstance` it takes.
+const MAX_INSTANCE: usize = 128;
+
+async fn apply_status(
+    api: &Api<DynamicObject>,
+    name: &str,
+    manager: &str,
+    body: &Value,
+) -> Result<DynamicObject, ::kube::Error> {
+    let parameters = PatchParams::apply(manager).force();
+    api.patch_status(name, &parameters, &Patch::Apply(body)).await
+}
+
+/// The name of the ServiceL2Status of one Service on one node: short enough whatever the names are.
+fn l2_status_name(node: &str, service: &ObjectKey) -> String {
+    let digest = Sha256::digest(format!("{node}/{service}"));
+    let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    format!("l2-{hex}")
+}
+
+/// Labels whose values are short enough to be one.
+fn labels<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
+    let fitting = all.into_iter().filter(|(_, value)| value.len() <= 63);
+    fitting.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn shortened(text: &str, bytes: usize) -> String {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text).to_owned()
+}
