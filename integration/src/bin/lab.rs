@@ -21,9 +21,12 @@ use ferrogate_integration::{
     },
     netns, workspace,
 };
-use nix::sys::{
-    prctl::set_pdeathsig,
-    signal::{Signal, kill},
+use nix::{
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -139,7 +142,7 @@ fn outside(arguments: &Arguments) -> Result<ExitCode> {
             _ = hangup.recv() => None,
         };
         if let Some(id) = child.id() {
-            let _ = kill(nix::unistd::Pid::from_raw(id.cast_signed()), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(id.cast_signed()), Signal::SIGTERM);
         }
         if let Ok(status) = tokio::time::timeout(FAREWELL, child.wait()).await {
             return Ok(status?);
@@ -196,6 +199,10 @@ fn leave_on_signal(folder: PathBuf) -> Result<()> {
                 _ = terminate.recv() => {}
             }
         });
+        if std::process::id() == 1 {
+            // Everybody else here; what still wrote into the folder would keep it.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        }
         let _ = fs::remove_dir_all(folder);
         std::process::exit(130);
     });

@@ -14,5 +14,6 @@ pub mod moves;
 pub mod rights;
 pub mod scenes;
 pub mod stand;
+pub mod troubles;
 
 pub use stand::Cluster;

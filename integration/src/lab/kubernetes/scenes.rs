@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::{
     moves, rights,
     stand::{Cluster, cluster_address},
+    troubles,
 };
 use crate::{
     kube::install::NAMESPACE,
@@ -47,7 +48,7 @@ const SCENES: &[fn(&mut Scene<'_>) -> Option<()>] = &[
     moves::a_deployment_is_restarted,
     moves::a_speaker_goes_away,
     rights::as_shipped,
-    unknown_image,
+    troubles::are_told,
 ];
 
 /// A cluster that is shown, and what was seen so far.
@@ -163,23 +164,6 @@ fn other_ways(scene: &mut Scene<'_>) -> Option<()> {
         })?;
     }
     Some(())
-}
-
-/// What cannot be run says so, as users know it.
-fn unknown_image(scene: &mut Scene<'_>) -> Option<()> {
-    const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"unknown","labels":{"app":"unknown"}},
-        "spec":{"containers":[{"name":"c","image":"registry.example/unknown:v1"}]}}"#;
-    scene.check("a pod whose image nobody has says so, and can be deleted", |cluster| {
-        cluster.plane.apply(POD)?;
-        let text = until(LIMIT, || {
-            let pods = cluster.pods(APPS, "app=unknown")?;
-            let reasons = pods.iter().filter_map(super::stand::trouble).collect::<Vec<_>>().join("; ");
-            ensure!(reasons.contains("ErrImagePull") || reasons.contains("ImagePullBackOff"), "{reasons}");
-            Ok(reasons)
-        })?;
-        cluster.plane.kubectl(["delete", "pod", "unknown", "--wait=true", "--timeout=30s"])?;
-        Ok(((), text))
-    })
 }
 
 /// An external address of a Service of one family, with port 80.

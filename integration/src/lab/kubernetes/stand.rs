@@ -28,7 +28,8 @@ const SERVICES: &str = "203.0.113.0/24,2001:db8:5::/112";
 /// How long one question to the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The cluster. Everything ends when it is dropped.
+/// The cluster. Everything ends when it is dropped. A test may start one too, as root; its `launcher` is
+/// `env!("CARGO_BIN_EXE_lab")`.
 #[derive(Debug)]
 pub struct Cluster {
     // What asks the API server ends before it does.
