@@ -43,7 +43,7 @@ use futures::TryStreamExt;
 use k8s_openapi::api::core::v1 as core;
 use kube::{
     Api, Client,
-    runtime::{WatchStreamExt, watcher},
+    runtime::{WatchStreamExt, utils::Backoff, watcher},
 };
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -154,7 +154,7 @@ async fn run(options: Options, identity: Arc<Identity>, places: (PathBuf, PathBu
     });
     let fields = format!("spec.nodeName={}", context.identity.name);
     let config = watcher::Config::default().fields(&fields);
-    let mut events = std::pin::pin!(watcher(Api::<core::Pod>::all(client), config).default_backoff());
+    let mut events = std::pin::pin!(watcher(Api::<core::Pod>::all(client), config).backoff(Steady));
     let mut crew = Crew { context, pods: BTreeMap::new(), tasks: JoinSet::new() };
     let mut listed = BTreeSet::new();
     loop {
@@ -179,6 +179,21 @@ async fn run(options: Options, identity: Arc<Identity>, places: (PathBuf, PathBu
             Err(error) => crew.context.log.line(format_args!("watching pods: {error}")),
         }
     }
+}
+
+/// The same pause before every attempt: tests take the API server away, and bring it back, often.
+struct Steady;
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(AGAIN)
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
 }
 
 /// The pods of a node, each with a task.

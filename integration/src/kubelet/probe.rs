@@ -7,13 +7,13 @@ use std::{
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// As much of an answer is read as its first line can need.
+/// As much of an answer is read, in bytes, as its first line can need.
 const HEAD: u64 = 1024;
 
 /// What a probe is for.
@@ -123,9 +123,10 @@ impl Probe {
                     request.push_str("user-agent: kube-probe/lab\r\n");
                     headers.iter().for_each(|(name, value)| request.push_str(&format!("{name}: {value}\r\n")));
                     stream.write_all(format!("{request}\r\n").as_bytes()).await?;
-                    let mut head = Vec::new();
-                    stream.take(HEAD).read_to_end(&mut head).await?;
-                    Ok(is_success(&head))
+                    // Some servers keep the connection whatever they are asked: the first line is enough.
+                    let mut line = Vec::new();
+                    BufReader::new(stream.take(HEAD)).read_until(b'\n', &mut line).await?;
+                    Ok(is_success(&line))
                 }
             }
         };

@@ -220,8 +220,10 @@ fn fill(place: &Path, files: &Files) -> io::Result<()> {
     for entry in fs::read_dir(place)? {
         let path = entry?.path();
         let is_wanted = files.keys().any(|name| place.join(name).starts_with(&path));
-        if !is_wanted {
-            fs::remove_file(path)?;
+        match is_wanted {
+            true => {}
+            false if path.is_dir() => fs::remove_dir_all(path)?,
+            false => fs::remove_file(path)?,
         }
     }
     Ok(())
