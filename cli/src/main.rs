@@ -3,6 +3,7 @@
 mod admin;
 mod doctor;
 mod explain;
+mod migrate;
 mod run;
 mod source;
 mod status;
@@ -59,6 +60,9 @@ enum Command {
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
     },
+    /// Move to Ferrogate from something else: show what would change, and write what it takes
+    #[command(subcommand)]
+    Migrate(migrate::From),
     /// Print the version and the licence of this binary
     Version,
 }
@@ -94,6 +98,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { source, output } => runtime.block_on(status::show(&source, output)),
         Command::Explain(args) => runtime.block_on(explain::show(&args)),
         Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
+        Command::Migrate(from) => runtime.block_on(migrate::migrate(from)),
         Command::Version => {
             println!("ferrogate {}", env!("CARGO_PKG_VERSION"));
             println!("source Apache-2.0; this binary GPL-3.0-or-later, because it links bgp-rs (see NOTICE)");

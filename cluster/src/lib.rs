@@ -30,6 +30,7 @@ mod dir;
 pub mod document;
 mod kube;
 mod lease;
+pub mod migrate;
 pub mod objects;
 pub mod state;
 pub mod translate;

@@ -283,6 +283,13 @@ pub fn explain(snapshot: &Arc<Snapshot>, service: &ServiceKey) -> Verdict {
     books.verdict(service)
 }
 
+/// What it would say of every Service that is served.
+pub fn explain_all(snapshot: &Arc<Snapshot>) -> BTreeMap<ServiceKey, Verdict> {
+    let mut books = Books::default();
+    books.decide(Arc::clone(snapshot), &mut Work::default());
+    books.entries.keys().map(|service| (service.clone(), books.verdict(service))).collect()
+}
+
 impl Books {
     fn new(config: Config) -> Self {
         Self { reports: Reports::new(config.proxy_carries_services), ..Self::default() }
