@@ -35,7 +35,7 @@ fn expectations(example: &Path) -> Vec<String> {
 }
 
 /// The facts once the controller has nothing left to ask for.
-async fn settled(manifests: PathBuf) -> Arc<Snapshot> {
+async fn settled(manifests: PathBuf, metallb: Option<String>) -> Arc<Snapshot> {
     let state = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
     let config = DirectoryConfig {
@@ -44,7 +44,7 @@ async fn settled(manifests: PathBuf) -> Arc<Snapshot> {
         namespace: NAMESPACE.to_owned(),
         role: Role::Standalone("node-1".into()),
         class: ClassPolicy::default(),
-        metallb: None,
+        metallb,
     };
     let mut cluster = Cluster::directory(config, shutdown.clone()).await.unwrap();
     let mut controller = Controller::new(controller::Config::default());
@@ -108,7 +108,10 @@ async fn does_what_its_readme_says(example: &str) {
     assert_ne!(expectations, Vec::<String>::new(), "the README of {example} promises nothing");
 
     let manifests = folder.join("manifests");
-    let snapshot = tokio::time::timeout(LIMIT, settled(manifests)).await.expect("the controller comes to rest");
+    // Only this one is written in MetalLB's words.
+    let metallb = (example == "metallb").then(|| "metallb-system".to_owned());
+    let snapshot =
+        tokio::time::timeout(LIMIT, settled(manifests, metallb)).await.expect("the controller comes to rest");
 
     assert_eq!(*snapshot.problems, Default::default(), "an example has no problems");
     let table = RouteTable::compile(&snapshot, None);
@@ -130,6 +133,11 @@ async fn ingress() {
 #[tokio::test]
 async fn dual_stack() {
     does_what_its_readme_says("dual-stack").await;
+}
+
+#[tokio::test]
+async fn metallb() {
+    does_what_its_readme_says("metallb").await;
 }
 
 #[tokio::test]

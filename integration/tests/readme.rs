@@ -11,7 +11,7 @@ fn is_verify(command: &str) -> bool {
 fn the_commands_of_the_readmes_do_what_is_written_there() {
     let ferrogate = workspace::ship().unwrap();
 
-    for file in ["README.md", "examples/quickstart/README.md"] {
+    for file in ["README.md", "examples/quickstart/README.md", "docs/migrate-from-metallb.md"] {
         readme::run(&workspace::root().join(file), &ferrogate, is_verify).unwrap();
     }
 }

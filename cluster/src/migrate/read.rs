@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ::kube::{
@@ -20,6 +21,12 @@ use crate::{
 
 /// The field manager of what a migration applies.
 pub const MANAGER: &str = "ferrogate-migrate";
+
+/// How often it is asked again when it says that it is busy.
+const ATTEMPTS: u32 = 10;
+
+/// The longest pause before it is asked again that is taken from it, in seconds.
+const LONGEST_PAUSE: u32 = 5;
 
 /// Why a migration cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +58,7 @@ pub enum MigrateError {
         what: String,
         /// What it said.
         #[source]
-        source: ::kube::Error,
+        source: Box<::kube::Error>,
     },
     /// The API server would not take an object. Nothing was written.
     #[error("{object} would be refused; nothing was written")]
@@ -60,7 +67,7 @@ pub enum MigrateError {
         object: String,
         /// What it said.
         #[source]
-        source: ::kube::Error,
+        source: Box<::kube::Error>,
     },
     /// The API server took some objects and not this one.
     #[error("{object} was refused after {written} were written; run it again")]
@@ -71,7 +78,7 @@ pub enum MigrateError {
         written: usize,
         /// What it said.
         #[source]
-        source: ::kube::Error,
+        source: Box<::kube::Error>,
     },
 }
 
@@ -178,14 +185,27 @@ async fn list(
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let listed = match api.list(&ListParams::default()).await {
+    let mut answer = api.list(&ListParams::default()).await;
+    for _ in 0..ATTEMPTS {
+        let Err(::kube::Error::Api(status)) = &answer else { break };
+        if status.code != 429 {
+            break;
+        }
+        // It says that it is not ready, as it is for a moment after a kind has been defined, and when to come back.
+        let told = status.details.as_ref().map_or(1, |details| details.retry_after_seconds);
+        tokio::time::sleep(Duration::from_secs(u64::from(told.clamp(1, LONGEST_PAUSE)))).await;
+        answer = api.list(&ListParams::default()).await;
+    }
+    let listed = match answer {
         Ok(listed) => listed,
         Err(::kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
         Err(::kube::Error::Api(status)) if status.code == 403 && may_be_hidden => {
             tracing::warn!(kind, "not allowed to look at these; what they say is not taken into account");
             return Ok(Vec::new());
         }
-        Err(source) => return Err(MigrateError::List { what: format!("{version} {kind}"), source }),
+        Err(error) => {
+            return Err(MigrateError::List { what: format!("{version} {kind}"), source: Box::new(error) });
+        }
     };
     let found = listed.items.into_iter().map(|mut object| {
         let meta = &mut object.metadata;
@@ -212,11 +232,14 @@ async fn list(
 pub async fn apply(client: &Client, plan: &Plan) -> Result<usize, MigrateError> {
     for object in &plan.objects {
         let trial = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER) };
-        let refused = |source| MigrateError::Refused { object: super::name_of(object), source };
+        let refused = |error| MigrateError::Refused { object: super::name_of(object), source: Box::new(error) };
         patch(client, object, &trial).await.map_err(refused)?;
     }
     for (written, object) in plan.objects.iter().enumerate() {
-        let halfway = |source| MigrateError::Halfway { object: super::name_of(object), written, source };
+        let halfway = |error| {
+            let object = super::name_of(object);
+            MigrateError::Halfway { object, written, source: Box::new(error) }
+        };
         patch(client, object, &PatchParams::apply(MANAGER)).await.map_err(halfway)?;
     }
     Ok(plan.objects.len())

@@ -112,6 +112,15 @@ impl Module {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// Where the source of a module that it is built from lies.
+    ///
+    /// # Errors
+    /// When it is built from no such module.
+    pub fn source(&self, module: &str) -> Result<PathBuf> {
+        self.ask(&["mod", "download", module])?;
+        self.ask(&["list", "-m", "-f", "{{.Dir}}", module]).map(PathBuf::from)
+    }
+
     fn stamps(&self) -> Result<Vec<String>> {
         let stamp = |(variable, module): &(&str, &str)| {
             let version = self.ask(&["list", "-m", "-f", "{{.Version}}", module])?;
