@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, num::NonZeroU16, time::Duration};
 
 use ferrogate_core::{
     model::{
-        Family, ObjectKey,
+        Family, ObjectKey, ObjectRef,
         pool::{AddressRange, Pool, PoolStatus},
         service::{
             FamilyPolicy, LoadBalancer, Protocol, Request, Service, ServicePort, ServiceStatus, SessionAffinity,
             TrafficPolicy,
         },
     },
+    snapshot::{Fault, Origin, Problem},
     write::WRITE_PATIENCE,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -205,6 +206,32 @@ async fn a_pending_service_is_counted_by_reason_until_it_is_gone() {
     room.snapshots.send_replace(Arc::new(facts()));
     while room.metrics().contains(line) {
         tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn m_037_a_metric_says_that_part_of_the_configuration_is_not_in_force_whether_this_process_leads_or_not() {
+    for leads in [true, false] {
+        let mut room = open(leads);
+        room.ready.wait_for(|ready| *ready).await.unwrap();
+        let shows = |room: &Room, number| {
+            room.metrics().contains(&format!("ferrogate_controller_configuration_incomplete {number}"))
+        };
+        assert!(shows(&room, 0));
+        let object =
+            ObjectRef::namespaced("ferrogate.io/v1beta1", "IPAddressPool", &ObjectKey::new("ferrogate-system", "q"));
+        let fault = Fault::Schema { detail: "nonsense".to_owned() };
+        let problem = Problem { object: Some(object.clone()), generation: 1, field: String::new(), fault };
+        let mut bad = facts();
+        bad.problems = Arc::new([(Origin::Cluster(object), vec![problem])].into());
+
+        for (facts, number) in [(bad, 1), (facts(), 0)] {
+            room.snapshots.send_replace(Arc::new(facts));
+            while !shows(&room, number) {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(room.metrics().contains("ferrogate_controller_configuration_loaded 1"));
     }
 }
 
