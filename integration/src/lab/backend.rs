@@ -17,7 +17,8 @@ pub struct Config {
     /// What it calls itself
     #[arg(long)]
     pub name: String,
-    /// Where it answers HTTP with its name, the method and the path; for /clientip, with who asked
+    /// Where it answers HTTP with its name, the method and the path; for /clientip, with who asked, and for
+    /// /forwardedfor, with whom a proxy says it asks for
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Vec<SocketAddr>,
     /// Where it sends lines (TCP) and datagrams (UDP) back, with its name before or after them
@@ -76,6 +77,7 @@ async fn http(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
         let mut request = None;
         let mut length = 0;
         let mut close = false;
+        let mut forwarded = String::new();
         loop {
             let mut line = String::new();
             if (&mut stream).take(LIMIT as u64).read_line(&mut line).await? == 0 {
@@ -90,6 +92,9 @@ async fn http(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
                 (_, Some((field, value))) if field.eq_ignore_ascii_case("connection") => {
                     close = value.trim().eq_ignore_ascii_case("close");
                 }
+                (_, Some((field, value))) if field.eq_ignore_ascii_case("x-forwarded-for") => {
+                    forwarded = value.trim().to_owned();
+                }
                 _ if line.is_empty() => break,
                 _ => {}
             }
@@ -100,6 +105,7 @@ async fn http(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let body = match path {
             "/clientip" => format!("{client}\n"),
+            "/forwardedfor" => format!("{forwarded}\n"),
             _ => format!("{name} {method} {path}\n"),
         };
         let length = body.len();

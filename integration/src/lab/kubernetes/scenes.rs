@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{
-    moves, rights,
+    entry, moves, rights,
     stand::{Cluster, cluster_address},
     troubles,
 };
@@ -44,6 +44,9 @@ pub const APPS: &str = "default";
 const SCENES: &[fn(&mut Scene<'_>) -> Option<()>] = &[
     external_addresses,
     other_ways,
+    entry::every_way_in,
+    entry::the_proxies_are_updated,
+    entry::a_proxy_is_killed,
     moves::a_pod_goes_away,
     moves::a_deployment_is_restarted,
     moves::a_speaker_goes_away,
