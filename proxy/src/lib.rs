@@ -31,6 +31,7 @@ mod forward;
 mod listen;
 mod metrics;
 mod respond;
+mod succession;
 mod tcp;
 mod thread;
 mod udp;
@@ -117,12 +118,15 @@ pub async fn run(
                     break Ok(());
                 }
                 tracing::info!(leave_time = ?config.leave_time, "not ready any more, waiting for traffic to go elsewhere");
+                listeners.leave();
                 leave_at = Some(tokio::time::Instant::now() + config.leave_time);
             }
             () = reached(leave_at) => break Ok(()),
         }
     };
     ready.send_replace(false);
+    // The handles it keeps would hold the sockets open.
+    drop(listeners);
     stop.cancel();
     while threads.ended.join_next().await.is_some() {}
     if let Some(logged) = logged

@@ -5,13 +5,7 @@
 //! an address over serves its first packet. All sockets of a listener are bound in one place, so that a failure is
 //! one failure; then they are handed to the threads. A listener that cannot be bound never stops another.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    net::SocketAddr,
-    rc::Rc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use ferrogate_core::proxy::{ListenerKey, RouteTable, Serves, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{forward, metrics::Metrics, tcp, thread::Thread, udp};
+use crate::{forward, metrics::Metrics, succession, tcp, thread::Thread, udp};
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -38,7 +32,8 @@ pub(crate) enum Sockets {
 /// Which listeners are open, and which should be but cannot.
 pub(crate) struct Listeners {
     threads: usize,
-    open: BTreeSet<ListenerKey>,
+    /// For TCP with one more handle of the first socket, to tell the kernel something about all of them.
+    open: BTreeMap<ListenerKey, Option<std::net::TcpListener>>,
     failed: BTreeMap<ListenerKey, io::ErrorKind>,
     metrics: Metrics,
 }
@@ -53,7 +48,7 @@ pub(crate) struct Changes {
 impl Listeners {
     /// None yet, for so many threads.
     pub(crate) fn new(threads: usize, metrics: Metrics) -> Self {
-        Self { threads, open: BTreeSet::new(), failed: BTreeMap::new(), metrics }
+        Self { threads, open: BTreeMap::new(), failed: BTreeMap::new(), metrics }
     }
 
     /// Whether a listener is missing that a later try may give.
@@ -65,16 +60,20 @@ impl Listeners {
     pub(crate) fn follow(&mut self, table: &RouteTable) -> Changes {
         let wanted = table.listeners();
         let mut changes = Changes::default();
-        changes.closed.extend(self.open.iter().filter(|key| !wanted.contains_key(key)));
-        self.open.retain(|key| wanted.contains_key(key));
+        changes.closed.extend(self.open.keys().filter(|key| !wanted.contains_key(key)));
+        self.open.retain(|key, _| wanted.contains_key(key));
         self.failed.retain(|key, _| wanted.contains_key(key));
         for (key, listener) in wanted {
-            if self.open.contains(key) {
+            if self.open.contains_key(key) {
                 continue;
             }
             match bind(*key, self.threads) {
                 Ok(sockets) => {
-                    self.open.insert(*key);
+                    let first = match &sockets {
+                        Sockets::Tcp(sockets) => sockets.first().and_then(|first| first.try_clone().ok()),
+                        Sockets::Udp(_) => None,
+                    };
+                    self.open.insert(*key, first);
                     self.failed.remove(key);
                     tracing::info!(listener = %key.socket, service = %listener.service, "listening");
                     changes.opened.push((*key, sockets));
@@ -93,6 +92,20 @@ impl Listeners {
         self.metrics.listeners.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
         self.metrics.unbound.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
         changes
+    }
+}
+
+impl Listeners {
+    /// Leaves new connections to the process that follows on the same ports, if there is one.
+    pub(crate) fn leave(&self) {
+        let own = u32::try_from(self.threads).unwrap_or(u32::MAX);
+        for (key, socket) in &self.open {
+            if let Some(socket) = socket
+                && let Err(error) = succession::leave_to_successor(socket, own)
+            {
+                tracing::warn!(listener = %key.socket, %error, "a few connections may be lost to the one that follows");
+            }
+        }
     }
 }
 
