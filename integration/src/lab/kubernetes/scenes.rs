@@ -45,13 +45,14 @@ const SCENES: &[fn(&mut Scene<'_>) -> Option<()>] = &[
     external_addresses,
     other_ways,
     entry::every_way_in,
-    entry::a_proxy_is_killed,
     entry::the_proxies_are_updated,
     moves::a_pod_goes_away,
     moves::a_deployment_is_restarted,
     moves::a_speaker_goes_away,
     rights::as_shipped,
     troubles::are_told,
+    // The last, since not everything of Kubernetes itself is well for long after its API server has been away.
+    entry::a_proxy_is_killed,
 ];
 
 /// A cluster that is shown, and what was seen so far.
