@@ -261,6 +261,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// A watcher that has listed nothing yet. Our own kinds are read in `namespace` only.
+    #[allow(clippy::too_many_arguments, reason = "each is one thing that only the caller has, and there is one caller")]
     pub fn new(
         client: Client,
         namespace: String,

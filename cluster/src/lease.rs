@@ -117,7 +117,9 @@ impl Candidate {
                 }
                 Ok(()) = self.around.snapshots.changed(), if !self.unfenced.is_empty() => self.look(),
                 Ok(room) = writes.reserve(), if !self.fences.is_empty() => {
-                    self.fences.pop_front().map(|fence| room.send(fence));
+                    if let Some(fence) = self.fences.pop_front() {
+                        room.send(fence);
+                    }
                     Vec::new()
                 }
                 () = sleep_until(patience) => self.step(Event::Tick),
