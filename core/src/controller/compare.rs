@@ -2,9 +2,9 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, ordmap::DiffItem};
 
-use super::{Books, Work, advertisement_ref, entry, flight::Target, pool_named, preference::Preference};
+use super::{API_VERSION, Books, Work, advertisement_ref, entry, flight::Target, pool_named, preference::Preference};
 use crate::{
     model::{
         ObjectKey, ObjectRef,
@@ -20,6 +20,7 @@ impl Books {
         let last = std::mem::replace(&mut self.facts, Arc::clone(&next));
         self.compare_pools(&last, &next, work);
         self.compare_advertisements(&last, &next, work);
+        self.compare_bgp(&last, &next, work);
         for object in self.reports.compare(&last, &next) {
             work.pools.extend(pool_named(&next, &object).map(|pool| pool.name.clone()));
             work.objects.insert(object);
@@ -145,6 +146,33 @@ impl Books {
             }
         }
         self.advertisements.retain(|name, _| next.pools.contains_key(name));
+    }
+
+    /// Configuration that decides nothing here has a condition all the same.
+    pub(super) fn compare_bgp(&mut self, last: &Snapshot, next: &Snapshot, work: &mut Work) {
+        self.compare_kind("BGPAdvertisement", &last.bgp_advertisements, &next.bgp_advertisements, work);
+        self.compare_kind("BGPPeer", &last.bgp_peers, &next.bgp_peers, work);
+        self.compare_kind("BFDProfile", &last.bfd_profiles, &next.bfd_profiles, work);
+        self.compare_kind("Community", &last.communities, &next.communities, work);
+    }
+
+    fn compare_kind<T: PartialEq>(
+        &mut self,
+        kind: &str,
+        last: &OrdMap<ObjectKey, Arc<T>>,
+        next: &OrdMap<ObjectKey, Arc<T>>,
+        work: &mut Work,
+    ) {
+        for change in last.diff(next) {
+            match change {
+                DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } => {
+                    work.objects.insert(ObjectRef::namespaced(API_VERSION, kind, key));
+                }
+                DiffItem::Remove(key, _) => {
+                    self.flights.forget(&Target::Accepted(ObjectRef::namespaced(API_VERSION, kind, key)));
+                }
+            }
+        }
     }
 
     /// Whether somebody else changed the addresses in a Service's status.

@@ -6,18 +6,19 @@ use std::{
 };
 
 use super::{
-    API_VERSION, Books, Clock, Entry, Work, advertisement_ref,
+    API_VERSION, Books, Clock, Entry, Work,
     allocate::Assignment,
     flight::Target,
     is_marked, pool_named, pool_ref,
     report::Report,
-    status::{self, Reason},
+    status::{self, Kept, Reason},
 };
 use crate::{
     model::{
         ObjectKey, ObjectRef, PoolName, ServiceKey,
         service::{Service, ServiceStatus},
     },
+    snapshot::Snapshot,
     write::{ACCEPTED, Write},
 };
 
@@ -209,12 +210,12 @@ impl Books {
     fn object_writes(&mut self, object: &ObjectRef, clock: Clock, writes: &mut Vec<Write>) {
         let reports = self.reports.of(object);
         let pool = pool_named(&self.facts, object);
-        let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
-        let advertisement = self.facts.l2_advertisements.get(&key);
-        let advertisement = advertisement.filter(|found| !found.read_only && advertisement_ref(&key) == *object);
+        let standing = standing(&self.facts, object);
         let shown_conditions = self.facts.conditions.get(object).map_or(&[][..], |conditions| conditions.as_slice());
         let shown = shown_conditions.iter().find(|condition| condition.kind == ACCEPTED);
-        let wish = status::accepted(advertisement.map_or(0, |advertisement| advertisement.generation), &reports);
+        let kept = standing.or(pool.map(|pool| (pool.generation, Kept::VersionBefore)));
+        let (generation, kept) = kept.unzip();
+        let wish = status::accepted(generation.unwrap_or(0), &reports, kept);
 
         let mut known = shown.into_iter().chain(pool.into_iter().flat_map(|pool| &pool.observed.conditions));
         let was_told = known.any(|condition| condition.kind == ACCEPTED && condition.message == wish.message);
@@ -229,7 +230,7 @@ impl Books {
         }
 
         // The status of a pool in force is written with its counters; what was said of it before is only taken back.
-        let is_wanted = match (pool, advertisement) {
+        let is_wanted = match (pool, standing) {
             (Some(_), _) => false,
             (None, Some(_)) => true,
             (None, None) => !reports.is_empty() && has_conditions(object, &reports),
@@ -244,6 +245,29 @@ impl Books {
             self.flights.forget(&target);
         }
     }
+}
+
+/// The `metadata.generation` of a piece of configuration that is in force and has a status for conditions only, and how
+/// much of it is in force while there is something wrong with it.
+fn standing(facts: &Snapshot, object: &ObjectRef) -> Option<(i64, Kept)> {
+    if object.api_version != API_VERSION {
+        return None;
+    }
+    let key = ObjectKey::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_str());
+    let (generation, read_only, kept) = match object.kind.as_str() {
+        "L2Advertisement" => {
+            facts.l2_advertisements.get(&key).map(|one| (one.generation, one.read_only, Kept::VersionBefore))
+        }
+        "BGPAdvertisement" => facts.bgp_advertisements.get(&key).map(|one| {
+            let kept = if one.unfit_pools.is_empty() { Kept::VersionBefore } else { Kept::OtherPools };
+            (one.generation, one.read_only, kept)
+        }),
+        "BGPPeer" => facts.bgp_peers.get(&key).map(|one| (one.generation, one.read_only, Kept::VersionBefore)),
+        "BFDProfile" => facts.bfd_profiles.get(&key).map(|one| (one.generation, one.read_only, Kept::VersionBefore)),
+        "Community" => facts.communities.get(&key).map(|one| (one.generation, one.read_only, Kept::VersionBefore)),
+        _ => None,
+    }?;
+    (!read_only).then_some((generation, kept))
 }
 
 /// Whether the object can carry our condition: kinds of our own and Services, where the object itself could be read.

@@ -141,17 +141,33 @@ pub(super) fn pool(book: &Book, used_by: Vec<AddressUse>, reports: &[Report]) ->
         available_ipv4: available(Family::V4),
         available_ipv6: available(Family::V6),
         used_by,
-        conditions: vec![accepted(book.pool.generation, reports)],
+        conditions: vec![accepted(book.pool.generation, reports, Some(Kept::VersionBefore))],
     }
 }
 
-/// [`ACCEPTED`] of an object of which this is reported. Warnings alone leave it true.
-pub(super) fn accepted(generation: i64, reports: &[Report]) -> Condition {
+/// How much of an object is in force while there is something wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// All of it, as it was before the last change.
+    VersionBefore,
+    /// All but for the pools that are named.
+    OtherPools,
+}
+
+/// [`ACCEPTED`] of an object of which this is reported. Warnings alone leave it true. `kept` is set while the object is
+/// in force.
+pub(super) fn accepted(generation: i64, reports: &[Report], kept: Option<Kept>) -> Condition {
     let worst = reports.iter().find(|report| !report.is_warning).or(reports.first());
-    let messages: Vec<_> = reports.iter().map(|report| report.message.as_str()).collect();
+    let holds = worst.is_none_or(|report| report.is_warning);
+    let kept = match kept.filter(|_| !holds) {
+        Some(Kept::VersionBefore) => Some("the version before stays in force"),
+        Some(Kept::OtherPools) => Some("for its other pools it is in force"),
+        None => None,
+    };
+    let messages: Vec<_> = reports.iter().map(|report| report.message.as_str()).chain(kept).collect();
     Condition {
         kind: ACCEPTED.to_owned(),
-        holds: worst.is_none_or(|report| report.is_warning),
+        holds,
         reason: worst.map_or(Reason::Accepted.as_str(), |report| report.reason).to_owned(),
         message: if messages.is_empty() { "in force".to_owned() } else { messages.join("; ") },
         observed_generation: reports.iter().map(|report| report.generation).max().unwrap_or(0).max(generation),

@@ -1,8 +1,14 @@
 //! What is written about pools, advertisements, Ingresses and problems, and when it is written again.
 
+use std::num::NonZeroU8;
+
 use super::*;
 use crate::{
-    model::route::{Backend, BackendPort},
+    model::{
+        advertisement::{Aggregation, BgpAdvertisement},
+        bfd_profile::BfdProfile,
+        route::{Backend, BackendPort},
+    },
     snapshot::{Fault, Origin, Problem},
     write::{ACCEPTED, Condition},
 };
@@ -350,4 +356,78 @@ fn a_port_that_the_proxy_cannot_carry_is_reported_where_it_has_to() {
 
         assert_eq!(world.accepted(&object).is_some_and(|condition| condition.holds), carries);
     }
+}
+
+fn profile(name: &str) -> BfdProfile {
+    BfdProfile {
+        key: ObjectKey::new("ferrogate-system", name),
+        read_only: false,
+        generation: 3,
+        receive_interval: Duration::from_millis(300),
+        transmit_interval: Duration::from_millis(300),
+        detect_multiplier: NonZeroU8::MIN,
+        echo_interval: None,
+        passive: false,
+        minimum_ttl: NonZeroU8::MAX,
+    }
+}
+
+#[test]
+fn every_kind_of_configuration_says_whether_it_is_accepted_but_not_what_was_written_for_metallb() {
+    let mut world = World::new();
+    let (ours, theirs) = (profile("fast"), BfdProfile { read_only: true, ..profile("theirs") });
+    for profile in [&ours, &theirs] {
+        world.facts.bfd_profiles.insert(profile.key.clone(), Arc::new(profile.clone()));
+    }
+
+    world.run();
+
+    let object = |key| ObjectRef::namespaced(API_VERSION, "BFDProfile", key);
+    let condition = world.accepted(&object(&ours.key)).unwrap();
+    assert_eq!((condition.holds, &*condition.reason, condition.observed_generation), (true, "Accepted", 3));
+    assert_eq!(world.accepted(&object(&theirs.key)), None);
+    assert_eq!(world.run(), []);
+}
+
+#[test]
+fn m_036_the_condition_of_a_change_that_is_refused_says_what_is_in_force_meanwhile() {
+    let mut world = World::new();
+    let fast = profile("fast");
+    world.facts.bfd_profiles.insert(fast.key.clone(), Arc::new(fast.clone()));
+    world.run();
+    let object = ObjectRef::namespaced(API_VERSION, "BFDProfile", &fast.key);
+
+    let fault = Fault::Invalid { value: "9".into(), expected: "10 to 60000 milliseconds".into() };
+    world.report(vec![problem(object.clone(), fault)]);
+    world.run();
+
+    let condition = world.accepted(&object).unwrap();
+    assert_eq!((condition.holds, &*condition.reason), (false, "InvalidValue"));
+    assert!(condition.message.ends_with("; the version before stays in force"), "{}", condition.message);
+}
+
+#[test]
+fn what_only_bgp_would_announce_is_announced_by_nobody_yet() {
+    let mut world = World::empty(Snapshot::default());
+    world.put_pool(pool("p", &["192.0.2.1"]));
+    world.put(service("web"));
+    let everything = BgpAdvertisement {
+        key: ObjectKey::new("ferrogate-system", "all"),
+        read_only: false,
+        generation: 0,
+        pools: PoolChoice::default(),
+        unfit_pools: BTreeSet::new(),
+        node_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        peers: BTreeSet::new(),
+        aggregation: Aggregation::NONE,
+        local_pref: None,
+        communities: BTreeSet::new(),
+        unknown_aliases: BTreeSet::new(),
+    };
+    world.facts.bgp_advertisements.insert(everything.key.clone(), Arc::new(everything));
+
+    world.run();
+
+    assert_eq!(world.status("web").condition.as_ref().unwrap().reason, "NotAdvertised");
 }
