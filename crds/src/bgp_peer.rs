@@ -41,6 +41,13 @@ use crate::{ConfigurationStatus, Duration, schema};
         "!has(self.holdTime) || !has(self.keepaliveTime) || duration(self.keepaliveTime) <= duration(self.holdTime)"
     ).message("keepaliveTime must not be longer than holdTime"),
     validation = Rule::new(
+        "!has(self.keepaliveTime) || has(self.holdTime) || duration(self.keepaliveTime) <= duration('21845s')"
+    ).message("keepaliveTime without holdTime must be at most 21845s, a third of the longest holdTime"),
+    validation = Rule::new(
+        "!has(self.keepaliveTime) || duration(self.keepaliveTime) >= duration('1s') || (has(self.holdTime) \
+         ? duration(self.holdTime) < duration('1s') : duration(self.keepaliveTime) == duration('0s'))"
+    ).message("keepaliveTime must be at least 1s, or 0s with a holdTime of 0s"),
+    validation = Rule::new(
         "!has(self.ebgpMultiHop) || !self.ebgpMultiHop || ((!has(self.peerASN) || self.peerASN != self.myASN) \
          && (!has(self.dynamicASN) || self.dynamicASN != 'internal'))"
     ).message("ebgpMultiHop is for peers of another AS only"),
@@ -102,7 +109,8 @@ pub struct BGPPeerSpec {
     ).message("must be 0s, or 3s to 65535s"))]
     pub hold_time: Option<Duration>,
 
-    /// How often we say that we are there; not longer than holdTime. Default: a third of holdTime.
+    /// How often we say that we are there, at least 1s and not longer than holdTime, or 0s (never) with a holdTime of
+    /// 0s; parts of a second are dropped. Default: a third of holdTime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('65535s')").message("must be at most 65535s"))]

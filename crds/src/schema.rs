@@ -54,7 +54,7 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
                 "type": "object",
                 "description": "Labels that must all be present with exactly these values.",
                 "maxProperties": 64,
-                "additionalProperties": {"type": "string", "maxLength": 63},
+                "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE_PATTERN},
             },
             "matchExpressions": {
                 "type": "array",
@@ -70,6 +70,7 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
                             "description": "The label.",
                             "minLength": 1,
                             "maxLength": 317,
+                            "pattern": LABEL_KEY_PATTERN,
                         },
                         "operator": {
                             "type": "string",
@@ -82,7 +83,7 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
                                             no value twice.",
                             "maxItems": 64,
                             "x-kubernetes-list-type": "set",
-                            "items": {"type": "string", "maxLength": 63},
+                            "items": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE_PATTERN},
                         },
                     },
                     "x-kubernetes-validations": [{
@@ -96,6 +97,12 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
         },
     })
 }
+
+/// The name of a label, after a domain and a slash if need be.
+const LABEL_KEY_PATTERN: &str =
+    r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+/// What a label can say; nothing is something, too.
+const LABEL_VALUE_PATTERN: &str = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 
 /// Alternatives: any one selector of the list must match. No selector twice.
 pub fn selectors(generator: &mut SchemaGenerator) -> Schema {

@@ -215,6 +215,7 @@ fn selectors_give_values_exactly_where_the_operator_needs_them() {
             with(json!({"key": "rack", "operator": "In", "values": ["1"]})),
             with(json!({"key": "rack", "operator": "Exists"})),
             with(json!({"key": "rack", "operator": "DoesNotExist", "values": []})),
+            with(json!({"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a_1.b", ""]})),
         ],
     );
     refuses(
@@ -225,6 +226,9 @@ fn selectors_give_values_exactly_where_the_operator_needs_them() {
             with(json!({"key": "rack", "operator": "NotIn", "values": []})),
             with(json!({"key": "rack", "operator": "Exists", "values": ["1"]})),
             with(json!({"key": "rack", "operator": "Gt", "values": ["1"]})),
+            with(json!({"key": "the rack", "operator": "Exists"})),
+            with(json!({"key": "a/b/rack", "operator": "Exists"})),
+            with(json!({"key": "rack", "operator": "In", "values": ["-1"]})),
             with(json!({"operator": "Exists"})),
         ],
     );
@@ -349,6 +353,23 @@ fn m_021_a_hold_time_is_zero_or_three_seconds_and_no_shorter_than_the_keepalive(
     }
     accepts(&door, [peer(json!({"holdTime": "9s", "keepaliveTime": "9s"})), peer(json!({"keepaliveTime": "20s"}))]);
     refuses(&door, "spec", [peer(json!({"holdTime": "9s", "keepaliveTime": "10s"}))]);
+    accepts(
+        &door,
+        [
+            peer(json!({"keepaliveTime": "0s"})),
+            peer(json!({"holdTime": "0s", "keepaliveTime": "0s"})),
+            peer(json!({"keepaliveTime": "21845s"})),
+        ],
+    );
+    refuses(
+        &door,
+        "spec",
+        [
+            peer(json!({"keepaliveTime": "21846s"})),
+            peer(json!({"keepaliveTime": "500ms"})),
+            peer(json!({"holdTime": "9s", "keepaliveTime": "0s"})),
+        ],
+    );
 }
 
 #[test]
