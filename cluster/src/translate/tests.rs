@@ -14,6 +14,7 @@ use super::*;
 use crate::{NAMESPACE, document::documents};
 
 mod allocation;
+mod configuration;
 mod entry;
 mod metallb;
 
