@@ -314,6 +314,10 @@ proptest! {
             });
             prop_assert_eq!(world.controller.pending().values().sum::<usize>(), pending.count());
             prop_assert_eq!(world.controller.deadline(), None);
+            let facts = &mut world.facts;
+            facts.services = facts.services.values().map(|one| (one.key.clone(), Arc::new(Service::clone(one)))).collect();
+            facts.pools = facts.pools.values().map(|one| (one.name.clone(), Arc::new(Pool::clone(one)))).collect();
+            prop_assert_eq!(world.step(), vec![], "equal facts write nothing");
 
             let mut fresh = Controller::new(Config::default());
             fresh.step(world.now, Event::Leads(true));

@@ -93,3 +93,24 @@ fn a_source_without_versions_moves_a_service_at_once() {
 
     assert_eq!(write(&world.step()), has("192.0.2.2", ""));
 }
+
+#[test]
+fn the_later_of_two_claims_to_one_address_goes_by_way_of_none() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.2"]);
+    world.put(service("first").shows(&["192.0.2.1"]).assigned_at(1));
+    world.put(service("later").shows(&["192.0.2.1"]).assigned_at(2));
+    world.version("first", "1");
+    world.version("later", "2");
+
+    let writes = world.step();
+    let of =
+        |writes: &[Write], name: &str| statuses(writes, name).iter().map(|status| status.addresses.clone()).collect();
+    let (first, later): (Vec<_>, Vec<_>) = (of(&writes, "first"), of(&writes, "later"));
+    assert_eq!((first, later), (vec![vec![ip("192.0.2.1")]], vec![vec![]]));
+    writes.iter().for_each(|write| world.carry_out(write));
+    world.version("first", "3");
+    world.version("later", "4");
+
+    let later: Vec<_> = of(&world.step(), "later");
+    assert_eq!(later, [[ip("192.0.2.2")]]);
+}
