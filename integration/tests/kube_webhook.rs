@@ -39,7 +39,7 @@ struct Stand {
     address: String,
     /// The one the Service leads to, and another replica.
     controllers: Vec<Ferrogate>,
-    _namespace: Namespace,
+    namespace: Namespace,
 }
 
 static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| Mutex::new(Stand::new()));
@@ -59,7 +59,7 @@ impl Stand {
         let address = plane.kubectl(args.into_iter().chain(["--output", "jsonpath={.spec.clusterIP}"])).unwrap();
         let ip = address.parse().unwrap();
         namespace.links(async |links| links.add_address("lo", ip, 32).await).unwrap();
-        let mut stand = Self { plane, address, controllers: Vec::new(), _namespace: namespace };
+        let mut stand = Self { plane, address, controllers: Vec::new(), namespace };
         stand.start_controllers();
         stand
     }
@@ -68,7 +68,7 @@ impl Stand {
         for (name, listen) in [("a", format!("{}:443", self.address)), ("b", "127.0.0.1:9443".to_owned())] {
             let mut controller =
                 Ferrogate::start(&self.plane, "controller", name, &["--webhook-listen", &listen]).unwrap();
-            controller.wait_ready().unwrap();
+            self.namespace.run(|| controller.wait_ready().unwrap());
             self.controllers.push(controller);
         }
         self.wait(|stand| {
