@@ -124,7 +124,7 @@ fn check(item: &str) {
 }
 
 macro_rules! items {
-    ($($test:ident => $item:literal,)*) => {
+    ($(fn $test:ident() { $item:literal })*) => {
         $(#[test]
         fn $test() {
             check($item);
@@ -140,30 +140,30 @@ macro_rules! items {
 }
 
 items! {
-    m_005_a_pool_without_addresses_is_left_out_and_told_so => "m_005",
-    m_006_what_is_no_prefix_and_no_range_is_named => "m_006",
-    m_008_a_pool_that_overlaps_is_named_with_its_entry => "m_008",
-    m_010_whatever_stands_twice_or_cannot_be_in_a_selector_is_named => "m_010",
-    m_011_configuration_of_another_namespace_is_left_out => "m_011",
-    m_012_a_length_that_no_prefix_has_is_named => "m_012",
-    m_013_an_aggregate_that_reaches_outside_an_entry_of_its_pool_is_refused => "m_013",
-    m_014_choosing_services_and_bundling_them_is_refused => "m_014",
-    m_015_the_later_of_two_local_preferences_of_one_pool_is_refused => "m_015",
-    m_017_two_local_preferences_are_refused_where_one_family_has_one_length => "m_017",
-    m_018_a_peer_with_no_as_or_two_is_refused => "m_018",
-    m_019_a_peer_with_no_place_or_two_is_refused => "m_019",
-    m_020_a_peer_that_cannot_be_reached_is_refused => "m_020",
-    m_021_timers_that_cannot_be_are_refused => "m_021",
-    m_023_connect_times_that_cannot_be_are_refused => "m_023",
-    m_025_ports_that_cannot_be_are_refused => "m_025",
-    m_026_bfd_settings_outside_their_ranges_are_refused => "m_026",
-    m_028_a_profile_or_secret_that_is_missing_is_a_warning => "m_028",
-    m_029_an_alias_that_is_missing_is_a_warning => "m_029",
-    m_030_a_community_that_is_none_is_refused => "m_030",
-    m_031_an_alias_that_is_given_twice_is_refused => "m_031",
-    m_033_echo_towards_a_peer_that_gets_ipv6_is_refused => "m_033",
-    m_034_two_peers_in_one_place_on_one_node_are_refused => "m_034",
-    m_035_an_outdated_field_hides_no_mistake => "m_035",
+    fn m_005_a_pool_without_addresses_is_left_out_and_told_so() { "m_005" }
+    fn m_006_what_is_no_prefix_and_no_range_is_named() { "m_006" }
+    fn m_008_a_pool_that_overlaps_is_named_with_its_entry() { "m_008" }
+    fn m_010_whatever_stands_twice_or_cannot_be_in_a_selector_is_named() { "m_010" }
+    fn m_011_configuration_of_another_namespace_is_left_out() { "m_011" }
+    fn m_012_a_length_that_no_prefix_has_is_named() { "m_012" }
+    fn m_013_an_aggregate_that_reaches_outside_an_entry_of_its_pool_is_refused() { "m_013" }
+    fn m_014_choosing_services_and_bundling_them_is_refused() { "m_014" }
+    fn m_015_the_later_of_two_local_preferences_of_one_pool_is_refused() { "m_015" }
+    fn m_017_two_local_preferences_are_refused_where_one_family_has_one_length() { "m_017" }
+    fn m_018_a_peer_with_no_as_or_two_is_refused() { "m_018" }
+    fn m_019_a_peer_with_no_place_or_two_is_refused() { "m_019" }
+    fn m_020_a_peer_that_cannot_be_reached_is_refused() { "m_020" }
+    fn m_021_timers_that_cannot_be_are_refused() { "m_021" }
+    fn m_023_connect_times_that_cannot_be_are_refused() { "m_023" }
+    fn m_025_ports_that_cannot_be_are_refused() { "m_025" }
+    fn m_026_bfd_settings_outside_their_ranges_are_refused() { "m_026" }
+    fn m_028_a_profile_or_secret_that_is_missing_is_a_warning() { "m_028" }
+    fn m_029_an_alias_that_is_missing_is_a_warning() { "m_029" }
+    fn m_030_a_community_that_is_none_is_refused() { "m_030" }
+    fn m_031_an_alias_that_is_given_twice_is_refused() { "m_031" }
+    fn m_033_echo_towards_a_peer_that_gets_ipv6_is_refused() { "m_033" }
+    fn m_034_two_peers_in_one_place_on_one_node_are_refused() { "m_034" }
+    fn m_035_an_outdated_field_hides_no_mistake() { "m_035" }
 }
 
 fn called(object: &serde_json::Value) -> String {

@@ -184,6 +184,33 @@ fn taking_a_pool_away_is_always_allowed() {
 }
 
 #[test]
+fn m_027_a_bfd_profile_that_a_peer_names_cannot_be_deleted_and_both_are_named() {
+    let spec = json!({ "myASN": 64500, "peerASN": 64501, "peerAddress": "192.0.2.1", "bfdProfile": "fast" });
+    let (profile, peer) = (object("BFDProfile", "fast", OURS, json!({})), object("BGPPeer", "tor", OURS, spec));
+    let in_use = standing(&[profile.clone(), peer.clone()]);
+    let unused = standing(&[profile.clone()]);
+
+    let refused = verdict(&in_use, &asked("DELETE", &Value::Null, &profile));
+    let deleted = verdict(&unused, &asked("DELETE", &Value::Null, &profile));
+
+    let text = refusal(&refused);
+    assert!(text.contains("BGPPeer ferrogate-system/tor") && text.contains("BFDProfile \"fast\""), "{text}");
+    assert_eq!(deleted.refusal, None);
+}
+
+#[test]
+fn m_028_and_m_029_what_is_named_and_not_there_yet_is_admitted_with_a_warning() {
+    let spec = json!({ "myASN": 64500, "peerASN": 64501, "peerAddress": "192.0.2.1", "bfdProfile": "fast" });
+    let peer = create(&standing(&[]), &object("BGPPeer", "tor", OURS, spec));
+    let advertisement =
+        create(&standing(&[]), &object("BGPAdvertisement", "all", OURS, json!({ "communities": ["red"] })));
+
+    assert_eq!((peer.refusal, advertisement.refusal), (None, None));
+    assert!(peer.warnings.iter().any(|text| text.contains("BFDProfile \"fast\" does not exist")));
+    assert!(advertisement.warnings.iter().any(|text| text.contains("Community \"red\" does not exist")));
+}
+
+#[test]
 fn what_is_not_ours_or_only_a_status_is_not_judged() {
     let translator = standing(&[]);
     let mut foreign = asked("CREATE", &pool("p", &["nonsense"]), &Value::Null);
