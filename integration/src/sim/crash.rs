@@ -32,7 +32,7 @@ use replica::{Effect, Replica};
 /// What protects against two Services with one address. In the product all of it is always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guards {
-    /// Nothing is sent that could outlast the Lease.
+    /// Nothing is sent that could outlast the Lease, by a clock that goes on while a process sleeps.
     pub time: bool,
     /// The API server refuses what was decided on another version.
     pub versions: bool,
@@ -339,6 +339,7 @@ impl World {
     fn pause(&mut self, process: usize, time: Duration) {
         self.tell(|| format!("{process} sleeps for {time:?}"));
         self.processes[process].paused_until = self.now + time;
+        self.processes[process].replica.sleeps(time);
     }
 
     /// One of those alive; more often than not the one that leads.

@@ -41,6 +41,8 @@ pub struct Replica {
     guards: Guards,
     /// Its own clock at the beginning of the world.
     begin: Instant,
+    /// How long it slept without noticing.
+    uncounted: Duration,
     identity: u64,
     election: Election,
     controller: Controller,
@@ -75,6 +77,7 @@ impl Replica {
         Self {
             guards,
             begin,
+            uncounted: Duration::ZERO,
             identity,
             election: Election::new(identity.to_string(), Timing::default()),
             controller: Controller::new(controller::Config::default()),
@@ -101,6 +104,17 @@ impl Replica {
     /// Whether it ended in good order.
     pub fn has_ended(&self) -> bool {
         self.resigned && self.asked.is_empty()
+    }
+
+    /// It sleeps for so long. Whether its clock goes on meanwhile is one of the guards.
+    pub fn sleeps(&mut self, time: Duration) {
+        if !self.guards.time {
+            self.uncounted += time;
+        }
+    }
+
+    fn local(&self, now: Duration) -> Instant {
+        self.begin + now.saturating_sub(self.uncounted)
     }
 
     /// Asks it to end in good order.
@@ -135,7 +149,7 @@ impl Replica {
                 self.election_step(now, event, out);
             }
             (Asked::Claim, Reply::Claimed(version)) => {
-                let event = lease::Event::Claimed { asked: self.begin + sent, version };
+                let event = lease::Event::Claimed { asked: self.local(sent), version };
                 self.election_step(now, event, out);
             }
             (Asked::List, Reply::List(_)) => {
@@ -159,7 +173,7 @@ impl Replica {
     /// Looks at its clock, and does what is due.
     pub fn wake(&mut self, now: Duration, out: &mut Vec<Effect>) {
         self.election_step(now, lease::Event::Tick, out);
-        if self.controller.deadline().is_some_and(|deadline| deadline <= self.begin + now) {
+        if self.controller.deadline().is_some_and(|deadline| deadline <= self.local(now)) {
             self.controller_step(now, controller::Event::Tick, out);
         }
         self.give_up_waiting(now, out);
@@ -182,14 +196,15 @@ impl Replica {
 
     fn deadline(&self, now: Duration) -> Option<Duration> {
         let machines = [self.election.deadline(), self.controller.deadline().filter(|_| self.leads)];
-        let machines = machines.into_iter().flatten().map(|at| at.saturating_duration_since(self.begin));
+        let machines =
+            machines.into_iter().flatten().map(|at| at.saturating_duration_since(self.begin) + self.uncounted);
         let jobs = self.jobs.values().map(|(at, _)| *at);
         let asked = self.asked.values().map(|(sent, _)| *sent + Timing::default().request);
         machines.chain(jobs).chain(asked).chain([self.next_attempt]).filter(|at| *at > now).min()
     }
 
     fn election_step(&mut self, now: Duration, event: lease::Event, out: &mut Vec<Effect>) {
-        for action in self.election.step(self.begin + now, event) {
+        for action in self.election.step(self.local(now), event) {
             match action {
                 lease::Action::Claim => {
                     let over = self.lease.as_ref().map(|lease| lease.version.clone());
@@ -217,7 +232,7 @@ impl Replica {
     }
 
     fn controller_step(&mut self, now: Duration, event: controller::Event, out: &mut Vec<Effect>) {
-        for write in self.controller.step(self.begin + now, event) {
+        for write in self.controller.step(self.local(now), event) {
             match write {
                 Write::ServiceStatus { service, status, version, fence } => {
                     let wish = Wish { status, version, fence, basis: Arc::clone(&self.facts) };
@@ -246,8 +261,7 @@ impl Replica {
     }
 
     fn start(&mut self, now: Duration, out: &mut Vec<Effect>) {
-        let until = self.election.writes_until();
-        let may = until.is_some_and(|until| self.begin + now <= until) || (!self.guards.time && self.leads);
+        let may = self.election.writes_until().is_some_and(|until| self.local(now) <= until);
         if !may || self.is_ending {
             return;
         }
