@@ -215,6 +215,9 @@ fn every_service_keeps_its_address_from_metallb_to_ferrogate_and_back() {
     assert!(printed.contains("21 keep their address, 0 get"), "{printed}");
     let (code, printed) = migrate(&stage, &["--apply"]);
     assert_eq!(code, Some(0), "{printed}");
+    let (code, printed) = migrate(&stage, &["--apply"]);
+    assert_eq!(code, Some(0), "once more: {printed}");
+    assert!(printed.contains("(exists)"), "{printed}");
     let ours = stage.plane.kubectl(["get", "ipaddresspools.ferrogate.io", "-n", NAMESPACE, "-o", "name"]).unwrap();
     assert_eq!(ours.lines().count(), 3, "{ours}");
     assert_eq!(stage.addresses(), before);

@@ -163,9 +163,29 @@ fn metadata(value: &Value, namespace: &str) -> Value {
     metadata
 }
 
-/// Whether two objects wish for the same. What MetalLB's API fills in is what ours fills in.
+/// Whether two objects wish for the same. A field that only one of them has says the same as its default, which an
+/// API server fills in.
 fn says_the_same(one: &Value, other: &Value) -> bool {
-    one["spec"] == other["spec"] && one["data"] == other["data"]
+    let spec = |object: &Value| object["spec"].as_object().cloned().unwrap_or_default();
+    let (one_spec, other_spec) = (spec(one), spec(other));
+    let mut fields = one_spec.keys().chain(other_spec.keys());
+    let is_same = |field: &String| match (one_spec.get(field), other_spec.get(field)) {
+        (Some(said), None) | (None, Some(said)) => is_default(field, said),
+        (one, other) => one == other,
+    };
+    one["data"] == other["data"] && fields.all(is_same)
+}
+
+fn is_default(field: &str, said: &Value) -> bool {
+    match field {
+        "autoAssign" => *said == true,
+        "aggregationLength" => *said == 32,
+        "aggregationLengthV6" => *said == 128,
+        "peerPort" => *said == 179,
+        "localPref" => *said == 0,
+        "sharing" => said == "SameNamespace",
+        _ => *said == false || said.is_null() || said.as_array().is_some_and(Vec::is_empty),
+    }
 }
 
 fn is_configuration(value: &Value) -> bool {

@@ -129,7 +129,8 @@ fn a_secret_that_is_there_goes_along_with_its_peer() {
 #[test]
 fn an_object_that_exists_is_left_alone_and_a_different_one_is_named() {
     let ours = |addresses: &str| {
-        theirs("IPAddressPool", "p", &format!("addresses: [{addresses}]"))
+        // As an API server shows it, with what it fills in.
+        theirs("IPAddressPool", "p", &format!("addresses: [{addresses}], autoAssign: true, sharing: AnyNamespace"))
             .replace("metallb.io", "ferrogate.io")
             .replace("metallb-system", "ferrogate-system")
     };

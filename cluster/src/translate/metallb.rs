@@ -30,6 +30,10 @@ pub const WISHES: [&str; 3] = ["address-pool", "loadBalancerIPs", "allow-shared-
 /// The annotation in which MetalLB notes the pool of an address.
 pub const FROM_POOL_ANNOTATION: &str = "metallb.io/ip-allocated-from-pool";
 
+/// Who may share an address of a pool of MetalLB's: there the sharing key alone decides, and Services that share an
+/// address already must not be parted.
+pub const SHARING: &str = "AnyNamespace";
+
 /// The annotation of ours, or else of MetalLB's, that holds this wish; `None` when nobody wrote one. The newest name
 /// counts even where its value is empty.
 pub fn wish<'a>(annotations: &'a BTreeMap<String, String>, ours: &str) -> Option<(&'a str, &'a str)> {
@@ -58,8 +62,7 @@ pub fn in_our_words(mut value: Value) -> Value {
         // Its clients write every field they know; an empty one says the same as none.
         spec.retain(|_, said| !says_nothing(said));
         if kind == "IPAddressPool" {
-            // There the sharing key alone decides, and Services that share an address already must not be parted.
-            spec.insert("sharing".to_owned(), Value::from("AnyNamespace"));
+            spec.insert("sharing".to_owned(), Value::from(SHARING));
         }
         if kind == "BGPPeer" {
             // In the older version of the kind 0 stands for the default, and beside dynamicASN for none.

@@ -132,7 +132,7 @@ pub fn config_map(value: &Value, namespace: &str) -> Result<Converted, String> {
             "addresses": pool.addresses,
             "autoAssign": pool.auto_assign,
             "avoidBuggyIPs": pool.avoid_buggy_ips,
-            "sharing": "AnyNamespace",
+            "sharing": super::SHARING,
         });
         found.objects.push(object("IPAddressPool", namespace, &name, spec));
         let advertisements = pool.bgp_advertisements.into_iter().map(|one| {
@@ -173,7 +173,7 @@ pub fn address_pool(value: &Value, namespace: &str) -> Result<Converted, String>
         "addresses": pool.addresses,
         "autoAssign": pool.auto_assign,
         "avoidBuggyIPs": pool.avoid_buggy_ips,
-        "sharing": "AnyNamespace",
+        "sharing": super::SHARING,
     });
     let mut pool_object = object("IPAddressPool", namespace, name, spec);
     if let Some(labels) = value.pointer("/metadata/labels") {
