@@ -346,7 +346,10 @@ impl World {
     fn pick(&self, which: usize) -> Option<usize> {
         let alive: Vec<usize> = (0..self.processes.len()).filter(|index| self.processes[*index].is_alive).collect();
         let leader = alive.iter().find(|index| self.processes[**index].replica.leads());
-        leader.copied().filter(|_| which % 4 != 0).or_else(|| alive.get(which / 4 % alive.len().max(1)).copied())
+        leader
+            .copied()
+            .filter(|_| !which.is_multiple_of(4))
+            .or_else(|| alive.get(which / 4 % alive.len().max(1)).copied())
     }
 
     /// How long until a process can do anything; none if it can now. What concerns the dead is dropped by `step`.
