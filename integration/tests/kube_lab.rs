@@ -23,6 +23,7 @@ const SHOWN: &[&str] = &[
     "Local: the address follows the only pod to another node",
     "a rolling restart drops no request",
     "a speaker pod is deleted: its address moves",
+    "the webhook refuses a pool that overlaps another",
     "no request was refused for want of a right",
     "the proxies have no capability at all",
     "a pod with an image that nobody has says so",

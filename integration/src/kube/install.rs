@@ -18,7 +18,7 @@ pub const MANIFESTS: &str = "examples/install/manifests";
 
 /// The one of them with the webhook. Its Service leads nowhere without somebody who carries Services, and an API server
 /// would look for it outside of this machine.
-pub const WEBHOOK: &str = "7-webhook.yaml";
+pub const WEBHOOK: &str = "2-webhook.yaml";
 
 impl ControlPlane {
     /// Applies definitions and manifests but the webhook's, and waits until objects of our kinds can be made.
@@ -33,6 +33,16 @@ impl ControlPlane {
         for file in files {
             self.kubectl(["apply", "--filename", &file.path().display().to_string()])?;
         }
+        Ok(())
+    }
+
+    /// Applies definitions and every manifest, as users do: where the webhook's Service leads to the controllers.
+    ///
+    /// # Errors
+    /// When the API server refuses something.
+    pub fn install_whole(&self) -> Result<()> {
+        self.install_definitions()?;
+        self.kubectl(["apply", "--filename", &folder(MANIFESTS)])?;
         Ok(())
     }
 

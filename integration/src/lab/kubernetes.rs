@@ -10,6 +10,7 @@
 //!
 //! [`Cluster`] is the stand; [`scenes`] is what is shown on it, and says how to show more.
 
+pub mod admission;
 pub mod entry;
 pub mod moves;
 pub mod rights;

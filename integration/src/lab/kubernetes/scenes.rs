@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{
-    entry, moves, rights,
+    admission, entry, moves, rights,
     stand::{Cluster, cluster_address},
     troubles,
 };
@@ -49,6 +49,7 @@ const SCENES: &[fn(&mut Scene<'_>) -> Option<()>] = &[
     moves::a_pod_goes_away,
     moves::a_deployment_is_restarted,
     moves::a_speaker_goes_away,
+    admission::refuses,
     rights::as_shipped,
     troubles::are_told,
     // The last, since not everything of Kubernetes itself is well for long after its API server has been away.
@@ -92,7 +93,7 @@ impl Scene<'_> {
             Ok::<_, String>(format!("API server at {}", self.cluster.plane.api_server())),
         );
         self.check("Ferrogate is installed from its manifests", |cluster| {
-            cluster.plane.install()?;
+            cluster.plane.install_whole()?;
             let applied = cluster.plane.apply(include_str!("apps.yaml"))?;
             Ok(((), format!("and {} objects to carry", applied.lines().count())))
         })?;
