@@ -188,7 +188,7 @@ fn m_027_a_bfd_profile_that_a_peer_names_cannot_be_deleted_and_both_are_named() 
     let spec = json!({ "myASN": 64500, "peerASN": 64501, "peerAddress": "192.0.2.1", "bfdProfile": "fast" });
     let (profile, peer) = (object("BFDProfile", "fast", OURS, json!({})), object("BGPPeer", "tor", OURS, spec));
     let in_use = standing(&[profile.clone(), peer.clone()]);
-    let unused = standing(&[profile.clone()]);
+    let unused = standing(std::slice::from_ref(&profile));
 
     let refused = verdict(&in_use, &asked("DELETE", &Value::Null, &profile));
     let deleted = verdict(&unused, &asked("DELETE", &Value::Null, &profile));

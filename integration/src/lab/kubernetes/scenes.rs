@@ -3,7 +3,7 @@
 //! To show something more, write a function `fn(&mut Scene<'_>) -> Option<()>` in a file of its own beside this one,
 //! and name it in [`SCENES`]. It finds everything running: Ferrogate from `examples/install`, and what `apps.yaml`
 //! has. It calls [`Scene::check`] for each thing that should hold, with a closure that waits by
-//! [`until`](crate::lab::wait::until) as long as it may take; it returns `None` when the rest stands on what failed;
+//! [`until`] as long as it may take; it returns `None` when the rest stands on what failed;
 //! and it leaves the cluster as it found it, for those after it.
 
 use std::{
