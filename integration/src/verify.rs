@@ -51,7 +51,7 @@ impl Stage {
         let minutes = match (self, length) {
             (Self::Lint | Self::Unit, _) | (Self::Sim, Length::Short) => 4,
             (Self::Net, Length::Short) => 5,
-            (Self::Kube, Length::Short) => 10,
+            (Self::Kube, Length::Short) => 20,
             (Self::Fuzz, Length::Short) | (Self::Examples, _) => 3,
             (Self::Sim, Length::Long) => 30,
             (Self::Net | Self::Kube | Self::Fuzz, Length::Long) => 60,
