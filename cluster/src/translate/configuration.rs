@@ -47,6 +47,7 @@ trait Board {
 /// The objects of one kind that stand.
 struct Choice<B> {
     board: B,
+    /// Those that stand as a whole. One that stands in part has no claim to what it did not get, and comes after them.
     stands: BTreeMap<Id, Arc<Fact>>,
     problems: BTreeMap<Id, Vec<Problem>>,
 }
@@ -84,11 +85,14 @@ fn choose<B: Board>(
                 choice.admit(id, fact);
                 continue;
             };
-            if !B::STANDS_IN_PART && !choice.board.objections(id, before).is_empty() {
+            if choice.board.objections(id, before).is_empty() {
+                choice.place(id, before);
+            } else if B::STANDS_IN_PART {
+                choice.board.place(id, before);
+            } else {
                 driven_out = Some((id, problems));
                 break;
             }
-            choice.place(id, before);
             choice.problems.insert(id.clone(), problems);
         }
         // Each round holds one more, so that this ends.
@@ -102,10 +106,12 @@ fn choose<B: Board>(
 impl<B: Board> Choice<B> {
     fn admit(&mut self, id: &Id, fact: &Arc<Fact>) {
         let problems = self.board.objections(id, fact);
-        if problems.is_empty() || B::STANDS_IN_PART {
+        if problems.is_empty() {
             self.place(id, fact);
-        }
-        if !problems.is_empty() {
+        } else {
+            if B::STANDS_IN_PART {
+                self.board.place(id, fact);
+            }
             self.problems.insert(id.clone(), problems);
         }
     }

@@ -117,6 +117,24 @@ fn m_015_contradicting_local_preferences_are_refused_and_the_other_advertisement
 }
 
 #[test]
+fn the_advertisement_that_stood_first_keeps_a_pool_however_often_it_is_asked_again() {
+    let mut translator = translator(Source::Directory);
+    feed(&mut translator, "p", &pool("p", "192.0.2.0/24"));
+    feed(&mut translator, "b", &ours("BGPAdvertisement", "b", "localPref: 200"));
+    translator.snapshot();
+    feed(&mut translator, "a", &ours("BGPAdvertisement", "a", "localPref: 100"));
+    let before = translator.snapshot();
+    feed(&mut translator, "q", &pool("q", "198.51.100.0/24"));
+
+    let after = translator.snapshot();
+
+    for snapshot in [before, after] {
+        let unfit: Vec<_> = snapshot.bgp_advertisements.values().map(|one| one.unfit_pools.len()).collect();
+        assert_eq!(unfit, [snapshot.pools.len(), 0]);
+    }
+}
+
+#[test]
 fn m_016_local_preferences_may_differ_where_peers_nodes_or_every_length_do() {
     let fine = |addresses: &str, first: &str, second: &str| {
         assert_eq!(contradiction(addresses, first, second), Vec::<String>::new(), "{first} {second}");
