@@ -29,13 +29,12 @@ pub enum Request {
     Status { service: ServiceKey, wish: Wish },
 }
 
-/// A status to be written, and what it was decided on.
+/// A status to be written, and the version it was decided on.
 #[derive(Clone, Debug)]
 pub struct Wish {
     pub status: ServiceStatus,
     pub version: ResourceVersion,
     pub fence: bool,
-    pub basis: Arc<Snapshot>,
 }
 
 /// What it answers.
@@ -133,21 +132,22 @@ impl Api {
             now.services.insert(key.clone(), Arc::new(service));
         });
         self.writes += 1;
-        self.check(key, &gained, &wish.basis)?;
+        self.check(key, &gained, &before.version)?;
         Ok(Reply::Done)
     }
 
     /// Whether an address that was just given away may be had by all who have it. What a user did to the other one
-    /// since the decision is not held against it: no controller can know.
-    fn check(&self, key: &ServiceKey, gained: &[IpAddr], basis: &Snapshot) -> Result<(), String> {
+    /// since this one had the version that was decided on is not held against anybody: no controller can know.
+    fn check(&self, key: &ServiceKey, gained: &[IpAddr], version: &ResourceVersion) -> Result<(), String> {
         let own = &self.now.services[key];
+        let before = self.history.iter().rev().skip(1);
+        let since = before.take_while(|state| state.services.get(key).is_some_and(|then| then.version == *version));
         for other in self.now.services.values().filter(|other| other.key != *key) {
             let Some(address) = gained.iter().find(|address| other.observed.addresses.contains(address)) else {
                 continue;
             };
-            let then = basis.services.get(&other.key);
-            let may = may_share(own, other) || then.is_some_and(|then| may_share(own, then));
-            if !may {
+            let could = |state: &Snapshot| state.services.get(&other.key).is_some_and(|then| may_share(own, then));
+            if !may_share(own, other) && !since.clone().any(could) {
                 return Err(format!("{address} was given to {key} while {} has it", other.key));
             }
         }

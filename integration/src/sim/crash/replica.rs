@@ -235,7 +235,7 @@ impl Replica {
         for write in self.controller.step(self.local(now), event) {
             match write {
                 Write::ServiceStatus { service, status, version, fence } => {
-                    let wish = Wish { status, version, fence, basis: Arc::clone(&self.facts) };
+                    let wish = Wish { status, version, fence };
                     self.jobs.insert(service, (now, wish));
                 }
                 Write::PoolStatus { pool, status } => out.push(Effect::Pool(pool, status)),
@@ -274,7 +274,7 @@ impl Replica {
             }
             let seen = self.facts.services.get(&service).filter(|seen| seen.version == version);
             let Some(status) = seen.map(|seen| seen.observed.clone()) else { continue };
-            let wish = Wish { status, version, fence: true, basis: Arc::clone(&self.facts) };
+            let wish = Wish { status, version, fence: true };
             free -= 1;
             self.send(now, Asked::Fence(service.clone()), Request::Status { service, wish }, out);
         }
