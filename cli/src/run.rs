@@ -49,7 +49,7 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value_t = CONTROLLER_ADMIN)]
     admin: SocketAddr,
     /// Where the API server asks by HTTPS whether a change of the configuration is sound (a validating webhook), as a
-    /// rule [::]:9443; without it nobody is answered
+    /// rule port 9443 of every address; without it nobody is answered
     #[arg(long, value_name = "ADDR:PORT", conflicts_with = "manifests")]
     webhook_listen: Option<SocketAddr>,
 }
