@@ -307,8 +307,11 @@ mod tests {
     use crate::state;
 
     proptest! {
+        // Lines that say something, as every judgement writes them.
         #[test]
-        fn whatever_a_summary_says_reads_back_as_it_was_written(summary in "([ -~äλ\\t]{0,30}\n?){0,6}") {
+        fn whatever_a_summary_says_reads_back_as_it_was_written(
+            summary in "([!-~äλ][ -~äλ\\t]{0,29}(\n[!-~äλ][ -~äλ\\t]{0,29}){0,5})?"
+        ) {
             let reporter = Reporter::Controller;
             let said = ConfigurationState { judgement: Judgement::Invalid, summary };
             let body = configuration(&reporter, &said, &Conditions::default(), Timestamp::now());
