@@ -246,8 +246,8 @@ impl Election {
         let over = since + record.duration.unwrap_or(self.timing.lease);
         let vacancy = match holder {
             None => Vacancy { act_from: now, fence: false },
-            // We know nothing of it: it is that of a former life, or of a tenure that has ended.
-            Some(_) if is_ours || over <= now => Vacancy { act_from: over + self.timing.request, fence: true },
+            // One in our name too: we know nothing of it. It is that of a former life, or of another process of this name.
+            Some(_) if over <= now => Vacancy { act_from: over + self.timing.request, fence: true },
             Some(_) => return,
         };
         self.vacancy = Some(vacancy);

@@ -183,13 +183,27 @@ fn a_leader_whose_lease_another_has_taken_follows() {
 #[test]
 fn a_lease_in_our_name_that_we_know_nothing_of_is_waited_out_like_any_other() {
     let mut stand = Stand::new();
-    assert_eq!(stand.at(0, lease(Some("me"), "1")), [Action::Claim]);
-    assert_eq!(stand.claimed(0, "2"), []);
+    assert_eq!(stand.at(0, lease(Some("me"), "1")), []);
+    assert_eq!(stand.at(14, lease(Some("me"), "1")), []);
+    assert_eq!(stand.at(15, lease(Some("me"), "1")), [Action::Claim]);
+    assert_eq!(stand.claimed(15, "2"), []);
 
-    assert_eq!(stand.election.deadline(), Some(stand.time(10)));
-    stand.at(9, lease(Some("me"), "2"));
-    stand.claimed(9, "3");
-    assert_eq!(stand.election.deadline(), Some(stand.time(19)));
+    assert_eq!(stand.election.deadline(), Some(stand.time(20)));
+}
+
+#[test]
+fn of_two_processes_of_one_name_the_second_leaves_the_lease_to_the_first_while_it_is_renewed() {
+    let mut first = Stand::leading();
+    let mut second = Stand::new();
+    for (version, seconds) in (2..).zip((2..60).step_by(2)) {
+        let (read, written) = (version.to_string(), (version + 1).to_string());
+        assert_eq!(first.at(seconds, lease(Some("me"), &read)), [Action::Claim]);
+        first.claimed(seconds, &written);
+
+        assert_eq!(second.at(seconds, lease(Some("me"), &written)), [], "at {seconds}");
+    }
+
+    assert!(first.election.leads());
 }
 
 #[test]
