@@ -117,8 +117,7 @@ impl SourceArgs {
                 Cluster::directory(config, shutdown).await.context(what)
             }
             _ => {
-                let host = NodeArgs { node: None }.name()?;
-                let identity = format!("{host}-{}", std::process::id());
+                let identity = identity(&NodeArgs { node: None }.name()?);
                 let namespace = self.namespace.clone();
                 let config =
                     KubernetesConfig { namespace, role, identity, class: self.class(), metallb: self.metallb() };
@@ -130,9 +129,23 @@ impl SourceArgs {
     }
 }
 
+/// What no other process is called. Host and process number are not enough: on the host's network every container of
+/// a node has the node's name, and each is its first process.
+fn identity(host: &NodeName) -> String {
+    format!("{host}-{:08x}", rand::random::<u32>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_processes_of_one_host_and_number_are_told_apart() {
+        let host = NodeName::from("node-1");
+
+        assert_ne!(identity(&host), identity(&host));
+        assert!(identity(&host).starts_with("node-1-"));
+    }
 
     fn args(manifests: Option<&str>, state: Option<&str>) -> SourceArgs {
         SourceArgs {

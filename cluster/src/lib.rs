@@ -151,7 +151,7 @@ pub struct KubernetesConfig {
     pub namespace: String,
     /// What the process is.
     pub role: Role,
-    /// What tells this process apart from others of its kind: the name of its pod.
+    /// What tells this process apart from every other one: no two may have the same.
     pub identity: String,
     /// Which load balancer classes are served.
     pub class: ClassPolicy,
