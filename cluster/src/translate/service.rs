@@ -13,7 +13,7 @@ use ferrogate_core::{
         entry::ENTRY_NAME,
         service::{
             ADDRESS_ASSIGNED, ENTRY_LABEL, FamilyPolicy, LoadBalancer, Protocol, Request, RequestFault, Service,
-            ServicePort, ServiceStatus, SessionAffinity, TrafficPolicy,
+            ServicePort, ServiceStatus, SessionAffinity, TrafficPolicy, UnreadableRequest,
         },
     },
     write::Condition,
@@ -307,15 +307,24 @@ fn request(
     spec: &ServiceSpec,
     annotations: &BTreeMap<String, String>,
     honours_metallb: bool,
-) -> Result<Request, RequestFault> {
+) -> Result<Request, UnreadableRequest> {
     let written = |ours: &'static str| match honours_metallb {
         true => metallb::wish(annotations, ours),
         false => annotations.get(ours).map(|value| (ours, value.as_str())),
     };
     let wish = |ours| written(ours).map(|(name, value)| (name, value.trim())).filter(|(_, value)| !value.is_empty());
     let said = |ours| wish(ours).map(|(_, value)| value);
-    let field = spec.load_balancer_ip.as_deref().map(str::trim).filter(|value| !value.is_empty());
-    let (source, texts): (&str, Vec<&str>) = match (wish(ADDRESSES_ANNOTATION), field) {
+    let sharing_key = said(SHARING_ANNOTATION).map(str::to_owned);
+    match requested(wish(ADDRESSES_ANNOTATION), spec.load_balancer_ip.as_deref()) {
+        Ok(addresses) => Ok(Request { addresses, pool: said(POOL_ANNOTATION).map(PoolName::from), sharing_key }),
+        Err(fault) => Err(UnreadableRequest { fault, sharing_key }),
+    }
+}
+
+/// The addresses that an annotation (its name and value) or `spec.loadBalancerIP` asks for.
+fn requested(annotation: Option<(&str, &str)>, field: Option<&str>) -> Result<Vec<IpAddr>, RequestFault> {
+    let field = field.map(str::trim).filter(|value| !value.is_empty());
+    let (source, texts): (&str, Vec<&str>) = match (annotation, field) {
         (Some(_), Some(_)) => return Err(RequestFault::TwoSources),
         (Some((name, list)), None) => (name, list.split(',').map(str::trim).collect()),
         (None, Some(one)) => ("spec.loadBalancerIP", vec![one]),
@@ -330,18 +339,11 @@ fn request(
     }
     match addresses[..] {
         [first, second] if Family::of(first) == Family::of(second) => {
-            return Err(RequestFault::SameFamily { field: source.to_owned(), first, second });
+            Err(RequestFault::SameFamily { field: source.to_owned(), first, second })
         }
-        _ if addresses.len() > 2 => {
-            return Err(RequestFault::TooMany { field: source.to_owned(), count: addresses.len() });
-        }
-        _ => {}
+        _ if addresses.len() > 2 => Err(RequestFault::TooMany { field: source.to_owned(), count: addresses.len() }),
+        _ => Ok(addresses),
     }
-    Ok(Request {
-        addresses,
-        pool: said(POOL_ANNOTATION).map(PoolName::from),
-        sharing_key: said(SHARING_ANNOTATION).map(str::to_owned),
-    })
 }
 
 /// The families of a Service. An API server has given it cluster IPs, and those decide. A manifest has none: there
@@ -349,7 +351,7 @@ fn request(
 fn families(
     spec: &ServiceSpec,
     cluster_ips: &[IpAddr],
-    request: &Result<Request, RequestFault>,
+    request: &Result<Request, UnreadableRequest>,
     source: Source,
     check: &mut Check,
 ) -> (Vec<Family>, FamilyPolicy) {

@@ -80,7 +80,8 @@ fn the_service(text: &str) -> Arc<Service> {
 }
 
 fn wish(metadata: &str, spec: &str) -> Result<ferrogate_core::model::service::Request, RequestFault> {
-    the_service(&service(metadata, spec)).load_balancer.clone().expect("served").request
+    let request = the_service(&service(metadata, spec)).load_balancer.clone().expect("served").request;
+    request.map_err(|unreadable| unreadable.fault)
 }
 
 fn families(spec: &str) -> (Vec<Family>, FamilyPolicy) {

@@ -84,7 +84,7 @@ pub(super) fn allocate(
     let need = need(wish)?;
     let request = match &wish.request {
         Ok(request) => request,
-        Err(fault) => return Err(Refusal::UnreadableRequest { fault: fault.clone() }.into()),
+        Err(unreadable) => return Err(Refusal::UnreadableRequest { fault: unreadable.fault.clone() }.into()),
     };
     if !request.addresses.is_empty() {
         return requested(facts, service, wish, request, tenant);

@@ -60,9 +60,8 @@ pub enum Conflict {
 impl Tenant {
     /// How this Service would use an address.
     pub fn of(service: &Service) -> Self {
-        let request = service.load_balancer.as_ref().and_then(|wish| wish.request.as_ref().ok());
         Self {
-            sharing_key: request.and_then(|request| request.sharing_key.clone()),
+            sharing_key: service.load_balancer.as_ref().and_then(|wish| wish.sharing_key().cloned()),
             backend: match service.external_traffic_policy {
                 TrafficPolicy::Cluster => BTreeMap::new(),
                 TrafficPolicy::Local => service.selector.clone(),

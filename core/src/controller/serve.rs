@@ -82,7 +82,7 @@ impl Books {
                     self.book_in(address, key, work);
                 }
                 let unreadable = wish.request.as_ref().err();
-                let refusal = unreadable.map(|fault| Refusal::UnreadableRequest { fault: fault.clone() });
+                let refusal = unreadable.map(|one| Refusal::UnreadableRequest { fault: one.fault.clone() });
                 if let Some(entry) = self.entries.get_mut(key) {
                     entry.assignment = Some(assignment);
                     entry.tell(key, refusal, work);

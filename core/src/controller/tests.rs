@@ -16,6 +16,7 @@ use crate::model::{
     selector::LabelSelector,
     service::{
         FamilyPolicy, LoadBalancer, Protocol, Request, RequestFault, ServicePort, SessionAffinity, TrafficPolicy,
+        UnreadableRequest,
     },
 };
 
@@ -81,6 +82,12 @@ impl Service {
 
     fn request(&mut self) -> &mut Request {
         self.wish().request.as_mut().unwrap()
+    }
+
+    /// With a wish for addresses that nobody can read.
+    fn make_unreadable(&mut self) {
+        let sharing_key = self.request().sharing_key.clone();
+        self.wish().request = Err(UnreadableRequest { fault: RequestFault::TwoSources, sharing_key });
     }
 
     fn wants(mut self, addresses: &[&str]) -> Self {

@@ -87,8 +87,18 @@ pub struct LoadBalancer {
     pub families: Vec<Family>,
     /// `spec.ipFamilyPolicy`.
     pub family_policy: FamilyPolicy,
-    /// What it asks for by annotation or `spec.loadBalancerIP`; a wish nobody could read is kept as its fault.
-    pub request: Result<Request, RequestFault>,
+    /// What it asks for by annotation or `spec.loadBalancerIP`, or why nobody can tell.
+    pub request: Result<Request, UnreadableRequest>,
+}
+
+impl LoadBalancer {
+    /// `ferrogate.io/allow-shared-ip`, whatever is wrong with the rest.
+    pub fn sharing_key(&self) -> Option<&String> {
+        match &self.request {
+            Ok(request) => request.sharing_key.as_ref(),
+            Err(unreadable) => unreadable.sharing_key.as_ref(),
+        }
+    }
 }
 
 /// What a Service asks for by annotation or `spec.loadBalancerIP`.
@@ -99,6 +109,15 @@ pub struct Request {
     /// `ferrogate.io/address-pool`.
     pub pool: Option<PoolName>,
     /// `ferrogate.io/allow-shared-ip`: Services with equal keys may share an address. Never empty.
+    pub sharing_key: Option<String>,
+}
+
+/// A wish that cannot be read, and what of it can be: whoever shares an address goes on to share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableRequest {
+    /// Why it cannot be read.
+    pub fault: RequestFault,
+    /// See [`Request::sharing_key`].
     pub sharing_key: Option<String>,
 }
 

@@ -157,7 +157,7 @@ pub fn endpoints(nodes: &[usize]) -> Vec<Endpoint> {
 /// Whether two Services may have one address: equal sharing keys, different ports, and either both with policy
 /// `Cluster` or both `Local` with equal selectors.
 pub fn may_share(one: &Service, other: &Service) -> bool {
-    let key = |service: &Service| service.load_balancer.as_ref()?.request.as_ref().ok()?.sharing_key.clone();
+    let key = |service: &Service| service.load_balancer.as_ref()?.sharing_key().cloned();
     let same_backends = match (one.external_traffic_policy, other.external_traffic_policy) {
         (TrafficPolicy::Cluster, TrafficPolicy::Cluster) => true,
         (TrafficPolicy::Local, TrafficPolicy::Local) => one.selector == other.selector,

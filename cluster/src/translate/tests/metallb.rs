@@ -136,7 +136,7 @@ fn a_wish_under_any_name_is_named_by_it_when_it_cannot_be_read() {
     let snapshot = compatible(&service(", annotations: {metallb.io/loadBalancerIPs: 192.0.2.x}", ""));
 
     let service = &snapshot.services[&ServiceKey::new("default", "web")];
-    let fault = service.load_balancer.clone().unwrap().request.unwrap_err();
+    let fault = service.load_balancer.clone().unwrap().request.unwrap_err().fault;
     assert!(fault.to_string().starts_with("metallb.io/loadBalancerIPs:"), "{fault}");
 }
 

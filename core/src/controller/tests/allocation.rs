@@ -145,7 +145,7 @@ fn m_048_a_requested_address_is_given() {
 fn m_049_two_sources_of_a_wish_assign_nothing() {
     let mut world = World::with_pool(&["192.0.2.1"]);
     let mut web = service("web");
-    web.wish().request = Err(RequestFault::TwoSources);
+    web.make_unreadable();
 
     world.put(web);
     let writes = world.run();
@@ -160,7 +160,7 @@ fn a_request_that_cannot_be_read_takes_nothing_away() {
     world.put(service("web"));
     world.run();
 
-    world.change("web", |web| web.wish().request = Err(RequestFault::TwoSources));
+    world.change("web", |web| web.make_unreadable());
     let writes = world.run();
 
     assert_eq!(world.addresses("web"), "192.0.2.1");

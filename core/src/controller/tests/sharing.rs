@@ -169,3 +169,18 @@ fn m_080_a_shared_address_counts_once() {
 
     assert_eq!(counters(&world), (0, 9));
 }
+
+#[test]
+fn a_request_that_cannot_be_read_does_not_end_sharing() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.9"]);
+    world.put(service("a").shares("k").port(80));
+    world.put(service("b").shares("k").port(81));
+    world.run();
+
+    world.change("a", |a| a.make_unreadable());
+    world.run();
+
+    assert_eq!((world.addresses("a"), world.addresses("b")), ("192.0.2.1".into(), "192.0.2.1".into()));
+    world.restart();
+    assert_eq!(world.run(), []);
+}
