@@ -160,7 +160,8 @@ fn concerns(problem: &Problem, snapshot: &Snapshot, reporter: &Reporter, labels:
     }
 }
 
-fn is_configuration(object: &ObjectRef) -> bool {
+/// Whether an object says what Ferrogate should do, in our words or in MetalLB's.
+pub(crate) fn is_configuration(object: &ObjectRef) -> bool {
     let group = object.api_version.split('/').next().unwrap_or_default();
     matches!(group, "ferrogate.io" | "metallb.io")
 }

@@ -149,6 +149,8 @@ struct Books {
     pending_by_reason: BTreeMap<&'static str, usize>,
     /// Pools that are used otherwise since [`Controller::take_usage_changes`].
     recounted: BTreeSet<PoolName>,
+    /// Pools that are there and not in force: whoever has an address of one keeps it.
+    left_out: BTreeSet<PoolName>,
     /// Which advertisements cover a pool.
     advertisements: BTreeMap<PoolName, Vec<Arc<L2Advertisement>>>,
     /// Who lost an address, and still has to be seen without it before another Service is written with it.
@@ -315,7 +317,9 @@ impl Books {
             (Some(assignment), ignored) => Verdict::Assigned {
                 assignment: assignment.clone(),
                 ignored: ignored.clone(),
-                is_advertised: self.is_advertised(service, &assignment.pool),
+                // Of a pool that is left out nobody knows whether one covers it.
+                is_advertised: self.left_out.contains(&assignment.pool)
+                    || self.is_advertised(service, &assignment.pool),
             },
             (None, Some(refusal)) => Verdict::Refused(refusal.clone()),
             (None, None) => Verdict::NotServed,

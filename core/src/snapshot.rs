@@ -8,7 +8,7 @@ use std::{
 use imbl::OrdMap;
 
 use crate::{
-    configuration::{ConfigurationState, Reporter},
+    configuration::{ConfigurationState, Reporter, is_configuration},
     model::{
         Labels, NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ServiceKey,
         advertisement::{BgpAdvertisement, L2Advertisement},
@@ -67,6 +67,16 @@ pub struct Snapshot {
     pub configuration_states: OrdMap<Reporter, Arc<ConfigurationState>>,
     /// What was left out, by where it came from, and why.
     pub problems: Arc<BTreeMap<Origin, Vec<Problem>>>,
+}
+
+impl Snapshot {
+    /// Pools that are there and not in force, because nobody can read what they say.
+    pub fn pools_left_out(&self) -> BTreeSet<PoolName> {
+        let problems = self.problems.values().flatten().filter(|problem| !problem.fault.is_warning());
+        let objects = problems.filter_map(|problem| problem.object.as_ref());
+        let pools = objects.filter(|object| object.kind == "IPAddressPool" && is_configuration(object));
+        pools.map(|pool| PoolName::from(pool.name.as_str())).filter(|name| !self.pools.contains_key(name)).collect()
+    }
 }
 
 /// Where an object or a problem came from: a file of the directory source, or an object of the API server.

@@ -51,6 +51,8 @@ type Namespaces = OrdMap<String, Arc<Labels>>;
 pub(super) struct Facts<'a> {
     pub ledger: &'a Ledger,
     pub namespaces: &'a Namespaces,
+    /// Pools that are there and not in force.
+    pub left_out: &'a BTreeSet<PoolName>,
 }
 
 /// How many addresses of which families a Service is to get.
@@ -112,7 +114,12 @@ pub(super) fn keep(
         let families = wanted;
         return Err(Loss::Refused(Refusal::WrongFamilies { requested: addresses.to_vec(), families }));
     }
-    let pool = place(facts, service, addresses, Pool::contains).map_err(Loss::Refused)?;
+    let left_out = service.observed.pool.as_ref().filter(|pool| facts.left_out.contains(*pool));
+    let pool = match (place(facts, service, addresses, Pool::contains), left_out) {
+        // What it may have of a pool that nobody can read, nobody can tell: that takes nothing away.
+        (Err(Refusal::OutsidePools { .. }), Some(pool)) => pool.clone(),
+        (found, _) => found.map_err(Loss::Refused)?,
+    };
     if let Some((address, holder, conflict)) = taken(facts, service, addresses, tenant) {
         return Err(Loss::HeldByOther { address, holder, conflict });
     }

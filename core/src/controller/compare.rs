@@ -4,7 +4,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
-use super::{API_VERSION, Books, Work, advertisement_ref, entry, flight::Target, pool_named, preference::Preference};
+use super::{
+    API_VERSION, Books, Entry, Work, advertisement_ref, entry, flight::Target, pool_named, preference::Preference,
+};
 use crate::{
     model::{
         ObjectKey, ObjectRef,
@@ -19,6 +21,7 @@ impl Books {
     pub(super) fn decide(&mut self, next: Arc<Snapshot>, work: &mut Work) {
         let last = std::mem::replace(&mut self.facts, Arc::clone(&next));
         self.compare_pools(&last, &next, work);
+        self.compare_left_out(&last, &next, work);
         self.compare_advertisements(&last, &next, work);
         self.compare_bgp(&last, &next, work);
         for object in self.reports.compare(&last, &next) {
@@ -73,7 +76,11 @@ impl Books {
         let mut opened = Vec::new();
         for change in last.pools.diff(&next.pools) {
             match change {
-                DiffItem::Add(_, pool) => opened.push(pool),
+                DiffItem::Add(_, pool) => {
+                    // Some may have kept addresses of it while it was left out.
+                    self.judge_users(pool, work);
+                    opened.push(pool);
+                }
                 DiffItem::Update { old: (_, old), new: (name, new) } if has_same_rules(old, new) => {
                     self.ledger.refresh(new);
                     work.pools.insert(name.clone());
@@ -101,6 +108,22 @@ impl Books {
         }
         self.ledger.prefer(Preference::new(next.pools.values()));
         work.retry_all = true;
+    }
+
+    /// Who has an address of a pool that is left out now, or no longer.
+    fn compare_left_out(&mut self, last: &Snapshot, next: &Snapshot, work: &mut Work) {
+        if Arc::ptr_eq(&last.problems, &next.problems) && last.pools.ptr_eq(&next.pools) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.left_out, next.pools_left_out());
+        let differs = |entry: &Entry| {
+            let pool = entry.assignment.as_ref().map(|assignment| &assignment.pool);
+            pool.is_some_and(|pool| before.contains(pool) != self.left_out.contains(pool))
+        };
+        if before != self.left_out {
+            let concerned = self.entries.iter().filter(|(_, entry)| differs(entry));
+            work.judge.extend(concerned.map(|(key, _)| key.clone()));
+        }
     }
 
     /// Everyone with an address of this pool.

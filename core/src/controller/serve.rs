@@ -242,7 +242,7 @@ impl Books {
     }
 
     fn rules(&self) -> Facts<'_> {
-        Facts { ledger: &self.ledger, namespaces: &self.facts.namespaces }
+        Facts { ledger: &self.ledger, namespaces: &self.facts.namespaces, left_out: &self.left_out }
     }
 }
 

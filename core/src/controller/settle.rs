@@ -147,6 +147,8 @@ impl Books {
                     status::moving(service, assignment, address, &giver)
                 } else if let Some(address) = Self::leaves(service, assignment) {
                     status::leaving(service, assignment, address)
+                } else if refusal.is_none() && self.left_out.contains(&assignment.pool) {
+                    status::of_pool_left_out(service, assignment)
                 } else {
                     let is_advertised = self.is_advertised(service, &assignment.pool);
                     status::assigned(service, assignment, refusal.as_ref(), is_advertised)

@@ -26,6 +26,8 @@ pub enum Reason {
     Assigned,
     /// [`ADDRESS_ASSIGNED`], and a warning: no advertisement covers pool and Service.
     NotAdvertised,
+    /// [`ADDRESS_ASSIGNED`]: it keeps its address, and its pool is there and not in force.
+    PoolLeftOut,
     /// [`ADDRESS_ASSIGNED`]: it gets its address as soon as another one is seen gone.
     Moving,
     /// [`ACCEPTED`]: the object is in force.
@@ -46,6 +48,7 @@ impl Reason {
         match self {
             Self::Assigned => "Assigned",
             Self::NotAdvertised => "NotAdvertised",
+            Self::PoolLeftOut => "PoolLeftOut",
             Self::Moving => "Moving",
             Self::Accepted => "Accepted",
             Self::IpAllocated => "IPAllocated",
@@ -76,10 +79,24 @@ pub(super) fn assigned(
             ),
         ),
     };
+    holding(service, assignment, reason, message)
+}
+
+/// Status of a Service that keeps an address of a pool which is there and not in force.
+pub(super) fn of_pool_left_out(service: &Service, assignment: &Assignment) -> ServiceStatus {
+    let Assignment { pool, addresses } = assignment;
+    let message = format!(
+        "has {} of pool {pool} and keeps it, but the pool is left out; the condition {ACCEPTED} of the pool says why",
+        list(addresses)
+    );
+    holding(service, assignment, Reason::PoolLeftOut.as_str(), message)
+}
+
+fn holding(service: &Service, assignment: &Assignment, reason: &str, message: String) -> ServiceStatus {
     let condition = address_condition(service, true, reason, message);
     ServiceStatus {
-        addresses: addresses.clone(),
-        pool: Some(pool.clone()),
+        addresses: assignment.addresses.clone(),
+        pool: Some(assignment.pool.clone()),
         condition: Some(condition),
         ..ServiceStatus::default()
     }

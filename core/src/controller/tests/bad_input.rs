@@ -1,6 +1,7 @@
 //! Facts that nobody should make, and some do.
 
 use super::*;
+use crate::snapshot::{Fault, Origin, Problem};
 
 #[test]
 fn a_status_with_three_addresses_or_two_of_one_family_is_replaced() {
@@ -174,4 +175,70 @@ fn thousands_of_services_that_change_at_once_are_settled_in_one_step() {
     assert_eq!(services.count(), 0, "each is the only user of its address");
     world.restart();
     assert_eq!(world.run(), []);
+}
+
+/// A pool that is there and not in force, as a controller finds it that has not seen it otherwise.
+fn leave_out(world: &mut World, pool: &str) {
+    let key = world.facts.pools[&PoolName::from(pool)].key.clone();
+    world.remove_pool(pool);
+    let object = ObjectRef::namespaced(API_VERSION, "IPAddressPool", &key);
+    let fault = Fault::Schema { detail: "no addresses".to_owned() };
+    let problem = Problem { object: Some(object.clone()), generation: 2, field: String::new(), fault };
+    world.facts.problems = Arc::new(BTreeMap::from([(Origin::Cluster(object), vec![problem])]));
+}
+
+#[test]
+fn whoever_has_an_address_of_a_pool_that_is_left_out_keeps_it_after_a_restart() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.2"]);
+    world.put(service("web"));
+    world.run();
+
+    leave_out(&mut world, "p");
+    world.restart();
+    world.put(service("new"));
+    world.run();
+
+    assert_eq!((world.addresses("web"), world.addresses("new")), ("192.0.2.1".into(), String::new()));
+    assert_eq!(world.status("web").condition.as_ref().unwrap().reason, "PoolLeftOut");
+    world.restart();
+    assert_eq!(world.run(), []);
+}
+
+#[test]
+fn an_address_of_a_pool_that_is_left_out_is_given_to_nobody_else() {
+    let mut world = World::with_pool(&["192.0.2.1-192.0.2.2"]);
+    world.put(service("web"));
+    world.run();
+    leave_out(&mut world, "p");
+    world.restart();
+    world.run();
+
+    world.put_pool(pool("q", &["192.0.2.1", "198.51.100.1"]));
+    world.put(service("new"));
+    world.run();
+
+    assert_eq!((world.addresses("web"), world.addresses("new")), ("192.0.2.1".into(), "198.51.100.1".into()));
+    assert_eq!(world.status("web").pool, Some("q".into()));
+}
+
+#[test]
+fn a_pool_that_comes_back_into_force_takes_away_what_it_no_longer_has_and_one_that_is_deleted_all() {
+    for comes_back in [true, false] {
+        let mut world = World::with_pool(&["192.0.2.1-192.0.2.2"]);
+        world.put(service("a"));
+        world.put(service("b"));
+        world.run();
+        leave_out(&mut world, "p");
+        world.restart();
+        world.run();
+
+        world.facts.problems = Arc::default();
+        if comes_back {
+            world.put_pool(pool("p", &["192.0.2.2-192.0.2.3"]));
+        }
+        world.run();
+
+        let expected = if comes_back { ["192.0.2.3", "192.0.2.2"] } else { ["", ""] };
+        assert_eq!(["a", "b"].map(|name| world.addresses(name)), expected);
+    }
 }
