@@ -2,9 +2,10 @@
 //!
 //! The store replaces, it never merges: a source hands over all it holds of a file (or of a kind), and what it does
 //! not name is gone. Two rules keep running things running. An object that can no longer be read keeps its last good
-//! form, and a file with an unreadable part keeps the objects it used to define. Of two sources that define the same
-//! object the first one counts, files in the order of their paths. Where our words and MetalLB's define a kind of
-//! configuration under one name, ours count and MetalLB's stand aside, so that both may exist while a cluster moves.
+//! form, and a file with an unreadable part keeps the objects it used to define. Where there is no last good form, a
+//! Service keeps at least the address that it has. Of two sources that define the same object the first one counts,
+//! files in the order of their paths. Where our words and MetalLB's define a kind of configuration under one name, ours
+//! count and MetalLB's stand aside, so that both may exist while a cluster moves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -266,6 +267,8 @@ pub struct ServiceFact {
     pub service: Service,
     /// Type `ExternalName`: it has no endpoints, whatever slices say.
     pub external_name: bool,
+    /// It is left out but for the address that it has, and has no endpoints either.
+    pub is_left_out: bool,
     /// What the controller keeps of it, if its name is that of the entry.
     pub entry: Option<Box<EntryService>>,
 }
@@ -350,8 +353,10 @@ pub struct Reading {
     pub id: Id,
     /// `metadata.generation`; 0 where the source has none.
     pub generation: i64,
-    /// What it says; `None` when it is refused.
+    /// What it says; `None` when it is refused and nothing is left of it.
     pub fact: Option<Fact>,
+    /// Whether that is only what is left of an object that is refused; its last good form counts before it.
+    pub is_remnant: bool,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
     /// Its `nodeSelectors`, as far as they can be read whatever else is wrong; empty means every node.
@@ -361,11 +366,24 @@ pub struct Reading {
 /// What one source says of one object.
 #[derive(Clone, Debug, PartialEq)]
 struct Claim {
-    /// The last good form; `None` when there never was one.
+    /// The last good form; where there never was one, what is left of the object, if anything is.
     fact: Option<Arc<Fact>>,
+    is_remnant: bool,
     generation: i64,
     problems: Vec<Problem>,
     concerned_nodes: Vec<LabelSelector>,
+}
+
+impl Claim {
+    fn new(reading: Reading, last_good: Option<Arc<Fact>>) -> Self {
+        let Reading { id: _, generation, fact, is_remnant, problems, concerned_nodes } = reading;
+        let fact = fact.map(Arc::new);
+        let (fact, is_remnant) = match last_good {
+            Some(last_good) if is_remnant || fact.is_none() => (Some(last_good), false),
+            _ => (fact, is_remnant),
+        };
+        Self { fact, is_remnant, generation, problems, concerned_nodes }
+    }
 }
 
 /// The form of an object that counts, and where it stands.
@@ -397,19 +415,15 @@ impl Objects {
         let mut now = BTreeSet::new();
         let mut last_good: BTreeMap<Id, Arc<Fact>> = BTreeMap::new();
         for (id, origin) in &before {
-            if let Some(fact) = self.claims.get(id).and_then(|claims| claims.get(origin)).and_then(|c| c.fact.clone()) {
+            if let Some(fact) = self.last_good(id, origin) {
                 last_good.insert(id.clone(), fact);
             }
         }
         for (origin, reading) in readings {
-            let Reading { id, generation, fact, problems, concerned_nodes } = reading;
-            let fact = match fact {
-                Some(fact) => Some(Arc::new(fact)),
-                None => last_good.get(&id).cloned(),
-            };
-            let place = (id, origin);
+            let last_good = last_good.get(&reading.id).cloned();
+            let place = (reading.id.clone(), origin);
             before.remove(&place);
-            self.put(&place, Some(Claim { fact, generation, problems, concerned_nodes }));
+            self.put(&place, Some(Claim::new(reading, last_good)));
             now.insert(place);
         }
         let named: BTreeSet<Id> = now.iter().map(|(id, _)| id.clone()).collect();
@@ -427,13 +441,9 @@ impl Objects {
 
     /// Takes in one object of a source that has one place for each object (the API server).
     pub fn apply(&mut self, source: &str, origin: Origin, reading: Reading) {
-        let Reading { id, generation, fact, problems, concerned_nodes } = reading;
-        let fact = match fact {
-            Some(fact) => Some(Arc::new(fact)),
-            None => self.claims.get(&id).and_then(|claims| claims.get(&origin)).and_then(|claim| claim.fact.clone()),
-        };
-        let place = (id, origin);
-        self.put(&place, Some(Claim { fact, generation, problems, concerned_nodes }));
+        let last_good = self.last_good(&reading.id, &origin);
+        let place = (reading.id.clone(), origin);
+        self.put(&place, Some(Claim::new(reading, last_good)));
         self.sources.entry(source.to_owned()).or_default().insert(place);
     }
 
@@ -444,6 +454,11 @@ impl Objects {
         if let Some(places) = self.sources.get_mut(source) {
             places.remove(&place);
         }
+    }
+
+    fn last_good(&self, id: &Id, origin: &Origin) -> Option<Arc<Fact>> {
+        let claim = self.claims.get(id)?.get(origin)?;
+        claim.fact.clone().filter(|_| !claim.is_remnant)
     }
 
     fn put(&mut self, (id, origin): &(Id, Origin), claim: Option<Claim>) {
@@ -509,9 +524,13 @@ impl Objects {
     }
 
     fn readable(&self, id: &Id) -> Option<InForce<'_>> {
-        self.claims.get(id)?.iter().find_map(|(origin, claim)| {
-            claim.fact.as_ref().map(|fact| InForce { fact, origin, generation: claim.generation })
-        })
+        let claims = self.claims.get(id)?;
+        let first = |is_remnant: bool| {
+            claims.iter().filter(|(_, claim)| claim.is_remnant == is_remnant).find_map(|(origin, claim)| {
+                claim.fact.as_ref().map(|fact| InForce { fact, origin, generation: claim.generation })
+            })
+        };
+        first(false).or_else(|| first(true))
     }
 
     /// Whether any source names this object, readable or not.

@@ -430,7 +430,7 @@ impl Translator {
             return;
         };
         let mut service = Service { endpoints: Vec::new(), ..fact.service.clone() };
-        if !fact.external_name {
+        if !fact.external_name && !fact.is_left_out {
             service.endpoints = self.endpoints(key);
         }
         match self.services.get(key) {
@@ -439,7 +439,11 @@ impl Translator {
             Some(Remembered::Unreadable) => service.load_balancer = None,
             None => {}
         }
-        set(&mut next.services, key.clone(), Some(Arc::new(service)));
+        if fact.is_left_out {
+            service::keep_families(&mut service);
+        }
+        let is_of_use = !fact.is_left_out || !service.observed.addresses.is_empty();
+        set(&mut next.services, key.clone(), is_of_use.then(|| Arc::new(service)));
     }
 
     fn endpoints(&self, service: &ServiceKey) -> Vec<Endpoint> {

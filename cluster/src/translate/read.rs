@@ -131,7 +131,8 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
     let concerned_nodes = concerned_nodes(kind, &value, &check);
     let fact = read_kind(kind, value, rules, &mut check);
     let Check { problems, refused, .. } = check;
-    Entry::Object(Reading { id, generation, fact: fact.filter(|_| !refused), problems, concerned_nodes })
+    let fact = if refused { fact.and_then(service::remnant) } else { fact };
+    Entry::Object(Reading { id, generation, fact, is_remnant: refused, problems, concerned_nodes })
 }
 
 /// Which nodes an object is about, so that others need not be told what is wrong with it.

@@ -137,7 +137,28 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
         endpoints: Vec::new(),
         observed,
     };
-    Some(Fact::Service(Box::new(ServiceFact { service, external_name: kind == "ExternalName", entry })))
+    let external_name = kind == "ExternalName";
+    Some(Fact::Service(Box::new(ServiceFact { service, external_name, is_left_out: false, entry })))
+}
+
+/// What is left of a Service that is refused: that it has the address its status shows, so that nobody else is given
+/// it. Nothing leads to such a Service, and it is given nothing.
+pub fn remnant(fact: Fact) -> Option<Fact> {
+    let Fact::Service(fact) = fact else { return None };
+    let mut service = fact.service;
+    let wish = service.load_balancer.as_mut()?;
+    let sharing_key = wish.sharing_key().cloned();
+    wish.request = Err(UnreadableRequest { fault: RequestFault::LeftOut, sharing_key });
+    service.is_entry = false;
+    Some(Fact::Service(Box::new(ServiceFact { service, external_name: false, is_left_out: true, entry: None })))
+}
+
+/// The families of a Service that is left out: those of the addresses it has, so that it keeps them.
+pub fn keep_families(service: &mut Service) {
+    let Some(wish) = &mut service.load_balancer else { return };
+    wish.families = service.observed.addresses.iter().map(|address| Family::of(*address)).collect();
+    wish.family_policy =
+        if wish.families.len() > 1 { FamilyPolicy::RequireDualStack } else { FamilyPolicy::SingleStack };
 }
 
 /// What the status and output annotation of a Service say.

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use ferrogate_core::model::{
-    Family, PoolName,
-    advertisement::PoolChoice,
-    route::{Host, PathKind},
-    service::{ClassPolicy, FamilyPolicy, RequestFault, SessionAffinity, TrafficPolicy},
+use ferrogate_core::{
+    controller::{self, Refusal},
+    model::{
+        Family, PoolName,
+        advertisement::PoolChoice,
+        route::{Host, PathKind},
+        service::{ClassPolicy, FamilyPolicy, RequestFault, SessionAffinity, TrafficPolicy},
+    },
 };
 use proptest::prelude::*;
 
@@ -245,6 +248,44 @@ fn wishes_are_read_from_annotation_or_field_and_never_from_both() {
     assert!(matches!(asked("192.0.2.7,"), Err(RequestFault::NotAnAddress { .. })));
     assert!(matches!(asked("192.0.2.7,192.0.2.8"), Err(RequestFault::SameFamily { .. })));
     assert!(matches!(asked("192.0.2.7,192.0.2.8,192.0.2.9"), Err(RequestFault::TooMany { count: 3, .. })));
+}
+
+/// A Service that an API server takes and nobody here can read, with this status.
+fn left_out(status: &str) -> String {
+    let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-1, namespace: default, \
+                 labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [10.1.0.1]}]\n";
+    let web = service(", labels: {ferrogate.io/entry: mistyped}", ", clusterIPs: [10.0.0.1]");
+    format!("{web}status: {status}\n{slice}")
+}
+
+#[test]
+fn a_service_that_is_left_out_keeps_the_address_it_has_and_nobody_else_is_given_it() {
+    let pool = "---\napiVersion: ferrogate.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: p}\n\
+                spec: {addresses: [192.0.2.1-192.0.2.2]}\n---\n";
+    let new = service("", ", clusterIPs: [10.0.0.2]").replace("name: web", "name: new, namespace: default");
+    let web = left_out("{loadBalancer: {ingress: [{ip: 192.0.2.1}]}}");
+    let mut translator = translator(Source::Kubernetes);
+    feed(&mut translator, "f.yaml", &[web.as_str(), pool, new.as_str()].concat());
+
+    let snapshot = translator.snapshot();
+
+    let has = |name: &str| match controller::explain(&snapshot, &ServiceKey::new("default", name)) {
+        controller::Verdict::Assigned { assignment, ignored, .. } => (assignment.addresses, ignored),
+        verdict => panic!("{name}: {verdict:?}"),
+    };
+    let fault = RequestFault::LeftOut;
+    assert_eq!(has("web"), (vec!["192.0.2.1".parse().unwrap()], Some(Refusal::UnreadableRequest { fault })));
+    assert_eq!(has("new"), (vec!["192.0.2.2".parse().unwrap()], None));
+    assert_eq!(snapshot.services[&ServiceKey::new("default", "web")].endpoints, []);
+
+    feed(&mut translator, "f.yaml", &web.replace("mistyped", "ingress"));
+    let web = translator.snapshot().services[&ServiceKey::new("default", "web")].clone();
+    assert!(web.is_entry && web.load_balancer.as_ref().unwrap().request.is_ok() && web.endpoints.len() == 1);
+}
+
+#[test]
+fn a_service_that_is_left_out_and_has_no_address_is_given_none() {
+    assert_eq!(snapshot_in(Source::Kubernetes, &left_out("{}")).services.len(), 0);
 }
 
 #[test]

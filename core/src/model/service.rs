@@ -127,6 +127,9 @@ pub enum RequestFault {
     /// Annotation and field are both set.
     #[error("both the annotation ferrogate.io/loadBalancerIPs and spec.loadBalancerIP are set; keep one")]
     TwoSources,
+    /// The Service as a whole is left out.
+    #[error("the Service is left out; its condition Accepted says why")]
+    LeftOut,
     /// Not an IP address.
     #[error("{field}: {value:?} is not an IP address")]
     NotAnAddress {
