@@ -216,10 +216,20 @@ fn decode<T: DeserializeOwned>(value: Value, rules: &Rules, check: &mut Check) -
         Err(error) => {
             let path = track.path().to_string();
             let field = if path == "." { String::new() } else { path };
-            check.refuse(&field, Fault::Schema { detail: error.to_string() });
+            // What the decoder says shows the value.
+            let detail = match may_be_secret(&check.object.kind, &field) {
+                true => "its value is not of the type that the kind has there (in quotes a number is text)".to_owned(),
+                false => error.to_string(),
+            };
+            check.refuse(&field, Fault::Schema { detail });
             None
         }
     }
+}
+
+/// Whether the value of a field belongs in no message.
+fn may_be_secret(kind: &str, field: &str) -> bool {
+    kind == Kind::Secret.name() || (kind == Kind::BgpPeer.name() && field.starts_with("spec.password"))
 }
 
 enum Class {

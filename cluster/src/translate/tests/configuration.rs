@@ -263,3 +263,26 @@ fn the_status_of_a_pool_goes_on_while_the_form_before_stays() {
     assert_eq!(after.pools["p"].ranges[0].to_string(), "192.0.2.0-192.0.2.255");
     assert_eq!(after.pools["p"].observed.assigned_ipv4, 3);
 }
+
+#[test]
+fn a_value_that_may_be_secret_stands_in_no_problem() {
+    let peer = |said: &str| {
+        format!(
+            "apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {{name: p}}\n\
+             spec: {{myASN: 64500, peerASN: 64501, peerAddress: 192.0.2.1, {said}}}\n"
+        )
+    };
+    let secret = |said: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{said}\n");
+    for text in [
+        peer("password: 482915"),
+        peer("password: [x-482915]"),
+        peer("passwordSecret: x-482915"),
+        secret("stringData: {password: 482915}"),
+        secret("data: x-482915"),
+    ] {
+        let told = problems(&snapshot(&text)).join("\n");
+
+        assert!(told.contains("assword") || told.contains("ata"), "the field is named: {told}");
+        assert!(!told.contains("482915"), "{told}");
+    }
+}
