@@ -335,12 +335,14 @@ fn with_annotations(found: &Found, annotations: &[Value]) -> Found {
     let namespace = found.value["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
     let is_same = |one: &&Value| {
         found.value["kind"] == "Service"
+            && found.value["apiVersion"] == "v1"
             && one["metadata"]["name"] == found.value["metadata"]["name"]
             && one["metadata"]["namespace"] == namespace
     };
     let added = annotations.iter().find(is_same).and_then(|one| one["metadata"]["annotations"].as_object()).cloned();
-    for (name, said) in added.into_iter().flatten() {
-        found.value["metadata"]["annotations"][name] = said;
+    // Another one of the same name may have anything there; what it says is not read then.
+    if let (Some(added), Some(Value::Object(written))) = (added, found.value.pointer_mut("/metadata/annotations")) {
+        written.extend(added);
     }
     found
 }

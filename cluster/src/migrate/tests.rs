@@ -195,3 +195,18 @@ fn the_plan_does_not_depend_on_the_order_in_which_things_are_found() {
 
     assert_eq!(plan(&forward, &settings()), plan(&backward, &settings()));
 }
+
+#[test]
+fn an_object_of_another_kind_or_form_with_the_name_of_a_service_is_left_as_it_is() {
+    let web = service("web", "metallb.io/address-pool: p", Some("192.0.2.7"));
+    let namesake =
+        "---\napiVersion: example.com/v1\nkind: Service\nmetadata: {name: web, namespace: a, annotations: text}\n";
+    let twin = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a, annotations: [one]}\n";
+
+    let plan = planned(
+        &[theirs("IPAddressPool", "p", "addresses: [192.0.2.0/28]"), web, namesake.to_owned(), twin.to_owned()]
+            .concat(),
+    );
+
+    assert_eq!(outcomes_of(&plan), [("a/web", Outcome::Keeps)]);
+}
