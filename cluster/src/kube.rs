@@ -389,8 +389,7 @@ impl Watcher {
     }
 
     fn fail(&mut self, subject: Subject, error: &watcher::Error) {
-        // A version that has expired is not an error but the ordinary way to be told to list again.
-        if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
+        if is_expiry(error) {
             return;
         }
         // MetalLB's kinds need not exist. The watch goes on asking, more and more rarely, and sees them come.
@@ -401,11 +400,7 @@ impl Watcher {
             self.recover(subject);
             return;
         }
-        let remedy = match code(error) {
-            Some(404) => "install the definitions of its kind (crds/yaml)",
-            Some(401 | 403) => "allow this service account to list and watch it",
-            _ => "see that the API server can be reached",
-        };
+        let remedy = remedy(error);
         if self.failing.insert(subject, Instant::now()).is_none() {
             tracing::warn!(kind = subject.kind(), %error, remedy, "watch failed, trying again");
         }
@@ -590,6 +585,20 @@ fn live((kind, spelling): (Kind, Spelling), object: &DynamicObject) -> (Id, Arc<
 
 fn source(id: &Id) -> String {
     format!("object:{}/{}/{}", id.api_version(), id.kind.name(), id.key)
+}
+
+/// Whether a watch only has to list again: that its version has expired is no error.
+pub fn is_expiry(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
+}
+
+/// What to do about a watch that fails.
+pub fn remedy(error: &watcher::Error) -> &'static str {
+    match code(error) {
+        Some(404) => "install the definitions of its kind (crds/yaml)",
+        Some(401 | 403) => "allow this service account to list and watch it",
+        _ => "see that the API server can be reached",
+    }
 }
 
 fn code(error: &watcher::Error) -> Option<u16> {

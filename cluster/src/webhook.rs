@@ -9,7 +9,7 @@
 //! Every replica does this, whether it leads or not. Of two that renew at once the API server takes one, and the other
 //! serves what it is told. What fails is tried again, later each time; what is served meanwhile stays.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ::kube::{
     Api, Client,
@@ -28,7 +28,10 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::certificate::{self, Due, Kept, Lifetimes, NAME};
+use crate::{
+    certificate::{self, Due, Kept, Lifetimes, NAME},
+    kube::{is_expiry, remedy},
+};
 
 /// Name of the ValidatingWebhookConfiguration whose `caBundle` is ours.
 pub const CONFIGURATION: &str = "ferrogate";
@@ -79,6 +82,8 @@ pub struct Keeper {
     /// When the bundle was last set, on which object and to what.
     corrected: Option<(Instant, Option<String>, String)>,
     retry_after: Duration,
+    /// Kinds whose watch fails.
+    failing: BTreeSet<&'static str>,
 }
 
 /// What a round came to.
@@ -108,6 +113,7 @@ impl Keeper {
             configuration: None,
             corrected: None,
             retry_after: RETRY.0,
+            failing: BTreeSet::new(),
         }
     }
 
@@ -122,25 +128,31 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = finish.cancelled() => return,
-                Some(event) = secrets.next() => match event {
-                    Ok(watcher::Event::Init) => found = None,
-                    Ok(watcher::Event::InitApply(secret)) => found = Some(secret),
-                    Ok(watcher::Event::InitDone) => self.secret = Some(found.take()),
-                    Ok(watcher::Event::Apply(secret)) => self.secret = Some(Some(secret)),
-                    Ok(watcher::Event::Delete(_)) => self.secret = Some(None),
-                    Err(error) => tracing::debug!(%error, "watch of the webhook's secret failed, trying again"),
-                },
-                Some(event) = configurations.next() => match event {
-                    Ok(watcher::Event::Init) => self.configuration = None,
-                    Ok(watcher::Event::InitDone) if self.configuration.is_none() => {
-                        let remedy = "apply the ValidatingWebhookConfiguration that comes with the installation";
-                        tracing::warn!(name = CONFIGURATION, remedy, "nobody asks the webhook");
+                Some(event) = secrets.next() => {
+                    self.note("Secret", &event);
+                    match event {
+                        Ok(watcher::Event::Init) => found = None,
+                        Ok(watcher::Event::InitApply(secret)) => found = Some(secret),
+                        Ok(watcher::Event::InitDone) => self.secret = Some(found.take()),
+                        Ok(watcher::Event::Apply(secret)) => self.secret = Some(Some(secret)),
+                        Ok(watcher::Event::Delete(_)) => self.secret = Some(None),
+                        Err(_) => {}
                     }
-                    Ok(watcher::Event::InitDone) => {}
-                    Ok(watcher::Event::InitApply(one) | watcher::Event::Apply(one)) => self.configuration = Some(one),
-                    Ok(watcher::Event::Delete(_)) => self.configuration = None,
-                    Err(error) => tracing::debug!(%error, "watch of the webhook's configuration failed, trying again"),
-                },
+                }
+                Some(event) = configurations.next() => {
+                    self.note("ValidatingWebhookConfiguration", &event);
+                    match event {
+                        Ok(watcher::Event::Init | watcher::Event::Delete(_)) => self.configuration = None,
+                        Ok(watcher::Event::InitApply(one) | watcher::Event::Apply(one)) => {
+                            self.configuration = Some(one);
+                        }
+                        Ok(watcher::Event::InitDone) if self.configuration.is_none() => {
+                            let remedy = "apply the ValidatingWebhookConfiguration that comes with the installation";
+                            tracing::warn!(name = CONFIGURATION, remedy, "nobody asks the webhook");
+                        }
+                        Ok(watcher::Event::InitDone) | Err(_) => {}
+                    }
+                }
                 () = tokio::time::sleep_until(look_at) => {}
             }
             let mut writes = 0;
@@ -162,6 +174,20 @@ impl Keeper {
                     Err(_) => break self.failed("the request took too long"),
                 }
             };
+        }
+    }
+
+    /// Says once that a watch fails, and that it is back. Without the Secret there is no certificate, and nobody who
+    /// calls gets as far as an answer.
+    fn note<T>(&mut self, kind: &'static str, event: &watcher::Result<watcher::Event<T>>) {
+        match event {
+            // A list that begins has not succeeded yet.
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+            Ok(_) if self.failing.remove(kind) => tracing::info!(kind, "watch is back"),
+            Err(error) if !is_expiry(error) && self.failing.insert(kind) => {
+                tracing::warn!(kind, %error, remedy = remedy(error), "watch of the webhook failed, trying again");
+            }
+            _ => {}
         }
     }
 
