@@ -7,7 +7,8 @@
 //!
 //! Every replica serves, whether it leads or not. The certificate is looked at in each handshake, so that a new one
 //! takes effect without a connection lost. Nothing that comes in is trusted to end: handshake, body and answer have
-//! their time, bodies a size, connections a number. On shutdown requests under way are answered, and nothing else.
+//! their time, bodies a size, connections and large bodies a number. On shutdown requests under way are answered, and
+//! nothing else.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -40,7 +41,7 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -55,6 +56,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a request may take from its head to its answer: less than the five seconds that the API server waits.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// The longest body that is read whatever else is being read, in bytes; reviews are shorter, as a rule.
+const SMALL_BODY: u64 = 32 * 1024;
+/// How many longer ones are read at a time, so that strangers cannot fill the memory; the others wait.
+const LARGE_BODIES: usize = 2;
 /// How long requests under way may hold up the end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -132,6 +137,7 @@ pub async fn run(
         info!(%address, "webhook is open");
     }
     certificate.mark_changed();
+    let desk = Desk { admission, metrics: metrics.clone(), large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)) };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -142,8 +148,7 @@ pub async fn run(
             }
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    let (admission, metrics) = (admission.clone(), metrics.clone());
-                    connections.spawn(serve(stream, tls.clone(), admission, metrics, shutdown.clone()));
+                    connections.spawn(serve(stream, tls.clone(), desk.clone(), shutdown.clone()));
                 }
                 // Out of file descriptors, say: give the others time to close instead of spinning.
                 Err(error) => {
@@ -201,21 +206,24 @@ fn certified(certificate: &Certificate) -> anyhow::Result<CertifiedKey> {
         .context("key and certificate do not fit")
 }
 
-async fn serve(
-    stream: TcpStream,
-    tls: TlsAcceptor,
+/// What every connection answers by.
+#[derive(Clone)]
+struct Desk {
     admission: Admission,
     metrics: Metrics,
-    shutdown: CancellationToken,
-) {
+    /// Room for bodies longer than [`SMALL_BODY`].
+    large_bodies: Arc<Semaphore>,
+}
+
+async fn serve(stream: TcpStream, tls: TlsAcceptor, desk: Desk, shutdown: CancellationToken) {
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "webhook handshake failed"),
         Err(_) => return debug!("webhook handshake took too long"),
     };
     let service = service_fn(move |request| {
-        let (admission, metrics) = (admission.clone(), metrics.clone());
-        async move { Ok::<_, std::convert::Infallible>(respond(request, &admission, &metrics).await) }
+        let desk = desk.clone();
+        async move { Ok::<_, std::convert::Infallible>(respond(request, &desk).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -234,21 +242,25 @@ async fn serve(
     }
 }
 
-async fn respond(request: Request<Incoming>, admission: &Admission, metrics: &Metrics) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, desk: &Desk) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return text(StatusCode::NOT_FOUND, format!("only {PATH} is answered here\n"));
     }
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here\n");
     }
-    let answered = tokio::time::timeout(ANSWER_TIMEOUT, answer(request.into_body(), admission)).await;
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, answer(request.into_body(), desk)).await;
     let (result, response) =
         answered.unwrap_or_else(|_| (Answered::Unanswered, text(StatusCode::GATEWAY_TIMEOUT, "it took too long\n")));
-    metrics.reviews.get_or_create(&ResultLabel { result }).inc();
+    desk.metrics.reviews.get_or_create(&ResultLabel { result }).inc();
     response
 }
 
-async fn answer(body: Incoming, admission: &Admission) -> (Answered, Response<Full<Bytes>>) {
+async fn answer<B>(body: B, desk: &Desk) -> (Answered, Response<Full<Bytes>>)
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let too_large = || {
         let message = format!("the body is larger than {MAX_BODY} bytes\n");
         (Answered::Malformed, text(StatusCode::PAYLOAD_TOO_LARGE, message))
@@ -257,6 +269,9 @@ async fn answer(body: Incoming, admission: &Admission) -> (Answered, Response<Fu
     if usize::try_from(body.size_hint().lower()).is_ok_and(|length| length > MAX_BODY) {
         return too_large();
     }
+    let is_small = body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY);
+    // Kept until it is answered: what was made of the body takes more room than the body did.
+    let _room = if is_small { None } else { desk.large_bodies.acquire().await.ok() };
     let body = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return too_large(),
@@ -264,7 +279,7 @@ async fn answer(body: Incoming, admission: &Admission) -> (Answered, Response<Fu
             return (Answered::Malformed, text(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}\n")));
         }
     };
-    match admission.answer(&body).await {
+    match desk.admission.answer(&body).await {
         Ok(verdict) => {
             let result = if verdict.refusal.is_none() { Answered::Allowed } else { Answered::Refused };
             if let Some(refusal) = &verdict.refusal {

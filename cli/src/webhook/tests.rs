@@ -1,8 +1,14 @@
 //! The listener against real TLS clients on the loopback.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    cell::Cell,
+    net::{Ipv4Addr, Ipv6Addr},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
 
 use ferrogate_cluster::certificate::{self, Kept, Lifetimes};
+use hyper::body::Frame;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -119,6 +125,37 @@ async fn what_is_no_review_is_told_so() {
     assert_eq!(stand.ask(b"GET /validate HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.0, 405);
     assert_eq!(stand.ask(too_long.as_bytes()).await.0, 413);
     assert!(stand.count("Malformed"));
+}
+
+/// A body of unknown length that never comes, and whether anybody reads it.
+struct Endless<'a>(&'a Cell<usize>);
+
+impl Body for Endless<'_> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.set(self.0.get() + 1);
+        Poll::Pending
+    }
+}
+
+#[test]
+fn of_bodies_that_may_be_large_a_few_are_read_at_a_time_and_small_ones_do_not_wait_for_them() {
+    let admission = Admission::unattended("ferrogate-system");
+    let large_bodies = Arc::new(Semaphore::new(LARGE_BODIES));
+    let desk = Desk { admission, metrics: Metrics::default(), large_bodies };
+    let (read, mut context) = (Cell::new(0), Context::from_waker(Waker::noop()));
+    let mut asked: Vec<_> = (0..MAX_CONNECTIONS).map(|_| Box::pin(answer(Endless(&read), &desk))).collect();
+
+    for one in &mut asked {
+        assert!(one.as_mut().poll(&mut context).is_pending());
+    }
+
+    assert_eq!(read.get(), LARGE_BODIES);
+    let small = pin!(answer(Full::new(Bytes::from(FOREIGN)), &desk));
+    let Poll::Ready((answered, _)) = small.poll(&mut context) else { panic!("it waits") };
+    assert_eq!(answered, Answered::Allowed);
 }
 
 #[tokio::test]
