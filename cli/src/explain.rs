@@ -36,6 +36,9 @@ enum What {
         name: String,
         #[command(flatten)]
         source: SourceArgs,
+        /// Explain as speakers decide that were started with the same flag
+        #[arg(long)]
+        ignore_exclude_lb: bool,
         /// Shape of the answer
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
@@ -44,12 +47,13 @@ enum What {
 
 /// Prints the explanation; the exit code tells whether the Service exists.
 pub async fn show(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let What::Service { name, source, output } = &args.what;
+    let What::Service { name, source, ignore_exclude_lb, output } = &args.what;
     let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
     let key = ServiceKey::new(namespace, name);
     let snapshot = facts(source, &key).await?;
     let data_path = if source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
-    let Some(explanation) = explain(&snapshot, &key, data_path) else {
+    let policy = Policy { data_path, ignore_exclude_label: *ignore_exclude_lb };
+    let Some(explanation) = explain(&snapshot, &key, policy) else {
         bail!("there is no Service {key}; `ferrogate status` lists those there are");
     };
     match output {
@@ -59,12 +63,13 @@ pub async fn show(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The facts as the speaker that announces the Service sees them: only it can say whom it has lost sight of.
+/// The facts as the speaker that announces the Service sees them: only it can say whom it has lost sight of, and only
+/// in a folder it does.
 async fn facts(source: &SourceArgs, key: &ServiceKey) -> anyhow::Result<Arc<Snapshot>> {
     let snapshot = source.read(None).await?;
     match owners(&snapshot, key).pop_first() {
-        Some(owner) => source.read(Some(owner)).await,
-        None => Ok(snapshot),
+        Some(owner) if source.manifests.is_some() => source.read(Some(owner)).await,
+        _ => Ok(snapshot),
     }
 }
 
@@ -137,11 +142,11 @@ struct Endpoint {
     message: String,
 }
 
-fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, data_path: DataPath) -> Option<Explanation> {
+fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, policy: Policy) -> Option<Explanation> {
     let service = snapshot.services.get(key)?;
     let reported = owners(snapshot, key);
     let hops = chain(snapshot, key, reported.first()).unwrap_or_default();
-    let via = match (data_path, reported.first()) {
+    let via = match (policy.data_path, reported.first()) {
         (DataPath::Proxy, Some(owner)) => Via::Proxy(Some(owner)),
         (DataPath::Proxy, None) => Via::Proxy(None),
         (DataPath::KubeProxy, _) => Via::KubeProxy(&service.cluster_ips),
@@ -155,7 +160,7 @@ fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, data_path: DataPath) -> O
     Some(Explanation {
         service: key.to_string(),
         address,
-        owner: owner(snapshot, key, data_path, &reported),
+        owner: owner(snapshot, key, policy, &reported),
         hops: hops.iter().map(|hop| link(hop, &via)).collect(),
     })
 }
@@ -180,13 +185,12 @@ fn verdict(verdict: Verdict) -> Address {
     Address { assigned: false, addresses: Vec::new(), pool: None, reason: reason.to_owned(), message }
 }
 
-fn owner(snapshot: &Snapshot, key: &ServiceKey, data_path: DataPath, reported: &BTreeSet<NodeName>) -> Owner {
+fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTreeSet<NodeName>) -> Owner {
     let lost = |node: &NodeName| {
         let refusals = Refusals::default();
         (node.clone(), Standing { liveness: Liveness::Lost, proxy_ready: false, refusals, links: None })
     };
     let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
-    let policy = Policy { data_path, ignore_exclude_label: false };
     let names: Vec<String> = reported.iter().map(ToString::to_string).collect();
     let ranking = match ranking(snapshot, policy, &standings, key) {
         Ok(ranking) => ranking,
@@ -314,15 +318,23 @@ fn text(explanation: &Explanation) -> String {
 mod tests {
     use super::*;
 
+    const POLICY: Policy = Policy { data_path: DataPath::Proxy, ignore_exclude_label: false };
+
     /// A folder of manifests with one node, a pool, an advertisement and the Service `default/web`.
     async fn explained(service: &str) -> Explanation {
+        explained_by(POLICY, "", service).await
+    }
+
+    /// The same with more in the metadata of the node.
+    async fn explained_by(policy: Policy, node: &str, service: &str) -> Explanation {
         let folder = tempfile::tempdir().unwrap();
         let manifests = folder.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
-        let around = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\n---\n\
+        let around = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1NODE}\n---\n\
             apiVersion: ferrogate.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: main}\n\
             spec: {addresses: [192.0.2.0/28]}\n---\n\
-            apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: main}\n---\n";
+            apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: main}\n---\n"
+            .replace("NODE", node);
         std::fs::write(manifests.join("all.yaml"), format!("{around}{service}")).unwrap();
         let source = SourceArgs {
             manifests: Some(manifests),
@@ -335,7 +347,7 @@ mod tests {
         };
         let key = ServiceKey::new("default", "web");
         let snapshot = facts(&source, &key).await.unwrap();
-        explain(&snapshot, &key, DataPath::Proxy).unwrap()
+        explain(&snapshot, &key, policy).unwrap()
     }
 
     fn service(metadata: &str, status: &str) -> String {
@@ -358,6 +370,18 @@ mod tests {
         assert!(text.contains("1. node-1"), "{text}");
         assert!(text.contains("192.0.2.1 port 80/TCP → the proxy: passed on to the endpoints"), "{text}");
         assert!(text.contains("203.0.113.5:8080: takes traffic"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn nodes_that_are_excluded_are_out_unless_the_speakers_ignore_that() {
+        let node = ", labels: {node.kubernetes.io/exclude-from-external-load-balancers: ''}";
+        let service = service("", "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n");
+
+        let strict = explained_by(POLICY, node, &service).await;
+        let ignoring = explained_by(Policy { ignore_exclude_label: true, ..POLICY }, node, &service).await;
+
+        assert_eq!((strict.owner.ranking.len(), strict.owner.out.len()), (0, 1));
+        assert_eq!((ignoring.owner.ranking.len(), ignoring.owner.out.len()), (1, 0));
     }
 
     #[tokio::test]
