@@ -287,9 +287,9 @@ impl Applier {
         let place = match work {
             Work::Say(place) => place,
             Work::Tell(event) => {
-                // Perhaps it has expired there, and must be told anew.
-                self.requests.forget(&event);
-                if failures < EVENT_ATTEMPTS && !matches!(code, Some(400..=499)) {
+                let has_expired = self.requests.forget(&event) && code == Some(404);
+                let is_refused = matches!(code, Some(400..=499)) && code != Some(429);
+                if failures < EVENT_ATTEMPTS && (has_expired || !is_refused) {
                     self.events.push_back((event, failures));
                 } else {
                     tracing::warn!(object = %event.object, reason = event.reason, %error, "event is not told");
@@ -343,18 +343,49 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use ::kube::Client;
-    use ferrogate_core::{model::ObjectKey, write::Condition};
+    use ferrogate_core::{
+        model::ObjectKey,
+        write::{Condition, Severity},
+    };
 
     use super::*;
     use crate::kube::LiveObjects;
 
-    #[tokio::test]
-    async fn a_condition_that_failed_is_still_wished_for_beside_one_that_came_meanwhile() {
+    fn applier() -> Applier {
         let client = Client::try_from(::kube::Config::new(hyper::Uri::from_static("http://127.0.0.1:1"))).unwrap();
         let live = watch::channel(LiveObjects::new()).1;
-        let requests = Requests::new(client, "default".to_owned(), CONTROLLER, "one".to_owned(), live);
-        let mut applier = Applier::new(requests, None);
-        let object = ObjectRef::service(&ObjectKey::new("default", "web"));
+        Applier::new(Requests::new(client, "default".to_owned(), CONTROLLER, "one".to_owned(), live), None)
+    }
+
+    fn web() -> ObjectRef {
+        ObjectRef::service(&ObjectKey::new("default", "web"))
+    }
+
+    /// Begins to tell an Event and answers with this code; whether it is told again.
+    fn is_told_again(applier: &mut Applier, event: &Event, code: u16) -> bool {
+        drop(applier.requests.tell(event));
+        let status = ::kube::core::Status { code, ..::kube::core::Status::default() };
+        let attempt = Attempt { wish: Wish::Events, failures: 0 };
+        applier.done(Work::Tell(event.clone()), attempt, Err(::kube::Error::Api(status.boxed())));
+        !std::mem::take(&mut applier.events).is_empty()
+    }
+
+    #[tokio::test]
+    async fn an_event_that_has_expired_or_came_at_a_busy_moment_is_told_again_and_one_that_is_refused_is_not() {
+        let mut applier = applier();
+        let (object, reason) = (web(), "Tested".to_owned());
+        let event = Event { object, severity: Severity::Normal, reason, message: String::new() };
+
+        assert!(is_told_again(&mut applier, &event, 429));
+        assert!(!is_told_again(&mut applier, &event, 404), "its Namespace is gone");
+        drop(applier.requests.tell(&event));
+        assert!(is_told_again(&mut applier, &event, 404), "the one that was to be counted has expired");
+        assert!(!is_told_again(&mut applier, &event, 403));
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_failed_is_still_wished_for_beside_one_that_came_meanwhile() {
+        let (mut applier, object) = (applier(), web());
         let condition = |kind: &str| Write::Condition {
             object: object.clone(),
             condition: Condition {

@@ -70,9 +70,9 @@ impl Requests {
         Self { beside_metallb, ..self }
     }
 
-    /// Perhaps an Event has expired there, and must be told anew.
-    pub fn forget(&mut self, event: &Event) {
-        self.told.remove(event);
+    /// Begins anew with an Event. Returns whether it was to be counted where it should have stood already.
+    pub fn forget(&mut self, event: &Event) -> bool {
+        self.told.remove(event).is_some_and(|told| told.count > 1)
     }
 
     /// Says something in one place.
@@ -233,7 +233,7 @@ impl Requests {
             return async move { api.patch(&name, &PatchParams::default(), &Patch::Merge(&series)).await.map(|_| ()) }
                 .boxed();
         }
-        let name = format!("{}.{:x}", object.name, now.as_nanosecond());
+        let name = event_name(&object.name, now);
         self.told.insert(event.clone(), Told { name: name.clone(), count: 1 });
         let live = Id::of(object).and_then(|id| self.live(&id));
         let regarding = k8s_openapi::api::core::v1::ObjectReference {
@@ -276,6 +276,8 @@ impl Requests {
     }
 }
 
+/// The longest name of an object.
+const MAX_NAME: usize = 253;
 /// The longest `note` the API server takes.
 const MAX_NOTE: usize = 1024;
 /// The longest `reportingInstance` it takes.
@@ -304,6 +306,33 @@ fn labels<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
     fitting.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
+/// The name of an Event about an object of this name, whatever length that has.
+fn event_name(about: &str, now: Timestamp) -> String {
+    let told_at = format!("{:x}", now.as_nanosecond());
+    let about = shortened(about, MAX_NAME.saturating_sub(told_at.len() + 1));
+    // Cut off in the middle, no part of a name may end so.
+    format!("{}.{told_at}", about.trim_end_matches(['.', '-']))
+}
+
 fn shortened(text: &str, bytes: usize) -> String {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or(text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::read::is_dns_name;
+
+    #[test]
+    fn an_event_about_an_object_with_the_longest_name_has_a_name_that_the_api_server_takes() {
+        let now = Timestamp::now();
+        let long = format!("{}.{}-{}", "a".repeat(63), "b".repeat(171), "c".repeat(17));
+
+        for about in ["web", "a.b-c", &long] {
+            let name = event_name(about, now);
+
+            assert!(name.len() <= MAX_NAME && is_dns_name(&name), "{name}");
+            assert!(name.starts_with(&about[..about.len().min(200)]), "{name}");
+        }
+    }
 }
