@@ -190,12 +190,14 @@ impl Applier {
         }
     }
 
-    /// A write whose Service has another version by now was carried out, or is refused for ever.
     fn is_settled(&self) -> bool {
-        self.doubtful.iter().all(|(key, version)| {
-            let id = Id::of(&ObjectRef::service(key));
-            id.and_then(|id| self.requests.live(&id)).is_none_or(|live| live.version != *version)
-        })
+        self.doubtful.iter().all(|(key, version)| self.has_passed(key, version))
+    }
+
+    /// Whether a write decided on this version was carried out or is refused for ever: the Service has another by now.
+    fn has_passed(&self, key: &ServiceKey, version: &ResourceVersion) -> bool {
+        let id = Id::of(&ObjectRef::service(key));
+        id.and_then(|id| self.requests.live(&id)).is_none_or(|live| live.version != *version)
     }
 
     fn ask(&mut self, write: Write) {
@@ -277,7 +279,11 @@ impl Applier {
             _ => None,
         };
         if let (Work::Say(Place::Service(key)), Some(version), None) = (&work, version, code) {
-            self.doubtful.insert(key.clone(), version);
+            // Those that nobody asked for again would stay for ever.
+            let mut doubtful = std::mem::take(&mut self.doubtful);
+            doubtful.retain(|key, version| !self.has_passed(key, version));
+            doubtful.insert(key.clone(), version);
+            self.doubtful = doubtful;
         }
         match code {
             None | Some(429 | 500..) => self.illness.worsen(&error),
@@ -381,6 +387,20 @@ mod tests {
         drop(applier.requests.tell(&event));
         assert!(is_told_again(&mut applier, &event, 404), "the one that was to be counted has expired");
         assert!(!is_told_again(&mut applier, &event, 403));
+    }
+
+    #[tokio::test]
+    async fn a_doubt_about_a_service_that_is_gone_or_has_changed_is_not_kept_for_ever() {
+        let mut applier = applier();
+        for number in 0..3 {
+            let place = Place::Service(ObjectKey::new("default", format!("web-{number}")));
+            let status = ferrogate_core::model::service::ServiceStatus::default();
+            let attempt = Attempt { wish: Wish::Service { status, version: "7".into(), fence: false }, failures: 0 };
+            applier.busy.insert(Work::Say(place.clone()), Some("7".into()));
+            applier.done(Work::Say(place), attempt, Err(::kube::Error::Service("it took too long".into())));
+        }
+
+        assert!(applier.is_settled() && applier.doubtful.len() <= 1, "{:?}", applier.doubtful);
     }
 
     #[tokio::test]
