@@ -762,7 +762,8 @@ impl Speaker {
             Action::Write(Write::Event(write::Event { object, severity, reason: reason.to_owned(), message }))
         };
         if old.is_none() && new.is_some() {
-            let message = format!("announcing from node {node} by layer 2");
+            // MetalLB's words: people and alerts look for them.
+            let message = format!("announcing from node \"{node}\" with protocol \"layer2\"");
             actions.push(event(Severity::Normal, "nodeAssigned", message));
         }
         if let Some(Outcome { result: Err(silence), complains: true, .. }) = &outcome
