@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod certificates;
+pub mod clock;
 pub mod folder;
 pub mod http1;
 pub mod install;

@@ -129,9 +129,35 @@ pub fn ship() -> Result<PathBuf> {
         return Ok(binary.into());
     }
     let (command, binary) = shipping()?;
+    build(&command)?;
+    Ok(binary)
+}
+
+/// How to build the same binary for people who work on it, and where it will lie: linked dynamically, so that a test can
+/// put something between it and the system.
+///
+/// # Errors
+/// When cargo cannot be asked where things are.
+pub fn developing() -> Result<(Command, PathBuf)> {
+    let command = Command::cargo(["build", "--locked", "--package", "ferrogate-cli"]);
+    let binary = members()?.target_directory.join("debug").join("ferrogate");
+    Ok((command, binary.into_std_path_buf()))
+}
+
+/// Builds the binary of [`developing`], showing cargo's progress, and says where it lies.
+///
+/// # Errors
+/// When it does not build.
+pub fn debug() -> Result<PathBuf> {
+    let (command, binary) = developing()?;
+    build(&command)?;
+    Ok(binary)
+}
+
+fn build(command: &Command) -> Result<()> {
     let status = command.to_std().status().with_context(|| format!("running {command}"))?;
     ensure!(status.success(), "{command}: {status}");
-    Ok(binary)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! Two controllers on a real API server while users come and go: one is killed, one sleeps past its Lease, one's
 //! requests are held up on the way. At no moment do two Services have one address, and in the end every one has one.
 //!
-//! The clock of day is not stepped here: no process can have one of its own, and nothing in leadership reads it. What
-//! clocks may do to a controller is simulated in `kube_crash`.
+//! The same while the clocks of day of both are set forth and back by hours.
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
@@ -15,9 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_integration::kube::{ControlPlane, Options, install::NAMESPACE, product::Ferrogate};
+use ferrogate_integration::kube::{ControlPlane, Options, clock::ClockOfDay, install::NAMESPACE, product::Ferrogate};
 use futures::TryStreamExt;
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Service};
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::Service,
+    },
+    jiff::Timestamp,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -30,7 +35,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 /// How many names Services are made under.
@@ -188,6 +193,7 @@ struct Stand {
     client: Client,
     seen: watch::Receiver<Seen>,
     started: usize,
+    _tasks: JoinSet<()>,
 }
 
 /// A controller, and its way to the API server.
@@ -196,25 +202,99 @@ struct Controller {
     way: Way,
 }
 
+impl Controller {
+    /// Whether it says that it decides.
+    fn leads(&self) -> bool {
+        self.process.get("/metrics").unwrap().lines().any(|line| line == "ferrogate_controller_leading 1")
+    }
+}
+
 impl Stand {
+    /// A control plane with Ferrogate's objects and a pool, and somebody who watches.
+    async fn new() -> Self {
+        let plane = tokio::task::spawn_blocking(|| {
+            let plane = ControlPlane::start(Options::default()).unwrap();
+            plane.install().unwrap();
+            plane.apply(POOL).unwrap();
+            plane
+        });
+        let plane = Arc::new(plane.await.unwrap());
+        let client = plane.client().await.unwrap();
+        let (told, seen) = watch::channel(Seen::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_services(client.clone(), told));
+        Self { plane, client, seen, started: 0, _tasks: tasks }
+    }
+
+    /// Begins to make and delete Services; who sets the flag ends it.
+    fn users(&self) -> (JoinHandle<()>, Arc<AtomicBool>) {
+        let stop = Arc::new(AtomicBool::new(false));
+        (tokio::spawn(churn(self.client.clone(), Arc::clone(&self.plane), Arc::clone(&stop))), stop)
+    }
+
     async fn controller(&mut self) -> Controller {
+        self.started += 1;
+        self.start(format!("churn-{}", self.started), None).await
+    }
+
+    async fn start(&self, name: String, clock: Option<ClockOfDay>) -> Controller {
         let way = Way::to(&self.plane).await;
         let kubeconfig = self.plane.service_account_kubeconfig(NAMESPACE, "ferrogate-controller").unwrap();
         let text = std::fs::read_to_string(&kubeconfig).unwrap();
         let server = self.plane.api_server();
         let by_the_way = text.replace(&format!(":{}", server.port()), &format!(":{}", way.port));
         assert_ne!(text, by_the_way, "{text}");
-        self.started += 1;
-        let name = format!("churn-{}", self.started);
         let kubeconfig = self.plane.folder().join(format!("{name}.kubeconfig"));
         std::fs::write(&kubeconfig, by_the_way).unwrap();
         let plane = Arc::clone(&self.plane);
         let process = tokio::task::spawn_blocking(move || {
-            let mut process = Ferrogate::start_as(&plane, "controller", &name, &[], kubeconfig).unwrap();
+            let started = match clock {
+                Some(clock) => Ferrogate::start_under(&clock, &plane, "controller", &name, kubeconfig),
+                None => Ferrogate::start_as(&plane, "controller", &name, &[], kubeconfig),
+            };
+            let mut process = started.unwrap();
             process.wait_ready().unwrap();
             process
         });
         Controller { process: process.await.unwrap(), way }
+    }
+
+    /// A controller with a clock of day of its own, which is right.
+    async fn clocked(&mut self) -> (Controller, ClockOfDay) {
+        self.started += 1;
+        let name = format!("clocked-{}", self.started);
+        let clock = ClockOfDay::new(&self.plane.folder().join(format!("{name}.clock"))).unwrap();
+        (self.start(name, Some(clock.clone())).await, clock)
+    }
+
+    /// The Lease.
+    async fn lease(&self) -> LeaseSpec {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
+        leases.get("ferrogate-controller").await.unwrap().spec.unwrap()
+    }
+
+    /// By how many seconds the Lease says to have been renewed ahead of the right time.
+    async fn renewed_ahead(&self) -> i64 {
+        self.lease().await.renew_time.unwrap().0.as_second() - Timestamp::now().as_second()
+    }
+
+    /// Waits until the Lease says that it was renewed so many seconds ahead of the right time, and then for longer than it
+    /// lasts. Whoever holds it holds it all the while, and none of the others leads.
+    async fn holds_on(&mut self, holder: &str, ahead: i64, others: &[&Controller]) {
+        let begin = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        let mut is_seen = false;
+        let mut lasts = Duration::ZERO;
+        while !is_seen || begin.elapsed() <= lasts {
+            assert!(begin.elapsed() < TAKEOVER, "the Lease was never renewed {ahead} s from the right time");
+            tick.tick().await;
+            let lease = self.lease().await;
+            assert_eq!(lease.holder_identity.as_deref(), Some(holder), "a step of a clock took the Lease away");
+            assert!(!others.iter().any(|other| other.leads()), "two lead");
+            is_seen |= (self.renewed_ahead().await - ahead).abs() < 60;
+            lasts = Duration::from_secs(u64::try_from(lease.lease_duration_seconds.unwrap()).unwrap()) * 5 / 4;
+        }
+        self.check();
     }
 
     /// The name in the Lease.
@@ -258,24 +338,13 @@ impl Stand {
 
 #[tokio::test]
 async fn no_address_is_given_twice_whatever_becomes_of_the_leader() {
-    let plane = tokio::task::spawn_blocking(|| {
-        let plane = ControlPlane::start(Options::default()).unwrap();
-        plane.install().unwrap();
-        plane.apply(POOL).unwrap();
-        plane
-    });
-    let plane = Arc::new(plane.await.unwrap());
-    let client = plane.client().await.unwrap();
-    let (told, seen) = watch::channel(Seen::default());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watch_services(client.clone(), told));
-    let mut stand = Stand { plane: Arc::clone(&plane), client: client.clone(), seen, started: 0 };
+    let mut stand = Stand::new().await;
+    let plane = Arc::clone(&stand.plane);
 
     let mut leader = stand.controller().await;
     let first = stand.follows(None, "probe-1").await;
     let second = stand.controller().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let users = tokio::spawn(churn(client, Arc::clone(&plane), Arc::clone(&stop)));
+    let (users, stop) = stand.users();
 
     // Killed, while it has plenty to write.
     stand.seen.wait_for(|seen| seen.events > 400).await.unwrap();
@@ -322,6 +391,41 @@ async fn no_address_is_given_twice_whatever_becomes_of_the_leader() {
     assert_eq!(news.into_iter().collect::<Vec<_>>(), ["probe-5"]);
     assert_eq!(plane.forbidden(NAMESPACE).unwrap(), []);
     drop(last);
+}
+
+const HOUR: i64 = 3600;
+
+/// Who leads and who follows have clocks of day that are set while they do, and while one takes over from the other.
+#[tokio::test]
+async fn steps_of_the_clock_of_day_end_no_leadership_begin_none_and_give_no_address_twice() {
+    let mut stand = Stand::new().await;
+    let (mut leader, leaders) = stand.clocked().await;
+    let first = stand.follows(None, "probe-1").await;
+    let (second, followers) = stand.clocked().await;
+    let (users, stop) = stand.users();
+
+    // While one leads: its own clock goes forth and back, and the other's, by which the Lease is long over.
+    leaders.set_ahead(5 * HOUR).unwrap();
+    stand.holds_on(&first, 5 * HOUR, &[&second]).await;
+    leaders.set_ahead(-7 * HOUR).unwrap();
+    followers.set_ahead(9 * HOUR).unwrap();
+    stand.holds_on(&first, -7 * HOUR, &[&second]).await;
+
+    // While the other takes over: the Lease seems to be renewed in the future, and the clock of its next holder goes back.
+    leaders.set_ahead(11 * HOUR).unwrap();
+    stand.holds_on(&first, 11 * HOUR, &[&second]).await;
+    let transitions = stand.lease().await.lease_transitions.unwrap();
+    leader.process.process().signal(Signal::SIGKILL).unwrap();
+    followers.set_ahead(-3 * HOUR).unwrap();
+    let next = stand.follows(Some(&first), "probe-2").await;
+    stand.holds_on(&next, -3 * HOUR, &[]).await;
+    assert_eq!(stand.lease().await.lease_transitions, Some(transitions + 1));
+
+    stop.store(true, Ordering::Relaxed);
+    users.await.unwrap();
+    stand.settles().await;
+    assert_eq!(stand.plane.forbidden(NAMESPACE).unwrap(), []);
+    drop((leader, second));
 }
 
 /// Names of Services whose status a controller has written, in order.

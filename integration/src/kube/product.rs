@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use super::{
-    ControlPlane, http1,
+    ControlPlane,
+    clock::ClockOfDay,
+    http1,
     install::NAMESPACE,
     process::{Process, tied},
 };
@@ -46,10 +48,36 @@ impl Ferrogate {
     /// # Errors
     /// When the product does not build or cannot be started.
     pub fn start_as(plane: &ControlPlane, role: &str, name: &str, flags: &[&str], kubeconfig: PathBuf) -> Result<Self> {
+        Self::run(plane, role, name, flags, kubeconfig, tied(workspace::ship()?))
+    }
+
+    /// The same under a clock of day of its own, and so not the binary that ships.
+    ///
+    /// # Errors
+    /// When the product does not build or cannot be started.
+    pub fn start_under(
+        clock: &ClockOfDay,
+        plane: &ControlPlane,
+        role: &str,
+        name: &str,
+        kubeconfig: PathBuf,
+    ) -> Result<Self> {
+        let mut command = tied(workspace::debug()?);
+        clock.rule(&mut command);
+        Self::run(plane, role, name, &[], kubeconfig, command)
+    }
+
+    fn run(
+        plane: &ControlPlane,
+        role: &str,
+        name: &str,
+        flags: &[&str],
+        kubeconfig: PathBuf,
+        mut command: Command,
+    ) -> Result<Self> {
         let [second, third, fourth] = rand::random::<[u8; 3]>();
         let address = IpAddr::V4(Ipv4Addr::new(127, second.max(1), third, fourth.clamp(1, 254)));
         let admin = SocketAddr::new(address, 17480);
-        let mut command = tied(workspace::ship()?);
         command.arg(role).arg("--admin").arg(admin.to_string()).args(flags);
         command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", "info");
         let log = plane.folder().join(format!("{role}-{name}.log"));

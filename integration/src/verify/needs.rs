@@ -60,6 +60,16 @@ const NEEDS: &[Need] = &[
         stages: &[Stage::Kube],
     },
     Need {
+        name: "libfaketime (a clock of day that is set while a process runs)",
+        probe: &[
+            "sh",
+            "-c",
+            "ls /usr/lib/faketime/libfaketimeMT.so.1 /usr/lib*/*/faketime/libfaketimeMT.so.1 | grep -q .",
+        ],
+        source: Source::Debian("libfaketime"),
+        stages: &[Stage::Kube],
+    },
+    Need {
         name: "a C++ compiler (libFuzzer)",
         probe: &["c++", "--version"],
         source: Source::Debian("g++"),

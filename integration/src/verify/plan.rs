@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::{Metadata, TargetKind};
 
 use super::{Length, Stage};
-use crate::workspace::{Command, shipping};
+use crate::workspace::{Command, developing, shipping};
 
 /// The variable that tells the simulator's tests how many seeds to run.
 pub const SEEDS: &str = "FERROGATE_SIM_SEEDS";
@@ -66,10 +66,10 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
             steps
         }
         Stage::Kube => {
-            let (product, _) = shipping()?;
+            let ((product, _), (debug, _)) = (shipping()?, developing()?);
             let mut steps = targets(stage, members);
             for step in &mut steps {
-                step.build.insert(0, product.clone());
+                step.build.splice(0..0, [product.clone(), debug.clone()]);
                 step.build.push(Command::cargo([
                     "run",
                     "--locked",
