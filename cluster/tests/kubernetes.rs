@@ -552,3 +552,98 @@ async fn an_api_server_that_is_ill_is_asked_rarely_and_everything_is_said_in_the
     assert!((17..40).contains(&asked), "{asked} requests in three seconds");
     until(&mut cluster, |snapshot| snapshot.announced_by.len() == 200).await;
 }
+
+/// A process with the timing of every real one, and no network between it and the API server.
+async fn open_in_virtual_time(fake: &Fake, role: Role) -> Cluster {
+    let config = config(role, "one");
+    Cluster::kubernetes_with(fake.direct(), config, Timing::default(), CancellationToken::new()).await.unwrap()
+}
+
+fn announced(node: &NodeName, number: usize) -> Write {
+    let status = L2Status { pool: PoolName::from("p"), addresses: Vec::new(), interfaces: Default::default() };
+    Write::L2Status { service: key(&format!("s{number}")), node: node.clone(), status: Some(status) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_away_for_an_hour_is_asked_rarely_and_all_goes_on_when_it_is_back() {
+    let fake = Fake::start().await;
+    fake.put(SERVICES, service("web"));
+    fake.put(SERVICES, service("old"));
+    let mut cluster = open_in_virtual_time(&fake, Role::Controller).await;
+    until_leads(&mut cluster, true).await;
+
+    fake.set_mood(Mood::Down);
+    let before = fake.asked();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let asked = fake.asked() - before;
+    assert!(!*cluster.leads.borrow());
+    assert_eq!(cluster.snapshots.borrow().services.len(), 2, "what was known stays in force");
+    fake.delete(SERVICES, "default", "old");
+    fake.put(SERVICES, service("new"));
+    fake.forget_history();
+    fake.set_mood(Mood::Well);
+
+    // One attempt at the Lease every other second, and each of fifteen watches about twice a minute.
+    assert!((1_500..6_000).contains(&asked), "{asked} requests in an hour");
+    tokio::time::timeout(Duration::from_secs(120), async {
+        let is_new = |snapshot: &Snapshot| {
+            snapshot.services.contains_key(&key("new")) && !snapshot.services.contains_key(&key("old"))
+        };
+        cluster.snapshots.wait_for(|snapshot| is_new(snapshot) && snapshot.problems.is_empty()).await.unwrap();
+        cluster.leads.wait_for(|leads| *leads).await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_says_when_to_come_back_is_asked_nothing_before() {
+    let fake = Fake::start().await;
+    let node = NodeName::from("one");
+    let mut cluster = open_in_virtual_time(&fake, Role::Speaker(node.clone())).await;
+    fake.set_mood(Mood::Busy(20));
+    for number in 0..200 {
+        cluster.writes.send(announced(&node, number)).await.unwrap();
+    }
+
+    fake.seen(|_| true).await;
+    tokio::time::sleep(Duration::from_secs(19)).await;
+    let first = fake.count(|_| true);
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    let more = fake.count(|_| true) - first;
+    fake.set_mood(Mood::Well);
+
+    assert!(first <= 16, "{first} at once, and more before the time was over");
+    assert!((1..=9).contains(&more), "{more} more in three minutes");
+    until_in_virtual_time(&mut cluster, |snapshot| snapshot.announced_by.len() == 200).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn through_a_storm_of_errors_everything_is_said_and_seen_in_the_end_and_nobody_is_in_a_hurry() {
+    let fake = Fake::start().await;
+    let node = NodeName::from("one");
+    let mut cluster = open_in_virtual_time(&fake, Role::Speaker(node.clone())).await;
+    let before = fake.asked();
+    fake.set_mood(Mood::Stormy);
+    for number in 0..60 {
+        fake.put(SERVICES, service(&format!("s{number}")));
+        cluster.writes.send(announced(&node, number)).await.unwrap();
+        // Whatever watches runs into the storm anew.
+        fake.disconnect();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    let asked = fake.asked() - before;
+    fake.set_mood(Mood::Well);
+
+    assert!(asked < 6_000, "{asked} requests in ten minutes, with sixty ends of each of fourteen watches");
+    until_in_virtual_time(&mut cluster, |snapshot| {
+        snapshot.services.len() == 60 && snapshot.announced_by.len() == 60 && snapshot.problems.is_empty()
+    })
+    .await;
+}
+
+/// A virtual minute or two are no time; what takes longer than that does not come.
+async fn until_in_virtual_time(cluster: &mut Cluster, what: impl Fn(&Snapshot) -> bool) {
+    let found = cluster.snapshots.wait_for(|snapshot| what(snapshot));
+    drop(tokio::time::timeout(Duration::from_secs(300), found).await.expect("in time").expect("still open"));
+}

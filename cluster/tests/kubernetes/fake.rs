@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Frame, Incoming},
+    body::{Bytes, Frame},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -41,11 +41,21 @@ pub enum Mood {
     Hung,
     /// Answers 500 to what would change something.
     ReadOnly,
+    /// Answers 429 to everything, and says to come back in this many seconds.
+    Busy(u32),
+    /// Answers every third request, and others with one error after another.
+    Stormy,
 }
+
+/// What it says in a storm.
+const STORM: [(u16, &str); 4] =
+    [(500, "InternalError"), (503, "ServiceUnavailable"), (429, "TooManyRequests"), (504, "Timeout")];
 
 type Place = (String, String, String);
 
 struct Store {
+    /// How many requests there were.
+    asked: usize,
     version: u64,
     objects: BTreeMap<Place, Value>,
     history: Vec<(u64, &'static str, Place, Value)>,
@@ -67,8 +77,14 @@ impl Fake {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let store =
-            Store { version: 1, objects: BTreeMap::new(), history: Vec::new(), watchers: Vec::new(), forgotten: 0 };
+        let store = Store {
+            asked: 0,
+            version: 1,
+            objects: BTreeMap::new(),
+            history: Vec::new(),
+            watchers: Vec::new(),
+            forgotten: 0,
+        };
         let store = Arc::new(Mutex::new(store));
         let (seen, mood) = (watch::Sender::new(Vec::new()), watch::Sender::new(Mood::Well));
         let mut tasks = JoinSet::new();
@@ -97,6 +113,21 @@ impl Fake {
         let mut config = kube::Config::new(self.uri.clone());
         config.default_retry = false;
         kube::Client::try_from(config).unwrap()
+    }
+
+    /// A client that reaches it without a network, so that a test can let time fly.
+    pub fn direct(&self) -> kube::Client {
+        let shared = (self.store.clone(), self.seen.clone(), self.mood.clone());
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let (store, seen, mood) = shared.clone();
+            async move { Ok::<_, Infallible>(answer(request, store, seen, mood).await) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// How many requests there were so far, of any kind.
+    pub fn asked(&self) -> usize {
+        self.store.lock().unwrap().asked
     }
 
     pub fn set_mood(&self, mood: Mood) {
@@ -216,8 +247,8 @@ fn parse(path: &str) -> (String, String, String, String) {
     (format!("/{}/{}", base.join("/"), at(0)), namespace.to_owned(), at(1), at(2))
 }
 
-async fn answer(
-    request: Request<Incoming>,
+async fn answer<B: hyper::body::Body>(
+    request: Request<B>,
     store: Arc<Mutex<Store>>,
     seen: watch::Sender<Vec<Seen>>,
     mood: watch::Sender<Mood>,
@@ -248,6 +279,11 @@ async fn answer(
         seen.send_modify(|all| all.push(one));
     }
     let now = *mood.borrow();
+    let number = {
+        let mut store = store.lock().unwrap();
+        store.asked += 1;
+        store.asked
+    };
     match now {
         Mood::Hung => {
             let _ = mood.subscribe().wait_for(|mood| *mood != Mood::Hung).await;
@@ -255,6 +291,15 @@ async fn answer(
         }
         Mood::Down => return refuse(503, "ServiceUnavailable"),
         Mood::ReadOnly if changes => return refuse(500, "InternalError"),
+        Mood::Busy(seconds) => {
+            let mut status = failure(429, "TooManyRequests");
+            status["details"] = json!({ "retryAfterSeconds": seconds });
+            return reply(StatusCode::TOO_MANY_REQUESTS, &status);
+        }
+        Mood::Stormy if !number.is_multiple_of(3) => {
+            let (code, reason) = STORM[number % STORM.len()];
+            return refuse(code, reason);
+        }
         _ => {}
     }
     let (collection, namespace, name, subresource) = parse(&path);
