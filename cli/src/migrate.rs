@@ -24,6 +24,8 @@ const NEEDS_A_PERSON: u8 = 3;
 
 /// The file of objects that a migration writes.
 const OBJECTS: &str = "ferrogate.yaml";
+/// The file of those by which speakers begin to announce, which come last.
+const LAYER_2: &str = "l2-advertisements.yaml";
 /// The file of annotations that Services need once the compatibility switch is off.
 const ANNOTATIONS: &str = "service-annotations.yaml";
 
@@ -47,6 +49,9 @@ pub struct MetallbArgs {
     /// Create Ferrogate's objects in the cluster, if nothing needs a person; a dry run of all comes first
     #[arg(long, conflicts_with = "manifests")]
     apply: bool,
+    /// Leave out L2Advertisements, which a second --apply adds: so all speakers are there before any of them announces
+    #[arg(long, requires = "apply")]
+    without_l2_advertisements: bool,
     /// Namespace of Ferrogate's objects
     #[arg(long, value_name = "NAME", default_value = NAMESPACE, env = "FERROGATE_NAMESPACE")]
     namespace: String,
@@ -80,7 +85,10 @@ pub async fn migrate(from: From) -> anyhow::Result<ExitCode> {
             (read::cluster(&client, &settings).await?, Some(client))
         }
     };
-    let plan = migrate::plan(&found, &settings);
+    let mut plan = migrate::plan(&found, &settings);
+    if args.without_l2_advertisements {
+        plan.objects.retain(|object| !is_layer_2(object));
+    }
     let needs_a_person = plan.needs_a_person();
     match args.format {
         Output::Json => println!("{}", serde_json::to_string_pretty(&plan)?),
@@ -169,15 +177,20 @@ fn word(outcome: Outcome) -> &'static str {
 
 fn write(plan: &Plan, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (name, objects) in [(OBJECTS, &plan.objects), (ANNOTATIONS, &plan.annotations)] {
+    let (layer_2, objects) = plan.objects.iter().partition(|object| is_layer_2(object));
+    for (name, objects) in [(OBJECTS, objects), (LAYER_2, layer_2), (ANNOTATIONS, plan.annotations.iter().collect())] {
         let path = folder.join(name);
         fs::write(&path, documents(objects)).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
 
-fn documents(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("---\n{}\n", migrate::yaml(object).trim_end())).collect()
+fn is_layer_2(object: &Value) -> bool {
+    object["kind"] == "L2Advertisement"
+}
+
+fn documents(objects: Vec<&Value>) -> String {
+    objects.into_iter().map(|object| format!("---\n{}\n", migrate::yaml(object).trim_end())).collect()
 }
 
 /// What to do, in which order, and why nothing is without an answer in between.
@@ -185,29 +198,44 @@ fn steps(plan: &Plan, args: &MetallbArgs, is_applied: bool) -> String {
     let mut steps = Vec::new();
     let ours = &args.namespace;
     let theirs = &args.metallb_namespace;
+    let (announces, but, flag) = match plan.uses_layer2 {
+        true => (true, " but the L2Advertisements", " --without-l2-advertisements"),
+        false => (!plan.uses_bgp, "", ""),
+    };
+    let waits = plan.uses_layer2 && (args.without_l2_advertisements || !is_applied);
     if !is_applied {
         steps.push(format!(
-            "Install Ferrogate's definitions and namespace, then its objects: `ferrogate migrate metallb --apply`, or \
-             `kubectl apply --server-side -f {OBJECTS}` from --output. MetalLB does not look at them."
+            "Install Ferrogate's definitions and namespace, then its objects{but}: `ferrogate migrate metallb \
+             --apply{flag}`, or `kubectl apply --server-side -f {OBJECTS}` from --output. MetalLB does not look at them."
         ));
     }
-    let flags: String = std::iter::once("--metallb-compat")
-        .chain(plan.flags.iter().map(String::as_str))
-        .fold(String::new(), |all, flag| if all.is_empty() { flag.to_owned() } else { format!("{all} {flag}") });
+    let all = |first: &[&str]| {
+        let flags = first.iter().copied().chain(plan.flags.iter().map(String::as_str));
+        flags.collect::<Vec<_>>().join(" ")
+    };
     steps.push(format!(
         "Stop MetalLB's controller: `kubectl -n {theirs} scale deployment controller --replicas=0`. Addresses stay \
          where they are; until the next step new Services wait."
     ));
     steps.push(format!(
-        "Start Ferrogate's controller with {flags}. It takes over every Service with its address; look at \
-         `ferrogate status --metallb-compat`, or at the conditions of the Services."
+        "Start Ferrogate's controller with {}. It takes over every Service with its address; look at \
+         `ferrogate status --metallb-compat`, or at the conditions of the Services.",
+        all(&["--metallb-compat"])
     ));
-    if plan.uses_layer2 || !plan.uses_bgp {
-        steps.push(
-            "Layer 2: start Ferrogate's speakers with the same flags on all nodes at once, beside MetalLB's. Both \
-             choose the same node for an address, and both answer there with the same hardware address."
-                .to_owned(),
-        );
+    if announces {
+        let flags = Some(all(&[])).filter(|flags| !flags.is_empty()).map(|flags| format!(" with {flags}"));
+        steps.push(format!(
+            "Layer 2: start Ferrogate's speakers{}, beside MetalLB's and without --metallb-compat. They find nothing to \
+             announce yet. Wait until every one of them is ready.",
+            flags.unwrap_or_default()
+        ));
+    }
+    if waits {
+        steps.push(format!(
+            "Add the L2Advertisements: `ferrogate migrate metallb --apply`, or `kubectl apply --server-side -f {LAYER_2}` \
+             from --output. For each address the speakers choose the node that MetalLB has chosen, and both answer there \
+             with the same hardware address."
+        ));
     }
     if plan.uses_bgp {
         steps.push(
