@@ -15,16 +15,13 @@ use ferrogate_integration::{
         install::NAMESPACE,
         process::{Process, tied},
         product::Ferrogate,
-        tools::Module,
+        tools::METALLB,
     },
     lab::wait::until,
     workspace,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// MetalLB itself: `controller` and `speaker`.
-const METALLB: Module = Module { folder: "integration/metallb", stamps: &[], renamed: &[] };
 
 /// How long somebody may take to give an address, on a machine that is busy otherwise too.
 const PATIENCE: Duration = Duration::from_secs(60);

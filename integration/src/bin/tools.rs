@@ -2,9 +2,11 @@
 //! `cargo run --package ferrogate-integration --bin tools`.
 
 use anyhow::Result;
-use ferrogate_integration::kube::tools::KUBERNETES;
+use ferrogate_integration::kube::tools::{KUBERNETES, METALLB};
 
 fn main() -> Result<()> {
-    println!("{}", KUBERNETES.build()?.folder().display());
+    for module in [KUBERNETES, METALLB] {
+        println!("{}", module.build()?.folder().display());
+    }
     Ok(())
 }

@@ -23,6 +23,9 @@ pub const KUBERNETES: Module = Module {
     renamed: &[("server", "etcd")],
 };
 
+/// MetalLB: `controller` and `speaker`.
+pub const METALLB: Module = Module { folder: "integration/metallb", stamps: &[], renamed: &[] };
+
 /// A Go module whose `tool` lines name programs.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {

@@ -1,19 +1,24 @@
 //! Asking a link who has an address, and counting everyone who says so.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ferrogate_wire::{
     arp::{self, Arp, Operation},
     ethernet::Mac,
     ndp::{self, Ndp, Solicitation},
 };
-use pnet::datalink::{self, Channel, Config};
+use pnet::datalink::{self, Channel, Config, DataLinkReceiver, DataLinkSender, NetworkInterface};
 
 use crate::{lab::topology::Topology, netns::Namespace};
 
@@ -44,11 +49,56 @@ pub fn owners(client: &Namespace, interface: &str, address: IpAddr, patience: Du
 }
 
 fn ask(interface: &str, address: IpAddr, patience: Duration) -> Result<BTreeSet<Mac>> {
-    let interfaces = datalink::interfaces();
-    let interface = interfaces.iter().find(|found| found.name == interface).context("no such interface")?;
-    let mac = Mac(interface.mac.context("no Ethernet address")?.octets());
+    let (mut link, mac) = Link::open(interface)?;
+    link.ask(mac, address)?;
+    let begun = Instant::now();
+    let mut owners = BTreeSet::new();
+    while begun.elapsed() < patience {
+        owners.extend(link.receive()?.and_then(|frame| answer(frame, address)));
+    }
+    Ok(owners)
+}
+
+/// An interface on which frames are sent and received.
+struct Link {
+    interface: NetworkInterface,
+    sender: Box<dyn DataLinkSender>,
+    receiver: Box<dyn DataLinkReceiver>,
+}
+
+impl Link {
+    /// Opens it; returns its Ethernet address too.
+    fn open(name: &str) -> Result<(Self, Mac)> {
+        let interface = datalink::interfaces().into_iter().find(|found| found.name == name);
+        let interface = interface.context("no such interface")?;
+        let mac = Mac(interface.mac.context("no Ethernet address")?.octets());
+        let config = Config { read_timeout: Some(Duration::from_millis(5)), ..Config::default() };
+        let Channel::Ethernet(sender, receiver) = datalink::channel(&interface, config)? else {
+            bail!("not an Ethernet channel");
+        };
+        Ok((Self { interface, sender, receiver }, mac))
+    }
+
+    /// Asks everyone on the link who has an address.
+    fn ask(&mut self, mac: Mac, address: IpAddr) -> Result<()> {
+        let question = question(&self.interface, mac, address)?;
+        self.sender.send_to(&question, None).context("no room to send")??;
+        Ok(())
+    }
+
+    /// The next frame, or none within a moment.
+    fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+        match self.receiver.next() {
+            Ok(frame) => Ok(Some(frame)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn question(interface: &NetworkInterface, mac: Mac, address: IpAddr) -> Result<Vec<u8>> {
     let own = interface.ips.iter().map(|network| network.ip());
-    let request = match address {
+    Ok(match address {
         IpAddr::V4(target) => {
             let sender = own.filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).next();
             let sender = sender.context("no IPv4 address")?;
@@ -77,34 +127,75 @@ fn ask(interface: &str, address: IpAddr, patience: Duration) -> Result<BTreeSet<
             };
             solicitation.encode()
         }
-    };
-    let config = Config { read_timeout: Some(Duration::from_millis(5)), ..Config::default() };
-    let Channel::Ethernet(mut sender, mut receiver) = datalink::channel(interface, config)? else {
-        bail!("not an Ethernet channel");
-    };
-    sender.send_to(&request, None).context("no room to send")??;
-    let begun = Instant::now();
-    let mut owners = BTreeSet::new();
-    while begun.elapsed() < patience {
-        match receiver.next() {
-            Ok(frame) => owners.extend(claims(frame, address)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(owners)
+    })
 }
 
-/// Who claims to have the address, if this frame is such a claim.
-fn claims(frame: &[u8], address: IpAddr) -> Option<Mac> {
-    match address {
-        IpAddr::V4(address) => match arp::decode(frame) {
-            Ok(arp) if arp.operation == Operation::Reply && arp.sender == address => Some(arp.sender_mac),
-            _ => None,
-        },
-        IpAddr::V6(address) => match ndp::decode(frame) {
-            Ok(Ndp::Advertisement(found)) if found.target == address => found.target_link_layer,
-            _ => None,
-        },
+/// Who answers that it has the address, if this frame is such an answer.
+fn answer(frame: &[u8], address: IpAddr) -> Option<Mac> {
+    let is_answer = address.is_ipv6() || arp::decode(frame).is_ok_and(|arp| arp.operation == Operation::Reply);
+    claim(frame).filter(|(claimed, _)| is_answer && *claimed == address).map(|(_, mac)| mac)
+}
+
+/// Which address somebody says to have, asked or unasked, and who.
+fn claim(frame: &[u8]) -> Option<(IpAddr, Mac)> {
+    if let Ok(arp) = arp::decode(frame) {
+        return Some((arp.sender.into(), arp.sender_mac));
     }
+    match ndp::decode(frame) {
+        Ok(Ndp::Advertisement(found)) => Some((found.target.into(), found.target_link_layer?)),
+        _ => None,
+    }
+}
+
+/// How often a witness asks for each address.
+const QUESTIONS: Duration = Duration::from_millis(50);
+
+/// Asks for some addresses all the time, and remembers everyone who ever said to have one of them, asked or unasked.
+#[derive(Debug)]
+pub struct Witness {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Claims>>,
+}
+
+/// Who said to have an address, and how often.
+pub type Claims = BTreeMap<IpAddr, BTreeMap<Mac, usize>>;
+
+impl Witness {
+    /// Begins, at the interface `eth0` of a client.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start(client: &Namespace, addresses: &[IpAddr]) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ends, addresses) = (Arc::clone(&stop), addresses.to_vec());
+        let thread = client.spawn_thread(move || watch(&addresses, &ends))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends, and tells.
+    ///
+    /// # Errors
+    /// When it could not ask or listen.
+    pub fn finish(self) -> Result<Claims> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the witness has panicked"))?
+    }
+}
+
+fn watch(addresses: &[IpAddr], stop: &AtomicBool) -> Result<Claims> {
+    let (mut link, mac) = Link::open("eth0")?;
+    let mut claims: Claims = addresses.iter().map(|address| (*address, BTreeMap::new())).collect();
+    let mut asked = None;
+    while !stop.load(Ordering::Relaxed) {
+        if asked.is_none_or(|asked: Instant| asked.elapsed() >= QUESTIONS) {
+            asked = Some(Instant::now());
+            addresses.iter().try_for_each(|address| link.ask(mac, *address))?;
+        }
+        if let Some((address, mac)) = link.receive()?.and_then(claim)
+            && let Some(known) = claims.get_mut(&address)
+        {
+            *known.entry(mac).or_default() += 1;
+        }
+    }
+    Ok(claims)
 }
