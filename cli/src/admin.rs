@@ -63,8 +63,8 @@ impl Admin {
     }
 
     /// Joins a bound listener with the metrics it shows; ready when every one of `ready` says so.
-    pub fn new(listener: TcpListener, registry: Registry, ready: Vec<watch::Receiver<bool>>) -> Self {
-        Self { listener, registry: Arc::new(registry), ready }
+    pub fn new(listener: TcpListener, registry: Arc<Registry>, ready: Vec<watch::Receiver<bool>>) -> Self {
+        Self { listener, registry, ready }
     }
 
     /// Serves until shut down, and returns the listener. Connections end with it.
@@ -120,7 +120,8 @@ fn respond<B>(request: &Request<B>, registry: &Registry, ready: &[watch::Receive
     }
 }
 
-fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+/// Every metric, as OpenMetrics text.
+pub fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     let mut body = String::new();
     match encode(&mut body, registry) {
         Ok(()) => {
@@ -133,7 +134,8 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     }
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// An answer in words.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -191,7 +193,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let beside = SocketAddr::from(([127, 0, 0, 2], address.port()));
         let (_room, ready) = watch::channel(true);
-        tokio::spawn(Admin::new(listener, Registry::default(), vec![ready]).run(CancellationToken::new()));
+        tokio::spawn(Admin::new(listener, Arc::default(), vec![ready]).run(CancellationToken::new()));
 
         assert_eq!(ask(address, "/healthz").await.unwrap(), "HTTP/1.1 200 OK");
         assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 200 OK");

@@ -5,10 +5,12 @@ mod doctor;
 mod explain;
 mod migrate;
 mod run;
+mod scrape;
 mod source;
 mod status;
 mod table;
 mod telemetry;
+mod tls;
 mod webhook;
 
 use std::process::ExitCode;

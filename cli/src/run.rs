@@ -10,6 +10,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -29,6 +30,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::Admin,
+    scrape::{Scrape, ScrapeArgs},
     source::{NodeArgs, SourceArgs},
     webhook,
 };
@@ -48,6 +50,8 @@ pub struct ControllerArgs {
     /// Where metrics and health are served; never an external address
     #[arg(long, value_name = "ADDR:PORT", default_value_t = CONTROLLER_ADMIN)]
     admin: SocketAddr,
+    #[command(flatten)]
+    scrape: ScrapeArgs,
     /// Where the API server asks by HTTPS whether a change of the configuration is sound (a validating webhook), as a
     /// rule port 9443 of every address; without it nobody is answered
     #[arg(long, value_name = "ADDR:PORT", conflicts_with = "manifests")]
@@ -64,6 +68,8 @@ pub struct SpeakerArgs {
     /// Where metrics and health are served; never an external address
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SPEAKER_ADMIN)]
     admin: SocketAddr,
+    #[command(flatten)]
+    scrape: ScrapeArgs,
     /// Admin listener of this node's proxy, asked whether it is ready
     #[arg(long, value_name = "ADDR:PORT", default_value_t = PROXY_ADMIN)]
     proxy_admin: SocketAddr,
@@ -81,6 +87,8 @@ pub struct ProxyArgs {
     /// Where metrics and health are served; never an external address
     #[arg(long, value_name = "ADDR:PORT", default_value_t = PROXY_ADMIN)]
     admin: SocketAddr,
+    #[command(flatten)]
+    scrape: ScrapeArgs,
     #[command(flatten)]
     config: ferrogate_proxy::Config,
 }
@@ -103,7 +111,7 @@ pub struct StandaloneArgs {
 
 /// Runs the controller until a signal.
 pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
-    let mut process = Process::start(args.admin, Holding::Alone).await?;
+    let mut process = Process::start(args.admin, Holding::Alone).await?.scraped(&args.scrape).await?;
     let listener = match args.webhook_listen {
         None => None,
         Some(address) => Some(webhook::bind(address).await.with_context(|| {
@@ -121,7 +129,7 @@ pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
 /// Runs the speaker of one node until a signal.
 pub async fn speaker(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
     let node = args.node.name()?;
-    let mut process = Process::start(args.admin, Holding::Alone).await?;
+    let mut process = Process::start(args.admin, Holding::Alone).await?.scraped(&args.scrape).await?;
     let cluster = process.open(&args.source, Role::Speaker(node.clone())).await?;
     let data_path = if args.source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
     let proxy = Some(ProxyReadiness::Ask(args.proxy_admin));
@@ -134,7 +142,7 @@ pub async fn proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let node = args.node.name()?;
     // In a cluster an update overlaps: the new one must be ready before the old one is asked to end.
     let holding = if args.source.manifests.is_some() { Holding::Alone } else { Holding::Shared };
-    let mut process = Process::start(args.admin, holding).await?;
+    let mut process = Process::start(args.admin, holding).await?.scraped(&args.scrape).await?;
     let cluster = process.open(&args.source, Role::Proxy(node.clone())).await?;
     process.proxy(args.config, node, &cluster);
     process.run(cluster).await
@@ -169,6 +177,8 @@ enum Holding {
 struct Process {
     /// Open until the end; taken by whoever serves it.
     admin: Option<TcpListener>,
+    /// Where scrapers ask, if they may.
+    scrape: Option<Scrape>,
     holding: Holding,
     registry: Registry,
     ready: Vec<watch::Receiver<bool>>,
@@ -199,7 +209,13 @@ impl Process {
             std::process::exit(EXIT_AT_ONCE);
         });
         let (registry, ready, rooms) = (Registry::default(), Vec::new(), JoinSet::new());
-        Ok(Self { admin: Some(listener), holding, registry, ready, rooms, signal })
+        Ok(Self { admin: Some(listener), scrape: None, holding, registry, ready, rooms, signal })
+    }
+
+    /// Opens the listener for scrapers too, if there is to be one.
+    async fn scraped(mut self, args: &ScrapeArgs) -> anyhow::Result<Self> {
+        self.scrape = args.open(self.holding == Holding::Shared).await?;
+        Ok(self)
     }
 
     /// Opens the source. However long that takes, probes are answered meanwhile: alive, and not ready.
@@ -207,7 +223,7 @@ impl Process {
         let Some(listener) = self.admin.take() else { bail!("the source is opened once") };
         let opened = CancellationToken::new();
         let (_never, not_ready) = watch::channel(false);
-        let admin = Admin::new(listener, Registry::default(), vec![not_ready]);
+        let admin = Admin::new(listener, Arc::default(), vec![not_ready]);
         let open = async {
             let cluster = source.open(role, self.signal.clone()).await;
             opened.cancel();
@@ -280,7 +296,12 @@ impl Process {
             Holding::Shared => self.signal.clone(),
         };
         let Some(listener) = self.admin.take() else { bail!("the source was not opened") };
-        let admin = tokio::spawn(Admin::new(listener, self.registry, self.ready).run(end.clone()));
+        let registry = Arc::new(self.registry);
+        let admin = tokio::spawn(Admin::new(listener, Arc::clone(&registry), self.ready).run(end.clone()));
+        if let Some((scrape, scrapers)) = self.scrape.zip(cluster.scrapers()) {
+            let stop = self.signal.clone();
+            self.rooms.spawn(async move { scrape.run(scrapers, registry, stop).await.context("metrics by HTTPS") });
+        }
         let mut outcome = Ok(ExitCode::SUCCESS);
         while let Some(ended) = self.rooms.join_next().await {
             if let Err(error) = ended.context("a part of the process panicked").flatten() {

@@ -12,7 +12,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use ferrogate_cluster::{
     Webhook,
     admission::{Admission, AnswerError, MAX_BODY},
@@ -32,13 +31,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use rustls::{
-    ServerConfig,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::sign::CertifiedKey;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -47,6 +40,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
+
+use crate::tls;
 
 /// Connections served at once; more wait in the kernel's queue. An API server needs a few.
 const MAX_CONNECTIONS: usize = 256;
@@ -132,7 +127,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let Webhook { admission, mut certificate } = webhook;
     let (shown, resolver) = watch::channel(None);
-    let tls = TlsAcceptor::from(Arc::new(tls(resolver)?));
+    let tls = tls::acceptor(resolver)?;
     if let Ok(address) = listener.local_addr() {
         info!(%address, "webhook is open");
     }
@@ -167,29 +162,9 @@ pub async fn run(
     Ok(())
 }
 
-fn tls(resolver: watch::Receiver<Option<Arc<CertifiedKey>>>) -> anyhow::Result<ServerConfig> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("TLS cannot be set up")?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Newest(resolver)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-/// Shows the newest certificate in every handshake.
-#[derive(Debug)]
-struct Newest(watch::Receiver<Option<Arc<CertifiedKey>>>);
-
-impl ResolvesServerCert for Newest {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.borrow().clone()
-    }
-}
-
 fn show(certificate: Option<&Certificate>, shown: &watch::Sender<Option<Arc<CertifiedKey>>>, metrics: &Metrics) {
     let Some(certificate) = certificate else { return };
-    match certified(certificate) {
+    match tls::certified(certificate.chain.as_bytes(), certificate.key.as_bytes()) {
         Ok(key) => {
             shown.send_replace(Some(Arc::new(key)));
             metrics.not_after.set(certificate.not_after);
@@ -197,13 +172,6 @@ fn show(certificate: Option<&Certificate>, shown: &watch::Sender<Option<Arc<Cert
         }
         Err(error) => error!(error = format!("{error:#}"), "certificate of the webhook cannot be shown"),
     }
-}
-
-fn certified(certificate: &Certificate) -> anyhow::Result<CertifiedKey> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).context("the key is not PEM")?;
-    CertifiedKey::from_der(chain.context("the certificate is not PEM")?, key, &ring::default_provider())
-        .context("key and certificate do not fit")
 }
 
 /// What every connection answers by.

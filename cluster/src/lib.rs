@@ -32,6 +32,7 @@ mod kube;
 mod lease;
 pub mod migrate;
 pub mod objects;
+pub mod scrapers;
 pub mod state;
 pub mod translate;
 pub mod webhook;
@@ -66,6 +67,8 @@ pub struct Cluster {
     tasks: JoinSet<()>,
     finish: CancellationToken,
     _finish_on_drop: DropGuard,
+    /// The API server, if there is one.
+    client: Option<::kube::Client>,
     /// Where there is an API server that asks, and a controller that answers.
     answers: Option<Answers>,
     /// Where leadership never changes, what keeps `leads` open.
@@ -238,10 +241,11 @@ impl Cluster {
         {
             let (snapshots, writes) = (snapshots.clone(), writes.clone());
             let around = lease::Surroundings { snapshots, relist, writes, until: until_in, leads, clock };
-            let candidate = lease::Candidate::new(client, &namespace, identity, timing, around);
+            let candidate = lease::Candidate::new(client.clone(), &namespace, identity, timing, around);
             tasks.spawn(candidate.run(resign));
         }
-        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, answers, _leads: kept })
+        let client = Some(client);
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, client, answers, _leads: kept })
     }
 
     /// Opens a folder of manifests and the state beside it. All of both has been read when this returns.
@@ -289,7 +293,8 @@ impl Cluster {
         // The lock in the state folder is what makes this process the only one.
         let (leads_in, leads) = watch::channel(role.decides());
         let _leads = Some(leads_in);
-        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, answers: None, _leads })
+        let (client, answers) = (None, None);
+        Ok(Self { snapshots, writes, leads, tasks, finish, _finish_on_drop: guard, client, answers, _leads })
     }
 
     /// What a webhook needs; begins to keep its certificate. `None` where nobody would ask: in a folder, and for
@@ -300,6 +305,11 @@ impl Cluster {
         let keeper = webhook::Keeper::new(client, &namespace, lifetimes, serve);
         self.tasks.spawn(keeper.run(self.finish.clone()));
         Some(Webhook { admission, certificate })
+    }
+
+    /// Who tells which scrapers may read metrics. `None` where there is no API server to know.
+    pub fn scrapers(&self) -> Option<scrapers::Scrapers> {
+        self.client.clone().map(scrapers::Scrapers::new)
     }
 
     /// Waits until everything that was sent is written and every task has ended. To be called when the rooms have

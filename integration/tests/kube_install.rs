@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
@@ -12,8 +13,9 @@ use std::{
 use anyhow::{Context, ensure};
 use ferrogate_core::model::service::ADDRESS_ASSIGNED;
 use ferrogate_integration::{
-    kube::{ControlPlane, Options, install::NAMESPACE, product::Ferrogate},
+    kube::{ControlPlane, Options, certificates::Authority, install::NAMESPACE, plane, product::Ferrogate},
     lab::wait::until,
+    workspace,
 };
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::{Api, api::PostParams};
@@ -243,6 +245,71 @@ async fn nobody_may_do_what_is_not_needed() {
         let found = may(&client, user, verb, resource, namespace).await;
         assert_eq!(found, expected, "{user}: {verb} {resource} in {namespace:?}");
     }
+}
+
+/// A client of a listener that shows a certificate of this authority; without a token it says nothing of itself.
+async fn scraper(plane: &ControlPlane, server: SocketAddr, authority: &Authority, token: Option<&str>) -> kube::Client {
+    let trusted = plane.folder().join("scraped.crt");
+    std::fs::write(&trusted, authority.certificate()).unwrap();
+    let user = token.map_or(json!({}), |token| json!({ "token": token }));
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "a", "cluster": { "server": format!("https://{server}"), "certificate-authority": trusted } }],
+        "users": [{ "name": "a", "user": user }],
+        "contexts": [{ "name": "a", "context": { "cluster": "a", "user": "a" } }],
+        "current-context": "a",
+    });
+    let path = plane.folder().join("scraper.kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    plane::client(&path).await.unwrap()
+}
+
+#[tokio::test]
+async fn m_149_metrics_are_read_by_https_by_whom_the_api_server_lets_and_by_nobody_else() {
+    let stage = tokio::task::spawn_blocking(|| {
+        let plane = ControlPlane::start(Options::default()).unwrap();
+        plane.install().unwrap();
+        let rights = workspace::root().join("examples/install/metrics.yaml");
+        plane.apply(&std::fs::read_to_string(rights).unwrap()).unwrap();
+        for name in ["reader", "other"] {
+            plane.kubectl(["create", "serviceaccount", name]).unwrap();
+        }
+        let bind = ["create", "clusterrolebinding", "reader", "--clusterrole", "ferrogate-metrics-reader"];
+        plane.kubectl(bind.into_iter().chain(["--serviceaccount", "default:reader"])).unwrap();
+        let tokens =
+            ["reader", "other"].map(|name| plane.kubectl(["create", "token", name]).unwrap().trim().to_owned());
+        let [second, third, fourth] = rand::random::<[u8; 3]>();
+        let server = SocketAddr::from(([127, second.max(1), third, fourth.clamp(1, 254)], 9120));
+        let authority = Authority::new().unwrap();
+        let shown = authority.server(&["localhost"], &[server.ip()]).unwrap();
+        std::fs::write(plane.folder().join("tls.crt"), shown.certificate).unwrap();
+        std::fs::write(plane.folder().join("tls.key"), shown.key).unwrap();
+        let (listen, folder) = (server.to_string(), plane.folder().display().to_string());
+        let flags = ["--metrics-listen", &listen, "--metrics-certificate", &folder];
+        let mut controller = Ferrogate::start(&plane, "controller", "scraped", &flags).unwrap();
+        controller.wait_ready().unwrap();
+        (plane, controller, server, authority, tokens)
+    });
+    let (plane, controller, server, authority, [reader, other]) = stage.await.unwrap();
+    let ask = async |token: Option<&str>| {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        match scraper(&plane, server, &authority, token).await.request_text(request).await {
+            Ok(text) => Ok(text),
+            Err(kube::Error::Api(status)) => Err((status.code, status.message.clone())),
+            Err(error) => panic!("{error}"),
+        }
+    };
+
+    let read = ask(Some(&reader)).await.unwrap();
+    assert!(read.contains("ferrogate_controller_leading"), "{read}");
+    let (code, why) = ask(Some(&other)).await.unwrap_err();
+    assert_eq!(code, 403);
+    assert!(why.contains("system:serviceaccount:default:other may not get /metrics"), "{why}");
+    assert_eq!(ask(None).await.unwrap_err().0, 401);
+    assert_eq!(ask(Some("made-up")).await.unwrap_err().0, 401);
+    assert_eq!(plane.forbidden(NAMESPACE).unwrap(), []);
+    drop(controller);
 }
 
 #[test]

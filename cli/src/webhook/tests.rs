@@ -9,7 +9,11 @@ use std::{
 
 use ferrogate_cluster::certificate::{self, Kept, Lifetimes};
 use hyper::body::Frame;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Frame},
+    body::{Bytes, Frame, Incoming},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -94,7 +94,7 @@ impl Fake {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let shared = shared.clone();
-                let service = service_fn(move |request| {
+                let service = service_fn(move |request: Request<Incoming>| {
                     let (store, seen, mood) = shared.clone();
                     async move { Ok::<_, Infallible>(answer(request, store, seen, mood).await) }
                 });
