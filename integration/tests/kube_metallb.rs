@@ -27,7 +27,10 @@ use ferrogate_integration::{
     },
     kubelet::image::{Image, Images},
     lab::{
-        kubernetes::{Cluster, scenes::page},
+        kubernetes::{
+            Cluster,
+            scenes::{name, node_of, page},
+        },
         neighbours::{Claims, Witness, one_owner},
         probe,
         topology::NODES,
@@ -311,6 +314,22 @@ fn m_099_addresses_pass_from_metallbs_speakers_to_ours_and_no_client_hears_of_a_
     let asked = client.finish();
     let heard = only(&witness.finish().unwrap(), &owners);
     println!("{asked} requests answered, {heard} answers and announcements, each from the one owner");
+
+    // A witness hears it when there is something to hear: the speaker of an owner goes, and the next one in order comes.
+    let (address, owner) = (all[0], owners[&all[0]]);
+    let witness = Witness::start(&cluster.topology.client, &[address]).unwrap();
+    let node = &cluster.topology.nodes.iter().find(|node| node.mac == owner).unwrap().name;
+    let speakers = cluster.pods(NAMESPACE, &ours("speaker")).unwrap();
+    let speaker = name(speakers.iter().find(|pod| node_of(pod) == node).unwrap());
+    stage.kubectl(&["delete", "pod", speaker, "--namespace", NAMESPACE, "--wait=false"]);
+    until(LIMIT, || {
+        let (_, now) = one_owner(&cluster.topology, address)?;
+        ensure!(now != owner, "{node} still answers for {address}");
+        Ok(())
+    })
+    .unwrap();
+    let claims = witness.finish().unwrap();
+    assert!(claims[&address].contains_key(&owner) && claims[&address].len() > 1, "{claims:?}");
     assert_eq!(cluster.plane.forbidden(NAMESPACE).unwrap(), []);
 }
 
