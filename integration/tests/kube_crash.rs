@@ -11,7 +11,7 @@ use std::{
 
 use ferrogate_integration::sim::crash::{Failure, Fate, Guards, Outcome, Schedule, run};
 
-const DEFAULT_SEEDS: u64 = 80_000;
+const DEFAULT_SEEDS: u64 = 100_000;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
