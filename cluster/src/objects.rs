@@ -397,13 +397,47 @@ pub struct InForce<'a> {
     pub generation: i64,
 }
 
+/// What every source says of one object, in the order of their names. Nearly always there is one, and a map would keep
+/// room for eleven.
+#[derive(Clone, Debug, Default)]
+struct Claims(Vec<(Arc<Origin>, Claim)>);
+
+impl Claims {
+    fn get(&self, origin: &Origin) -> Option<&Claim> {
+        self.find(origin).ok().map(|index| &self.0[index].1)
+    }
+
+    fn set(&mut self, origin: &Arc<Origin>, claim: Option<Claim>) {
+        match (self.find(origin), claim) {
+            (Ok(index), Some(claim)) => self.0[index].1 = claim,
+            (Ok(index), None) => _ = self.0.remove(index),
+            (Err(index), Some(claim)) => {
+                self.0.reserve_exact(1);
+                self.0.insert(index, (Arc::clone(origin), claim));
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    fn find(&self, origin: &Origin) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| (**known).cmp(origin))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Origin, &Claim)> {
+        self.0.iter().map(|(origin, claim)| (&**origin, claim))
+    }
+}
+
+/// An object in a place where a source holds it.
+type Held = (Id, Arc<Origin>);
+
 /// Every object we have been told of.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    claims: BTreeMap<Id, BTreeMap<Origin, Claim>>,
+    claims: BTreeMap<Id, Claims>,
     /// Configuration by kind and name: what we and MetalLB call the same.
     namesakes: BTreeMap<(Kind, Arc<str>), BTreeSet<Id>>,
-    sources: BTreeMap<String, BTreeSet<(Id, Origin)>>,
+    sources: BTreeMap<String, BTreeSet<Held>>,
     changed: BTreeMap<Id, Option<Arc<Fact>>>,
 }
 
@@ -421,8 +455,9 @@ impl Objects {
         }
         for (origin, reading) in readings {
             let last_good = last_good.get(&reading.id).cloned();
-            let place = (reading.id.clone(), origin);
-            before.remove(&place);
+            let place = (reading.id.clone(), Arc::new(origin));
+            // The one that was there is shared with its claim.
+            let place = before.take(&place).unwrap_or(place);
             self.put(&place, Some(Claim::new(reading, last_good)));
             now.insert(place);
         }
@@ -442,14 +477,14 @@ impl Objects {
     /// Takes in one object of a source that has one place for each object (the API server).
     pub fn apply(&mut self, source: &str, origin: Origin, reading: Reading) {
         let last_good = self.last_good(&reading.id, &origin);
-        let place = (reading.id.clone(), origin);
+        let place = (reading.id.clone(), Arc::new(origin));
         self.put(&place, Some(Claim::new(reading, last_good)));
         self.sources.entry(source.to_owned()).or_default().insert(place);
     }
 
     /// Forgets one object of such a source.
     pub fn delete(&mut self, source: &str, origin: Origin, id: Id) {
-        let place = (id, origin);
+        let place = (id, Arc::new(origin));
         self.put(&place, None);
         if let Some(places) = self.sources.get_mut(source) {
             places.remove(&place);
@@ -461,18 +496,15 @@ impl Objects {
         claim.fact.clone().filter(|_| !claim.is_remnant)
     }
 
-    fn put(&mut self, (id, origin): &(Id, Origin), claim: Option<Claim>) {
+    fn put(&mut self, (id, origin): &Held, claim: Option<Claim>) {
         let before = self.facts_around(id);
         if id.kind.is_configuration() {
             self.namesakes.entry((id.kind, id.key.name.clone())).or_default().insert(id.clone());
         }
         let claims = self.claims.entry(id.clone()).or_default();
         let same = claims.get(origin) == claim.as_ref();
-        match claim {
-            Some(claim) => claims.insert(origin.clone(), claim),
-            None => claims.remove(origin),
-        };
-        if claims.is_empty() {
+        claims.set(origin, claim);
+        if claims.0.is_empty() {
             self.claims.remove(id);
             let place = (id.kind, id.key.name.clone());
             if let Some(namesakes) = self.namesakes.get_mut(&place) {
@@ -559,8 +591,8 @@ impl Objects {
 
     /// Which nodes an object concerns: any of these, or all where there are none.
     pub fn concerned_nodes(&self, id: &Id) -> &[LabelSelector] {
-        let first = self.claims.get(id).and_then(|claims| claims.values().next());
-        first.map(|claim| claim.concerned_nodes.as_slice()).unwrap_or_default()
+        let first = self.claims.get(id).and_then(|claims| claims.iter().next());
+        first.map(|(_, claim)| claim.concerned_nodes.as_slice()).unwrap_or_default()
     }
 
     /// What is wrong with an object in itself, everywhere it is defined, double definitions included.
@@ -568,7 +600,7 @@ impl Objects {
         let Some(claims) = self.claims.get(id) else { return Vec::new() };
         let first = self.readable(id).map(|found| found.origin.clone());
         let mut problems = Vec::new();
-        for (origin, claim) in claims {
+        for (origin, claim) in claims.iter() {
             problems.extend(claim.problems.iter().map(|problem| (origin.clone(), problem.clone())));
             if let Some(first) = &first
                 && first != origin
