@@ -221,7 +221,7 @@ pub enum Fact {
     /// A Node.
     Node(Arc<Node>),
     /// A Service, without the endpoints of its slices.
-    Service(Box<ServiceFact>),
+    Service(ServiceFact),
     /// An EndpointSlice.
     EndpointSlice(SliceFact),
     /// A pod of the proxy.
@@ -263,8 +263,8 @@ impl Fact {
 /// A Service, and what only `translate` needs of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceFact {
-    /// The Service, without endpoints.
-    pub service: Service,
+    /// The Service, without endpoints. The snapshot shares it where there are none.
+    pub service: Arc<Service>,
     /// Type `ExternalName`: it has no endpoints, whatever slices say.
     pub external_name: bool,
     /// It is left out but for the address that it has, and has no endpoints either.

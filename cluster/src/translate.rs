@@ -429,11 +429,15 @@ impl Translator {
             set(&mut next.services, key.clone(), None);
             return;
         };
-        let mut service = Service { endpoints: Vec::new(), ..fact.service.clone() };
-        if !fact.external_name && !fact.is_left_out {
-            service.endpoints = self.endpoints(key);
+        let has_none = fact.external_name || fact.is_left_out;
+        let endpoints = if has_none { Vec::new() } else { self.endpoints(key) };
+        let remembered = self.services.get(key);
+        if endpoints.is_empty() && remembered.is_none() && !fact.is_left_out {
+            set(&mut next.services, key.clone(), Some(Arc::clone(&fact.service)));
+            return;
         }
-        match self.services.get(key) {
+        let mut service = Service { endpoints, ..(*fact.service).clone() };
+        match remembered {
             Some(Remembered::Known(status)) => service.observed = status.clone(),
             // Its address stands in a file that nobody can read. Giving it another would move it for good.
             Some(Remembered::Unreadable) => service.load_balancer = None,

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     num::NonZeroU16,
+    sync::Arc,
     time::Duration,
 };
 
@@ -138,19 +139,20 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
         observed,
     };
     let external_name = kind == "ExternalName";
-    Some(Fact::Service(Box::new(ServiceFact { service, external_name, is_left_out: false, entry })))
+    Some(Fact::Service(ServiceFact { service: Arc::new(service), external_name, is_left_out: false, entry }))
 }
 
 /// What is left of a Service that is refused: that it has the address its status shows, so that nobody else is given
 /// it. Nothing leads to such a Service, and it is given nothing.
 pub fn remnant(fact: Fact) -> Option<Fact> {
     let Fact::Service(fact) = fact else { return None };
-    let mut service = fact.service;
+    let mut service = Arc::unwrap_or_clone(fact.service);
     let wish = service.load_balancer.as_mut()?;
     let sharing_key = wish.sharing_key().cloned();
     wish.request = Err(UnreadableRequest { fault: RequestFault::LeftOut, sharing_key });
     service.is_entry = false;
-    Some(Fact::Service(Box::new(ServiceFact { service, external_name: false, is_left_out: true, entry: None })))
+    let service = Arc::new(service);
+    Some(Fact::Service(ServiceFact { service, external_name: false, is_left_out: true, entry: None }))
 }
 
 /// The families of a Service that is left out: those of the addresses it has, so that it keeps them.
