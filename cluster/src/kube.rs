@@ -102,8 +102,16 @@ pub struct Live {
     pub uid: String,
     /// `metadata.resourceVersion`.
     pub version: ResourceVersion,
+    /// `status.conditions` as JSON. They are looked at when the object is written, and as values they take many times
+    /// the room until then.
+    conditions: Box<str>,
+}
+
+impl Live {
     /// `status.conditions`.
-    pub conditions: Conditions,
+    pub fn conditions(&self) -> Conditions {
+        Conditions::listed(serde_json::from_str(&self.conditions).ok())
+    }
 }
 
 /// The objects as the API server has them now, as far as writes must know.
@@ -490,7 +498,7 @@ impl Watcher {
     fn delete(&mut self, subject: Subject, object: &DynamicObject) {
         match subject {
             Subject::Kind(kind) | Subject::Metallb(kind) => {
-                let (id, _) = live((kind, subject.spelling()), object);
+                let id = id((kind, subject.spelling()), object);
                 self.forget(&id);
                 self.translator.delete(&subject.source(), Origin::Cluster(id.object()), id);
             }
@@ -511,9 +519,9 @@ impl Watcher {
     }
 
     fn know(&mut self, kind: (Kind, Spelling), object: &DynamicObject) -> Id {
-        let (id, live) = live(kind, object);
+        let id = id(kind, object);
         if id.api_version() == OUR_API {
-            let conditions = live.conditions.facts();
+            let conditions = Conditions::of(&object.data).facts();
             let said = (!conditions.is_empty()).then(|| (id.object(), conditions));
             self.translator.remember_conditions(&source(&id), said);
         }
@@ -523,7 +531,7 @@ impl Watcher {
             let status = serde_json::from_value(status).map(translate::pool::observed).unwrap_or_default();
             self.translator.remember_pool(id.key.clone(), Some(Remembered::Known(status)));
         }
-        self.known.insert(id.clone(), live);
+        self.known.insert(id.clone(), Arc::new(live(object)));
         id
     }
 
@@ -537,7 +545,7 @@ impl Watcher {
     }
 
     fn read(&mut self, kind: (Kind, Spelling), mut object: DynamicObject) -> Option<(Origin, Reading)> {
-        let (id, _) = live(kind, &object);
+        let id = id(kind, &object);
         object.metadata.managed_fields = None;
         let mut value = serde_json::to_value(object).unwrap_or_default();
         value["apiVersion"] = Value::from(id.api_version());
@@ -572,15 +580,19 @@ impl Watcher {
     }
 }
 
-fn live((kind, spelling): (Kind, Spelling), object: &DynamicObject) -> (Id, Arc<Live>) {
+fn id((kind, spelling): (Kind, Spelling), object: &DynamicObject) -> Id {
     let meta = &object.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-    let live = Live {
+    Id::new(kind, namespace, name).spelled(spelling)
+}
+
+fn live(object: &DynamicObject) -> Live {
+    let meta = &object.metadata;
+    Live {
         uid: meta.uid.clone().unwrap_or_default(),
         version: meta.resource_version.as_deref().unwrap_or_default().into(),
-        conditions: Conditions::of(&object.data),
-    };
-    (Id::new(kind, namespace, name).spelled(spelling), Arc::new(live))
+        conditions: object.data.pointer("/status/conditions").map(Value::to_string).unwrap_or_default().into(),
+    }
 }
 
 fn source(id: &Id) -> String {

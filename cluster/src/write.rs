@@ -254,9 +254,14 @@ pub struct Conditions(BTreeMap<String, Value>);
 impl Conditions {
     /// Those of an object's status.
     pub fn of(object: &Value) -> Self {
-        let listed = object.pointer("/status/conditions").and_then(Value::as_array);
-        let named = |one: &Value| Some((one.get("type")?.as_str()?.to_owned(), one.clone()));
-        Self(listed.into_iter().flatten().filter_map(named).collect())
+        Self::listed(object.pointer("/status/conditions").cloned())
+    }
+
+    /// Those of a list; none where it is no list.
+    pub fn listed(list: Option<Value>) -> Self {
+        let Some(Value::Array(list)) = list else { return Self::default() };
+        let named = |one: Value| Some((one.get("type")?.as_str()?.to_owned(), one));
+        Self(list.into_iter().filter_map(named).collect())
     }
 
     /// As facts.

@@ -94,8 +94,7 @@ impl Requests {
                     return futures::future::ready(Ok(())).boxed();
                 }
                 let live = Id::of(object).and_then(|id| self.live(&id));
-                let none = Conditions::default();
-                let before = live.as_ref().map_or(&none, |live| &live.conditions);
+                let before = live.map(|live| live.conditions()).unwrap_or_default();
                 let api = self.api(&object.api_version, kind, Some(&key.namespace));
                 let mut applies = Vec::new();
                 for condition in conditions.values() {
@@ -199,10 +198,9 @@ impl Requests {
         wish: &Wish,
         now: Timestamp,
     ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
-        let none = Conditions::default();
         let live = self.live(&Id::keyed(kind, key.clone()));
-        let before = live.as_ref().map_or(&none, |live| &live.conditions);
-        let Some(mut body) = body(place, wish, before, now) else { return futures::future::ready(Ok(())).boxed() };
+        let before = live.map(|live| live.conditions()).unwrap_or_default();
+        let Some(mut body) = body(place, wish, &before, now) else { return futures::future::ready(Ok(())).boxed() };
         let is_service = kind == Kind::Service;
         if is_service && self.beside_metallb {
             adopt::note(&mut body);
