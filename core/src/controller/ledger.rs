@@ -85,10 +85,45 @@ impl Tenant {
     }
 }
 
+/// Who uses one address, by name. Nearly always that is one Service, and a map would keep room for eleven.
+#[derive(Clone, Debug, Default)]
+struct Users(Vec<(ServiceKey, Arc<Tenant>)>);
+
+impl Users {
+    fn keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    /// Adds one, or changes how it uses the address; returns whether it is new.
+    fn insert(&mut self, service: &ServiceKey, tenant: &Arc<Tenant>) -> bool {
+        match self.find(service) {
+            Ok(index) => {
+                self.0[index].1 = Arc::clone(tenant);
+                false
+            }
+            Err(index) => {
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
+                self.0.insert(index, (service.clone(), Arc::clone(tenant)));
+                true
+            }
+        }
+    }
+
+    fn remove(&mut self, service: &ServiceKey) -> Option<Arc<Tenant>> {
+        self.find(service).ok().map(|index| self.0.remove(index).1)
+    }
+
+    fn find(&self, service: &ServiceKey) -> Result<usize, usize> {
+        self.0.binary_search_by(|(key, _)| key.cmp(service))
+    }
+}
+
 /// All addresses in use and all pools.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
-    users: BTreeMap<IpAddr, BTreeMap<ServiceKey, Arc<Tenant>>>,
+    users: BTreeMap<IpAddr, Users>,
     /// Sharing key to the addresses where it is in use.
     groups: BTreeMap<String, BTreeMap<IpAddr, usize>>,
     books: BTreeMap<PoolName, Book>,
@@ -126,7 +161,7 @@ struct Free {
 impl Ledger {
     /// Who uses this address.
     pub fn users(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
-        self.users.get(&address).into_iter().flat_map(BTreeMap::keys)
+        self.users.get(&address).into_iter().flat_map(Users::keys)
     }
 
     /// Who uses any address between these two, ends included.
@@ -161,7 +196,7 @@ impl Ledger {
         let users = self.users.get(&address)?;
         let is_one_namespace =
             || self.pool_around(address).is_some_and(|book| book.pool.sharing == Sharing::SameNamespace);
-        let mut others = users.iter().filter(|(key, _)| *key != service);
+        let mut others = users.0.iter().filter(|(key, _)| key != service);
         others.find_map(|(key, other)| {
             let conflict = tenant.conflict(other).or_else(|| {
                 let is_other = key.namespace != service.namespace && is_one_namespace();
@@ -212,8 +247,8 @@ impl Ledger {
     /// Notes that `service` uses `address`.
     pub fn book_in(&mut self, address: IpAddr, service: &ServiceKey, tenant: &Arc<Tenant>) {
         let users = self.users.entry(address).or_default();
-        let is_first = users.is_empty();
-        if users.insert(service.clone(), Arc::clone(tenant)).is_some() {
+        let is_first = users.0.is_empty();
+        if !users.insert(service, tenant) {
             return;
         }
         if let Some(key) = &tenant.sharing_key {
@@ -235,7 +270,7 @@ impl Ledger {
     pub fn book_out(&mut self, address: IpAddr, service: &ServiceKey) -> Option<Arc<Tenant>> {
         let users = self.users.get_mut(&address)?;
         let tenant = users.remove(service)?;
-        let is_last = users.is_empty();
+        let is_last = users.0.is_empty();
         if let Some(key) = &tenant.sharing_key
             && let Some(group) = self.groups.get_mut(key)
         {
