@@ -12,7 +12,7 @@ use std::{
 
 use ::kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
+    api::{ApiResource, GroupVersionKind},
     runtime::{WatchStreamExt, watcher},
 };
 use ferrogate_core::{
@@ -43,6 +43,10 @@ use crate::{
     translate::{self, Entry, Remembered, Translator},
     write::Conditions,
 };
+
+mod object;
+
+use object::Object;
 
 /// How long a burst of changes is gathered before the next snapshot.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -144,7 +148,7 @@ fn reporter(role: &Role) -> Option<Reporter> {
 }
 
 /// What a watch has to say.
-type Told = (Subject, Result<watcher::Event<DynamicObject>, watcher::Error>);
+type Told = (Subject, Result<watcher::Event<Object>, watcher::Error>);
 
 /// What one watch is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -348,7 +352,7 @@ impl Watcher {
             (Spelling::Ours, _) if subject == Subject::Kind(Kind::Pod) => Some(self.namespace.clone()),
             (Spelling::Ours, _) => None,
         };
-        let api: Api<DynamicObject> = match namespace {
+        let api: Api<Object> = match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
@@ -372,7 +376,7 @@ impl Watcher {
         stream.take_until(stopped).boxed()
     }
 
-    fn take(&mut self, subject: Subject, event: Result<watcher::Event<DynamicObject>, watcher::Error>) {
+    fn take(&mut self, subject: Subject, event: Result<watcher::Event<Object>, watcher::Error>) {
         match event {
             Ok(watcher::Event::Init) => {
                 self.listing.insert(subject, Listing::default());
@@ -433,7 +437,7 @@ impl Watcher {
     }
 
     /// Reads an object of a list at once: as it comes it takes many times the room of what is kept of it.
-    fn list(&mut self, subject: Subject, object: DynamicObject) {
+    fn list(&mut self, subject: Subject, object: Object) {
         let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
             let listing = self.listing.entry(subject).or_default();
             listing.names.insert(object.metadata.name.clone().unwrap_or_default());
@@ -473,7 +477,7 @@ impl Watcher {
         }
     }
 
-    fn apply(&mut self, subject: Subject, object: DynamicObject) {
+    fn apply(&mut self, subject: Subject, object: Object) {
         match subject {
             Subject::Kind(kind) | Subject::Metallb(kind) => {
                 let kind = (kind, subject.spelling());
@@ -486,7 +490,7 @@ impl Watcher {
             Subject::L2Status => {
                 let file = object.metadata.name.clone().unwrap_or_default();
                 // One without a status has just been made; what it is about follows.
-                let status = object.data.get("status").cloned().unwrap_or_default();
+                let status = object.status().cloned().unwrap_or_default();
                 if let Ok(status) = serde_json::from_value(status) {
                     self.translator.remember_announcer(&file, Some(state::announcer(status)));
                     self.announcers.insert(file);
@@ -495,7 +499,7 @@ impl Watcher {
         }
     }
 
-    fn delete(&mut self, subject: Subject, object: &DynamicObject) {
+    fn delete(&mut self, subject: Subject, object: &Object) {
         match subject {
             Subject::Kind(kind) | Subject::Metallb(kind) => {
                 let id = id((kind, subject.spelling()), object);
@@ -511,23 +515,23 @@ impl Watcher {
         }
     }
 
-    fn note_report(&mut self, object: Option<&DynamicObject>) {
+    fn note_report(&mut self, object: Option<&Object>) {
         let Some(reporter) = self.reporter.clone() else { return };
-        let status = object.and_then(|object| object.data.get("status")).cloned();
+        let status = object.and_then(Object::status).cloned();
         let status = status.and_then(|status| serde_json::from_value(status).ok());
         self.translator.remember_configuration(reporter, status.and_then(state::configuration));
     }
 
-    fn know(&mut self, kind: (Kind, Spelling), object: &DynamicObject) -> Id {
+    fn know(&mut self, kind: (Kind, Spelling), object: &Object) -> Id {
         let id = id(kind, object);
         if id.api_version() == OUR_API {
-            let conditions = Conditions::of(&object.data).facts();
+            let conditions = Conditions::listed(listed(object).cloned()).facts();
             let said = (!conditions.is_empty()).then(|| (id.object(), conditions));
             self.translator.remember_conditions(&source(&id), said);
         }
         if (id.kind, id.spelling) == (Kind::IpAddressPool, Spelling::Ours) {
             // A pool that keeps its last good form has a status that goes on.
-            let status = object.data.get("status").cloned().unwrap_or_default();
+            let status = object.status().cloned().unwrap_or_default();
             let status = serde_json::from_value(status).map(translate::pool::observed).unwrap_or_default();
             self.translator.remember_pool(id.key.clone(), Some(Remembered::Known(status)));
         }
@@ -544,10 +548,9 @@ impl Watcher {
         self.translator.set_source_problems(&source(id), Vec::new());
     }
 
-    fn read(&mut self, kind: (Kind, Spelling), mut object: DynamicObject) -> Option<(Origin, Reading)> {
+    fn read(&mut self, kind: (Kind, Spelling), object: Object) -> Option<(Origin, Reading)> {
         let id = id(kind, &object);
-        object.metadata.managed_fields = None;
-        let mut value = serde_json::to_value(object).unwrap_or_default();
+        let mut value = Value::from(object);
         value["apiVersion"] = Value::from(id.api_version());
         value["kind"] = Value::from(id.kind.name());
         let origin = Origin::Cluster(id.object());
@@ -580,19 +583,24 @@ impl Watcher {
     }
 }
 
-fn id((kind, spelling): (Kind, Spelling), object: &DynamicObject) -> Id {
+fn id((kind, spelling): (Kind, Spelling), object: &Object) -> Id {
     let meta = &object.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     Id::new(kind, namespace, name).spelled(spelling)
 }
 
-fn live(object: &DynamicObject) -> Live {
+fn live(object: &Object) -> Live {
     let meta = &object.metadata;
     Live {
         uid: meta.uid.clone().unwrap_or_default(),
         version: meta.resource_version.as_deref().unwrap_or_default().into(),
-        conditions: object.data.pointer("/status/conditions").map(Value::to_string).unwrap_or_default().into(),
+        conditions: listed(object).map(Value::to_string).unwrap_or_default().into(),
     }
+}
+
+/// `status.conditions`.
+fn listed(object: &Object) -> Option<&Value> {
+    object.status()?.get("conditions")
 }
 
 fn source(id: &Id) -> String {

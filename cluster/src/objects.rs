@@ -412,7 +412,9 @@ impl Claims {
             (Ok(index), Some(claim)) => self.0[index].1 = claim,
             (Ok(index), None) => _ = self.0.remove(index),
             (Err(index), Some(claim)) => {
-                self.0.reserve_exact(1);
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
                 self.0.insert(index, (Arc::clone(origin), claim));
             }
             (Err(_), None) => {}
