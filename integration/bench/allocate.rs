@@ -1,4 +1,4 @@
-//! How long the controller takes for one Service more or less, in worlds of three sizes, and for many at once.
+//! How long the controller takes for one Service more or less, in worlds of four sizes, and for many at once.
 //!
 //! What is timed is `Controller::step`: from the snapshot that shows the change to the finished list of writes. The
 //! snapshots themselves are made beforehand. The sizes take turns and the median counts, so that a busy machine slows
@@ -32,7 +32,7 @@ use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 /// Services in the worlds that are compared.
-const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
+const SIZES: [usize; 4] = [100, 1_000, 10_000, 100_000];
 /// Services added and removed in each world.
 const ROUNDS: usize = 3_000;
 /// Services of the batch figure.
