@@ -31,7 +31,7 @@ mod forward;
 mod listen;
 mod metrics;
 mod respond;
-mod succession;
+pub mod succession;
 mod tcp;
 mod thread;
 mod udp;
@@ -125,8 +125,8 @@ pub async fn run(
         }
     };
     ready.send_replace(false);
-    // The handles it keeps would hold the sockets open.
-    drop(listeners);
+    // Before the threads close theirs: the handles it keeps would hold the sockets open.
+    listeners.close();
     stop.cancel();
     while threads.ended.join_next().await.is_some() {}
     if let Some(logged) = logged

@@ -98,10 +98,19 @@ impl Listeners {
 impl Listeners {
     /// Leaves new connections to the process that follows on the same ports, if there is one.
     pub(crate) fn leave(&self) {
+        self.tell_kernel(succession::leave_to_successor);
+    }
+
+    /// Leaves them to it while the sockets are closed, one after the other.
+    pub(crate) fn close(self) {
+        self.tell_kernel(succession::leave_to_one_successor);
+    }
+
+    fn tell_kernel(&self, leave: fn(&std::net::TcpListener, u32) -> io::Result<()>) {
         let own = u32::try_from(self.threads).unwrap_or(u32::MAX);
         for (key, socket) in &self.open {
             if let Some(socket) = socket
-                && let Err(error) = succession::leave_to_successor(socket, own)
+                && let Err(error) = leave(socket, own)
             {
                 tracing::warn!(listener = %key.socket, %error, "a few connections may be lost to the one that follows");
             }
@@ -150,6 +159,11 @@ fn bind(key: ListenerKey, threads: usize) -> io::Result<Sockets> {
             // Only once all are bound: a queue that nobody will serve must not take connections.
             for socket in &sockets {
                 socket.listen(BACKLOG)?;
+            }
+            if let Some(first) = sockets.first()
+                && let Err(error) = succession::prefer_none(first)
+            {
+                tracing::debug!(listener = %key.socket, %error, "the kernel cannot be told which socket to pick");
             }
             Ok(Sockets::Tcp(sockets.into_iter().map(Into::into).collect()))
         }
