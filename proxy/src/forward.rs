@@ -52,6 +52,8 @@ use crate::{
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long that may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How long a client that is connected already may take for its first request once the proxy ends: it is on its way.
+const FIRST_REQUEST_TIME: Duration = Duration::from_secs(2);
 /// Body bytes that are copied behind a head to be sent in one call; more are sent by a gathering write.
 const COPIED: usize = 8 * 1024;
 /// Interim answers (1xx) before the final one; more serve no purpose but to keep us busy.
@@ -66,6 +68,8 @@ struct Client<'a> {
     about: &'a [u8],
     /// The request that is under way, where requests are logged.
     record: Option<Box<Record>>,
+    /// It has not asked for anything yet.
+    is_new: bool,
     read: ReadHalf<'a>,
     write: WriteHalf<'a>,
 }
@@ -134,7 +138,8 @@ pub(crate) fn serve(
         let about = lines_about(client.ip(), port);
         let (read, write) = stream.split();
         let address = client.ip();
-        let client = Client { thread: &thread, watch: &watch, address, about: &about, record: None, read, write };
+        let (thread, watch, about) = (&thread, &watch, about.as_slice());
+        let client = Client { thread, watch, address, about, record: None, is_new: true, read, write };
         client.run().await;
     }
 }
@@ -163,6 +168,7 @@ impl Client<'_> {
                     None => return,
                 },
             };
+            self.is_new = false;
             self.record = self.thread.access_log.as_ref().map(Log::begin);
             let (next, rest) = self.request(input, last).await;
             self.log();
@@ -188,21 +194,27 @@ impl Client<'_> {
     }
 
     /// Waits for a next request, holding nothing. A request that came just before the connection was to be closed is
-    /// still taken, as the last one.
+    /// still taken, as the last one; so is the first one of a client that came just before the end.
     async fn wait(&mut self) -> Option<(Buffer, bool)> {
         self.watch.arm_idle(self.thread.config.idle_timeout);
-        if self.thread.draining.get() {
-            return self.take_last();
-        }
+        let mut last = false;
         loop {
+            if self.thread.draining.get() && !last {
+                if !self.is_new {
+                    return self.take_last();
+                }
+                self.watch.arm(FIRST_REQUEST_TIME);
+                last = true;
+            }
             match self.watch.guard(self.read.readable()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return None,
+                Err(Ended::Closing) if self.is_new && self.thread.draining.get() && !last => continue,
                 Err(Ended::Timeout | Ended::Closing) => return self.take_last(),
             }
             let mut input = Buffer::take();
             match read_now(&mut self.read, &mut input).await {
-                Some(Ok(1..)) => return Some((input, false)),
+                Some(Ok(1..)) => return Some((input, last)),
                 Some(_) => return None,
                 None => {}
             }
@@ -291,7 +303,7 @@ impl Client<'_> {
             path::normalise(head.path, &mut scratch).map_err(|fault| (Refusal::Malformed(fault), to_head, false))?;
         let table = self.thread.table();
         let host = if head.authority.is_empty() { None } else { Some(head.authority) };
-        let keep_alive = head.keep_alive && !self.thread.draining.get();
+        let keep_alive = head.keep_alive && !self.thread.leaving.get();
         let routed = table.route(&RequestView { host, path }).map(|route| {
             if let Some(record) = &self.record {
                 record.routed(&route.rule.ingress);
@@ -467,7 +479,7 @@ impl Client<'_> {
     }
 
     async fn refuse_planned(&mut self, plan: &Plan, refusal: Refusal, request_read: bool) -> Next {
-        let keep = plan.keep_alive && request_read && !self.thread.draining.get();
+        let keep = plan.keep_alive && request_read && !self.thread.leaving.get();
         self.refuse(refusal, plan.to_head, if keep { Next::Keep } else { Next::Linger }).await
     }
 
@@ -759,7 +771,7 @@ impl Download<'_, '_, '_> {
             ResponseBody::Chunked => version == Version::Http11,
             ResponseBody::None | ResponseBody::Length(_) => true,
         };
-        let client_keeps = self.plan.keep_alive && framed && self.uploaded.get() && !self.thread.draining.get();
+        let client_keeps = self.plan.keep_alive && framed && self.uploaded.get() && !self.thread.leaving.get();
         self.thread.with_date(|date| head.write(&Answer { version, close: !client_keeps, date }, out));
         Ok(Outline {
             status: head.status,

@@ -119,6 +119,7 @@ pub async fn run(
                 }
                 tracing::info!(leave_time = ?config.leave_time, "not ready any more, waiting for traffic to go elsewhere");
                 listeners.leave();
+                threads.tell_all(|| Command::Leave).await;
                 leave_at = Some(tokio::time::Instant::now() + config.leave_time);
             }
             () = reached(leave_at) => break Ok(()),

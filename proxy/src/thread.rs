@@ -42,6 +42,8 @@ pub(crate) enum Command {
     OpenUdp(ListenerKey, std::net::UdpSocket),
     /// Close this listener, once everything that is waiting in it has been accepted.
     Close(ListenerKey),
+    /// Tell every client with its next answer that its connection ends: the thread will.
+    Leave,
 }
 
 /// Commands that may wait for a thread. A full queue makes the sender wait: a table comes with at most one command
@@ -75,6 +77,8 @@ pub(crate) struct Thread {
     pub(crate) pool: RefCell<Pool>,
     /// Open connections and the time.
     pub(crate) watches: Rc<Watches>,
+    /// Set once every answer is to be the last one on its connection.
+    pub(crate) leaving: Cell<bool>,
     /// Set once no new request is to be begun.
     pub(crate) draining: Cell<bool>,
     table: RefCell<Rc<Table>>,
@@ -92,6 +96,7 @@ impl Thread {
             counters,
             balancer: RefCell::new(Balancer::new(seed)),
             watches: Watches::new(Instant::now()),
+            leaving: Cell::new(false),
             draining: Cell::new(false),
             table: RefCell::default(),
             adopted: watch::Sender::default(),
@@ -213,11 +218,13 @@ async fn control(thread: Rc<Thread>, mut inbox: mpsc::Receiver<Command>, shutdow
                     thread.watches.close_idle(Some(key));
                 }
             }
+            Some(Command::Leave) => thread.leaving.set(true),
             None => break,
         }
     }
 
     // No request is lost: what already waits in a listener is accepted, then served with the rest.
+    thread.leaving.set(true);
     thread.draining.set(true);
     for (_, open) in listeners {
         open.close().await;
