@@ -24,7 +24,9 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
+
+use ferrogate_proxy::succession;
 
 /// Connections served at once; more wait in the kernel's queue. A scraper and a few probes need one each.
 const MAX_CONNECTIONS: usize = 64;
@@ -44,15 +46,20 @@ pub struct Admin {
 
 impl Admin {
     /// Binds the listener, so that a taken port is known before anything else starts. A port that is `shared` may be
-    /// bound by several processes of one user at the same time. `[::]` means every address there is, also where the
-    /// kernel has no IPv6.
+    /// bound by several processes of one user at the same time; the one that came first is asked until it leaves, so
+    /// that nobody hears of one that is still to follow it. `[::]` means every address there is, also where the kernel
+    /// has no IPv6.
     pub async fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         let bind = |address: SocketAddr| {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.set_reuseaddr(true)?;
             socket.set_reuseport(shared)?;
             socket.bind(address)?;
-            socket.listen(BACKLOG)
+            let listener = socket.listen(BACKLOG)?;
+            if shared && let Err(error) = succession::prefer_oldest(&listener) {
+                warn!(%address, %error, "whoever asks while two processes overlap may hear of either");
+            }
+            Ok::<_, io::Error>(listener)
         };
         match bind(address) {
             Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
@@ -68,14 +75,28 @@ impl Admin {
     }
 
     /// Serves until shut down, and returns the listener. Connections end with it.
-    pub async fn run(self, shutdown: CancellationToken) -> TcpListener {
+    pub async fn run(mut self, shutdown: CancellationToken) -> TcpListener {
+        drop(self.serve(&shutdown).await);
+        self.listener
+    }
+
+    /// Serves until shut down, closes the listener, and only then ends the connections: whoever asks again is answered
+    /// by the process that follows, or by nobody.
+    pub async fn run_to_end(mut self, shutdown: CancellationToken) {
+        let connections = self.serve(&shutdown).await;
+        drop(self.listener);
+        drop(connections);
+    }
+
+    /// Serves until shut down. The connections that are open end when what is returned is dropped.
+    async fn serve(&mut self, shutdown: &CancellationToken) -> JoinSet<()> {
         if let Ok(address) = self.listener.local_addr() {
             info!(%address, "admin listener is open");
         }
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return self.listener,
+                () = shutdown.cancelled() => return connections,
                 accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(serve(stream, self.registry.clone(), self.ready.clone()));
@@ -198,6 +219,35 @@ mod tests {
         assert_eq!(ask(address, "/healthz").await.unwrap(), "HTTP/1.1 200 OK");
         assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 200 OK");
         assert_eq!(ask(beside, "/healthz").await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// An admin listener that shares its address, and the room whose readiness it tells.
+    async fn shared(address: SocketAddr, ready: bool) -> (SocketAddr, watch::Sender<bool>, CancellationToken) {
+        let listener = Admin::bind(address, true).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (room, ready) = watch::channel(ready);
+        let end = CancellationToken::new();
+        tokio::spawn(Admin::new(listener, Arc::new(Registry::default()), vec![ready]).run_to_end(end.clone()));
+        (address, room, end)
+    }
+
+    #[tokio::test]
+    async fn of_two_that_share_an_address_the_one_that_stays_ready_is_asked_and_the_next_one_as_soon_as_it_leaves() {
+        let (address, _old, leave) = shared(([127, 0, 0, 1], 0).into(), true).await;
+        let (_, new, _end) = shared(address, false).await;
+
+        for _ in 0..20 {
+            assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 200 OK");
+        }
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        leave.cancel();
+        // What it has kept open ends after it has closed the listener.
+        assert_eq!(kept.read(&mut [0]).await.unwrap_or_default(), 0);
+        for _ in 0..20 {
+            assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 503 Service Unavailable");
+        }
+        new.send_replace(true);
+        assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 200 OK");
     }
 
     #[test]

@@ -297,7 +297,7 @@ impl Process {
         };
         let Some(listener) = self.admin.take() else { bail!("the source was not opened") };
         let registry = Arc::new(self.registry);
-        let admin = tokio::spawn(Admin::new(listener, Arc::clone(&registry), self.ready).run(end.clone()));
+        let admin = tokio::spawn(Admin::new(listener, Arc::clone(&registry), self.ready).run_to_end(end.clone()));
         if let Some((scrape, scrapers)) = self.scrape.zip(cluster.scrapers()) {
             let stop = self.signal.clone();
             self.rooms.spawn(async move { scrape.run(scrapers, registry, stop).await.context("metrics by HTTPS") });

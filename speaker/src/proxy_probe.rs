@@ -20,22 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// How long a proxy has that may stand beside one whose connection has just ended.
-const SUCCESSOR_PATIENCE: Duration = Duration::from_millis(200);
-
 /// Asks for ever; the channel changes only when the answer does.
 pub(crate) async fn ask(proxy: SocketAddr, ready: watch::Sender<bool>) {
-    let mut patience = PATIENCE;
     loop {
         let began_at = Instant::now();
-        let Err(error) = ask_over_one_connection(proxy, &ready, patience).await;
+        let Err(error) = ask_over_one_connection(proxy, &ready).await;
         let lasted = began_at.elapsed() >= INTERVAL;
         if *ready.borrow() && lasted && error.kind() != io::ErrorKind::TimedOut {
-            // During an update the next proxy has the same address already. Without one this is refused at once.
-            patience = SUCCESSOR_PATIENCE;
+            // During an update the next proxy has the same address already, and gets the traffic: what it says counts,
+            // however busy it is at first. Without one this is refused at once.
             continue;
         }
-        patience = PATIENCE;
         // Refused, closed, slow or not HTTP: all mean that this proxy takes no traffic.
         debug!(address = %proxy, %error, "proxy does not answer");
         set(&ready, false);
@@ -43,21 +38,17 @@ pub(crate) async fn ask(proxy: SocketAddr, ready: watch::Sender<bool>) {
     }
 }
 
-/// `first` is how long the connection and the first answer may take.
 async fn ask_over_one_connection(
     proxy: SocketAddr,
     ready: &watch::Sender<bool>,
-    first: Duration,
 ) -> io::Result<std::convert::Infallible> {
     let question = format!("GET /readyz HTTP/1.1\r\nHost: {proxy}\r\n\r\n");
-    let mut stream = timeout(first, TcpStream::connect(proxy)).await??;
+    let mut stream = timeout(PATIENCE, TcpStream::connect(proxy)).await??;
     stream.set_nodelay(true)?;
-    let mut patience = first;
     loop {
         let asked_at = Instant::now();
         stream.write_all(question.as_bytes()).await?;
-        let answer = timeout(patience, read_answer(&mut stream)).await??;
-        patience = PATIENCE;
+        let answer = timeout(PATIENCE, read_answer(&mut stream)).await??;
         set(ready, answer.is_ok);
         if answer.is_last {
             // Not a sign of trouble: an older server. The next question needs a connection of its own.
