@@ -4,6 +4,7 @@ mod admin;
 mod doctor;
 mod explain;
 mod migrate;
+mod ready;
 mod run;
 mod scrape;
 mod source;
@@ -65,6 +66,8 @@ enum Command {
     /// Move to Ferrogate from something else: show what would change, and write what it takes
     #[command(subcommand)]
     Migrate(migrate::From),
+    /// Ask one process of this host, by its name, whether it is ready; the exit code says so
+    Ready(ready::ReadyArgs),
     /// Print the version and the licence of this binary
     Version,
 }
@@ -101,6 +104,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => runtime.block_on(explain::show(&args)),
         Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
         Command::Migrate(from) => runtime.block_on(migrate::migrate(from)),
+        Command::Ready(args) => ready::ask(&args),
         Command::Version => {
             println!("ferrogate {}", env!("CARGO_PKG_VERSION"));
             println!("source Apache-2.0; this binary GPL-3.0-or-later, because it links bgp-rs (see NOTICE)");

@@ -20,7 +20,7 @@ use ferrogate_core::{model::NodeName, speaker::DataPath};
 use ferrogate_speaker::ProxyReadiness;
 use prometheus_client::registry::Registry;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::Admin,
+    ready,
     scrape::{Scrape, ScrapeArgs},
     source::{NodeArgs, SourceArgs},
     webhook,
@@ -87,6 +88,9 @@ pub struct ProxyArgs {
     /// Where metrics and health are served; never an external address
     #[arg(long, value_name = "ADDR:PORT", default_value_t = PROXY_ADMIN)]
     admin: SocketAddr,
+    /// Name under which this very process tells `ferrogate ready` whether it is ready; without it nobody is told
+    #[arg(long, value_name = "NAME", env = ready::NAME)]
+    ready_name: Option<String>,
     #[command(flatten)]
     scrape: ScrapeArgs,
     #[command(flatten)]
@@ -144,7 +148,10 @@ pub async fn proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let holding = if args.source.manifests.is_some() { Holding::Alone } else { Holding::Shared };
     let mut process = Process::start(args.admin, holding).await?.scraped(&args.scrape).await?;
     let cluster = process.open(&args.source, Role::Proxy(node.clone())).await?;
-    process.proxy(args.config, node, &cluster);
+    let is_ready = process.proxy(args.config, node, &cluster);
+    if let Some(name) = &args.ready_name {
+        process.tell_ready(ready::bind(name)?, is_ready);
+    }
     process.run(cluster).await
 }
 
@@ -265,6 +272,14 @@ impl Process {
         let (ready, stop) = (self.readiness(), self.signal.clone());
         self.rooms.spawn(async move {
             ferrogate_speaker::run(config, snapshots, writes, metrics, ready, stop).await.context("speaker")
+        });
+    }
+
+    fn tell_ready(&mut self, listener: UnixListener, is_ready: watch::Receiver<bool>) {
+        let stop = self.signal.clone();
+        self.rooms.spawn(async move {
+            ready::tell(listener, is_ready, stop).await;
+            Ok(())
         });
     }
 
