@@ -10,8 +10,8 @@
 //! Everything is asked of the API server as `system:node:NAME`, with the rights the node authorizer gives. What is
 //! honoured: pod addresses of both families or the node's network, commands, arguments and variables, Secret,
 //! ConfigMap, projected, downward, emptyDir and hostPath volumes with service account tokens, users, groups and
-//! capabilities, probes by HTTP and TCP, restart policies with a back-off, readiness gates, grace periods. What is not
-//! there on purpose: images (a table names programs), init containers, exec, resource limits, pod logs by the API (they
+//! capabilities, probes by HTTP, TCP and exec, restart policies with a back-off, readiness gates, grace periods. What is not
+//! there on purpose: images (a table names programs), init containers, `kubectl exec`, resource limits, pod logs by the API (they
 //! are files).
 //!
 //! As an ordinary user everything runs as the one user there is; what a container must not do, it still cannot.

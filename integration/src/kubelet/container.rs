@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -27,7 +28,7 @@ use super::{
     image::{self, Image},
     launch::{Bind, Launch},
     network::Place,
-    probe::{Kind, Probe},
+    probe::{Exec, Kind, Probe},
     status::{self, Ended},
     volume::Volumes,
 };
@@ -173,15 +174,15 @@ impl Container {
         let image = self.context.images.find(name).ok_or_else(|| {
             Obstacle::new("ErrImagePull", format!("no program of this machine stands for image {name:?}"))
         })?;
-        let probes = self.probes().map_err(|error| Obstacle::new("CreateContainerConfigError", error))?;
         let launch = self.launch(image).await?;
+        let probes = self.probes(&launch).map_err(|error| Obstacle::new("CreateContainerConfigError", error))?;
         let file = self.folder.join(format!("{}.json", self.spec.name));
         let child = self.spawn(&launch, &file).map_err(|error| Obstacle::new("CreateContainerError", error))?;
         self.say(format_args!("started {} as process {}", launch.program.display(), child.id().unwrap_or_default()));
         Ok(Running { child, probes, since: Timestamp::now() })
     }
 
-    fn probes(&self) -> Result<Vec<Probe>, String> {
+    fn probes(&self, launch: &Launch) -> Result<Vec<Probe>, String> {
         let kinds = [
             (Kind::Startup, &self.spec.startup_probe),
             (Kind::Readiness, &self.spec.readiness_probe),
@@ -189,7 +190,22 @@ impl Container {
         ];
         let address = *self.place.addresses().first().ok_or("the pod has no address")?;
         let probes = kinds.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)));
-        probes.map(|(kind, probe)| Probe::new(kind, probe, address, &self.spec)).collect()
+        let probe = |(kind, probe)| {
+            let exec = |command: &[String]| self.exec(launch, kind, command);
+            Probe::new(kind, probe, address, &self.spec, exec)
+        };
+        probes.map(probe).collect()
+    }
+
+    /// Prepares a program that a probe runs.
+    fn exec(&self, launch: &Launch, kind: Kind, command: &[String]) -> Result<Exec, String> {
+        let (program, args) = command.split_first().ok_or("a probe runs a program and names none")?;
+        let launch = Launch { program: PathBuf::from(program), args: args.to_vec(), ..launch.clone() };
+        let file = self.folder.join(format!("{}-{kind:?}.json", self.spec.name));
+        let written = serde_json::to_vec(&launch).map_err(io::Error::from).and_then(|text| fs::write(&file, text));
+        written.map_err(|error| format!("writing {}: {error}", file.display()))?;
+        let network = self.place.descriptor().map_err(|error| format!("naming the network of the pod: {error}"))?;
+        Ok(Exec { launcher: self.context.launcher.clone(), file, network: Arc::new(network) })
     }
 
     async fn launch(&self, image: &Image) -> Result<Launch, Obstacle> {

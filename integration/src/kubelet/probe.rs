@@ -1,7 +1,12 @@
-//! Probes: questions to a container from its node, by HTTP or by a mere connection, and what their answers add up to.
+//! Probes: questions to a container from its node, by HTTP, by a mere connection or by a program that is run in it, and
+//! what their answers add up to.
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -9,6 +14,7 @@ use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrS
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
+    process::Command,
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -28,14 +34,36 @@ pub enum Kind {
 }
 
 /// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Question {
     Get { address: SocketAddr, host: String, path: String, headers: Vec<(String, String)> },
     Connect(SocketAddr),
+    Run(Exec),
+}
+
+/// How a program is run as the container's own would be: with its files, its rights, its network.
+#[derive(Clone, Debug)]
+pub struct Exec {
+    /// The lab's own program, whose command `container` is [`super::launch::run`].
+    pub launcher: PathBuf,
+    /// What it is to start, as a file.
+    pub file: PathBuf,
+    /// The network it is in.
+    pub network: Arc<OwnedFd>,
+}
+
+impl Exec {
+    /// Whether it ends well.
+    async fn run(&self) -> std::io::Result<bool> {
+        let mut command = Command::new(&self.launcher);
+        command.arg("container").arg(&self.file).stdin(Stdio::from(self.network.try_clone()?));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        Ok(command.status().await?.success())
+    }
 }
 
 /// A probe, every default filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Probe {
     /// What it is for.
     pub kind: Kind,
@@ -48,11 +76,17 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// The probe of a container whose pod has this address.
+    /// The probe of a container whose pod has this address. `exec` prepares a program to be run in it.
     ///
     /// # Errors
     /// When it is of a kind that is not asked here, or names a port that is not there; the text says so.
-    pub fn new(kind: Kind, probe: &core::Probe, address: IpAddr, container: &core::Container) -> Result<Self, String> {
+    pub fn new(
+        kind: Kind,
+        probe: &core::Probe,
+        address: IpAddr,
+        container: &core::Container,
+        exec: impl FnOnce(&[String]) -> Result<Exec, String>,
+    ) -> Result<Self, String> {
         let question = if let Some(get) = &probe.http_get {
             if get.scheme.as_deref().unwrap_or("HTTP") != "HTTP" {
                 return Err("probes by HTTPS are not asked here".to_owned());
@@ -75,8 +109,10 @@ impl Probe {
                 None => address,
             };
             Question::Connect(SocketAddr::new(host, port(&socket.port, container)?))
+        } else if let Some(action) = &probe.exec {
+            Question::Run(exec(action.command.as_deref().unwrap_or_default())?)
         } else {
-            return Err("only probes by httpGet and tcpSocket are asked here".to_owned());
+            return Err("only probes by httpGet, tcpSocket and exec are asked here".to_owned());
         };
         let seconds = |given: Option<i32>, default: u64| {
             Duration::from_secs(given.and_then(|given| u64::try_from(given).ok()).unwrap_or(default))
@@ -117,6 +153,7 @@ impl Probe {
         let answer = async {
             match &self.question {
                 Question::Connect(address) => TcpStream::connect(address).await.map(|_| true),
+                Question::Run(exec) => exec.run().await,
                 Question::Get { address, host, path, headers } => {
                     let mut stream = TcpStream::connect(address).await?;
                     let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
@@ -226,9 +263,10 @@ mod tests {
 
     #[test]
     fn a_probe_that_cannot_be_asked_is_refused_in_words() {
-        let probe = core::Probe { exec: Some(core::ExecAction::default()), ..Default::default() };
+        let probe = core::Probe { grpc: Some(core::GRPCAction::default()), ..Default::default() };
+        let nothing = |_: &[String]| Err("nothing is run".to_owned());
 
-        let refused = Probe::new(Kind::Liveness, &probe, [192, 0, 2, 1].into(), &core::Container::default());
+        let refused = Probe::new(Kind::Liveness, &probe, [192, 0, 2, 1].into(), &core::Container::default(), nothing);
 
         assert!(refused.is_err_and(|error| error.contains("httpGet")));
     }
