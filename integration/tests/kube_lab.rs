@@ -21,6 +21,7 @@ const SHOWN: &[&str] = &[
     "Local, IPv6: the pod sees the client's address",
     "IPv4: by NodePort from the client, by cluster IP from a node",
     "Local: the address follows the only pod to another node",
+    "a rolling restart of the proxies loses no request",
     "a rolling restart drops no request",
     "a speaker pod is deleted: its address moves",
     "the webhook refuses a pool that overlaps another",

@@ -1,9 +1,9 @@
 //! The shared Ingress entry: by every way into the cluster, and when its proxies go.
 
 use std::{
-    fs,
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr},
+    fmt, fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -43,7 +43,7 @@ const WHO: &str = "/forwardedfor";
 /// Time between two requests of the client while something goes.
 const RHYTHM: Duration = Duration::from_millis(10);
 
-/// A request that is not answered by then has failed.
+/// A request that is not answered by then has failed, where silence is what is measured.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long the entry may be without an answer when a proxy is killed: until the speaker has noticed, the next one is
@@ -126,7 +126,8 @@ fn killed(cluster: &Cluster) -> Result<((), String)> {
     let (owner, _) = until(LIMIT, || one_owner(&cluster.topology, to.ip()))?;
     let node = &cluster.topology.nodes[owner].name;
     until(LIMIT, || page(cluster, to, "/"))?;
-    let stream = while_asked(cluster, to, || {
+    let ask: Ask<'_> = Box::new(|| hello(to, PATIENCE));
+    let (next, asked) = while_asked(cluster, vec![ask], || {
         thread::sleep(RHYTHM * 20);
         let pid = process(node)?;
         kill(Pid::from_raw(pid), Signal::SIGKILL).context("killing the proxy")?;
@@ -138,82 +139,157 @@ fn killed(cluster: &Cluster) -> Result<((), String)> {
         thread::sleep(RHYTHM * 50);
         Ok(cluster.topology.nodes[now].name.clone())
     })?;
-    let Asked { found: next, asked, failed, gap, .. } = stream;
+    let Asked { asked, failed, gap, .. } = asked.into_iter().next().context("nobody has asked")?;
     ensure!(gap <= GAP, "no answer for {} ms", gap.as_millis());
     Ok(((), format!("from {node} to {next}: {} ms without an answer, {failed} of {asked} requests", gap.as_millis())))
 }
 
-/// Every proxy is replaced by another one, node by node, while the client asks.
+/// Every proxy is replaced by another one, node by node, while clients ask each node, and the external address on new
+/// connections and on a kept one.
 pub fn the_proxies_are_updated(scene: &mut Scene<'_>) -> Option<()> {
-    scene.check("a rolling restart replaces every proxy, and the entry answers", |cluster| {
+    scene.check("a rolling restart of the proxies loses no request", |cluster| {
         let to = address(cluster, false)?;
+        let (_, port) = cluster_address(&cluster.service(NAMESPACE, ENTRY)?, false).context("no NodePort")?;
         until(LIMIT, || page(cluster, to, "/"))?;
-        let stream = while_asked(cluster, to, || {
+        let mut asks: Vec<Ask<'_>> = Vec::new();
+        for node in &cluster.topology.nodes {
+            let to = SocketAddr::new(uplink(node.number).into(), port);
+            until(LIMIT, || page(cluster, to, "/"))?;
+            asks.push(Box::new(move || hello(to, LIMIT)));
+        }
+        let nodes = asks.len();
+        let mut kept = None;
+        asks.push(Box::new(move || hello(to, LIMIT)));
+        asks.push(Box::new(move || hello_again(&mut kept, to, LIMIT)));
+        let lost_before = speakers_lost(cluster);
+
+        let ((), asked) = while_asked(cluster, asks, || {
             cluster.plane.kubectl(["rollout", "restart", "daemonset/ferrogate-proxy", "--namespace", NAMESPACE])?;
             let status = ["rollout", "status", "daemonset/ferrogate-proxy", "--namespace", NAMESPACE, "--timeout=180s"];
             cluster.plane.kubectl(status)?;
-            cluster.wait_pods(NAMESPACE, PROXIES, usize::from(NODES), LIMIT * 2)
+            cluster.wait_pods(NAMESPACE, PROXIES, usize::from(NODES), LIMIT * 2).map(drop)
         })?;
-        let Asked { asked, failed, gap, first, .. } = stream;
-        until(LIMIT, || page(cluster, to, "/"))?;
-        // What is lost on the way is told, not judged: requests are still reset while one proxy follows another.
-        let lost = if failed == 0 { String::new() } else { format!("; the first because: {first}") };
-        Ok(((), format!("{failed} of {asked} requests failed, {} ms without an answer at most{lost}", gap.as_millis())))
+
+        let (by_node, by_address) = asked.split_at(nodes);
+        for (asked, node) in by_node.iter().zip(&cluster.topology.nodes) {
+            ensure!(asked.failed == 0, "by {}: {asked}", node.name);
+        }
+        // Speakers that hear nothing of each other, on a machine that is too busy, move addresses: that loses
+        // connections, whatever the proxies do.
+        let lost = speakers_lost(cluster) - lost_before;
+        let failed: u32 = by_address.iter().map(|asked| asked.failed).sum();
+        let told = || by_address.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        ensure!(failed == 0 || lost > 0, "by {to}: {}", told());
+        let total: u32 = asked.iter().map(|asked| asked.asked).sum();
+        let moved = format!("; speakers lost each other {lost} times meanwhile, and at {to}: {}", told());
+        Ok(((), format!("{} of {total} requests are answered{}", total - failed, if lost > 0 { &moved } else { "" })))
     })
 }
 
+/// How often a speaker has lost another one so far.
+fn speakers_lost(cluster: &Cluster) -> usize {
+    let logs = cluster.all_logs().into_iter().filter_map(|path| fs::read_to_string(path).ok());
+    logs.map(|log| log.lines().filter(|line| line.contains("ferrogate_speaker: speaker lost")).count()).sum()
+}
+
+/// One request, as a client sends it.
+type Ask<'a> = Box<dyn FnMut() -> Result<()> + Send + 'a>;
+
+/// How many failures are told in words.
+const TOLD: usize = 5;
+
 /// What a client saw while something happened.
-struct Asked<T> {
-    found: T,
+#[derive(Default)]
+struct Asked {
     asked: u32,
     failed: u32,
     /// The longest time between two answers.
     gap: Duration,
-    /// Why the first one failed.
-    first: String,
+    /// When and why the first ones failed.
+    why: Vec<String>,
 }
 
-fn while_asked<T>(cluster: &Cluster, to: SocketAddr, happens: impl FnOnce() -> Result<T>) -> Result<Asked<T>> {
-    let stop = AtomicBool::new(false);
-    let (found, (asked, failed, gap, first)) = thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            cluster.topology.client.run(|| {
-                let (mut asked, mut failed, mut gap, mut first) = (0, 0, Duration::ZERO, String::new());
-                let mut answered_at = Instant::now();
-                while !stop.load(Ordering::Relaxed) {
-                    let next = Instant::now() + RHYTHM;
-                    asked += 1;
-                    match hello(to) {
-                        Ok(()) => {
-                            gap = gap.max(answered_at.elapsed());
-                            answered_at = Instant::now();
-                        }
-                        Err(error) => {
-                            failed += 1;
-                            if first.is_empty() {
-                                first = format!("{error:#}");
-                            }
-                        }
-                    }
-                    thread::sleep(next.saturating_duration_since(Instant::now()));
-                }
-                (asked, failed, gap.max(answered_at.elapsed()), first)
-            })
-        });
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failed, asked, gap, why } = self;
+        write!(f, "{failed} of {asked} requests failed, {} ms without an answer", gap.as_millis())?;
+        why.iter().try_for_each(|why| write!(f, "; {why}"))
+    }
+}
+
+/// Asks from the client, each in a rhythm of its own, while something happens.
+fn while_asked<T>(
+    cluster: &Cluster,
+    asks: Vec<Ask<'_>>,
+    happens: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<Asked>)> {
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let start = |ask| scope.spawn(move || cluster.topology.client.run(|| ask_until(stop, ask)));
+        let clients: Vec<_> = asks.into_iter().map(start).collect();
         let found = happens();
         stop.store(true, Ordering::Relaxed);
-        (found, client.join().unwrap_or_default())
-    });
-    Ok(Asked { found: found?, asked, failed, gap, first })
+        let asked = clients.into_iter().map(|client| client.join().ok().context("a client has panicked"));
+        let asked = asked.collect::<Result<Vec<_>>>();
+        Ok((found?, asked?))
+    })
+}
+
+fn ask_until(stop: &AtomicBool, mut ask: Ask<'_>) -> Asked {
+    let began_at = Instant::now();
+    let mut answered_at = began_at;
+    let mut all = Asked::default();
+    while !stop.load(Ordering::Relaxed) {
+        let next = Instant::now() + RHYTHM;
+        all.asked += 1;
+        match ask() {
+            Ok(()) => {
+                all.gap = all.gap.max(answered_at.elapsed());
+                answered_at = Instant::now();
+            }
+            Err(error) => {
+                all.failed += 1;
+                if all.why.len() < TOLD {
+                    all.why.push(format!("after {} ms: {error:#}", began_at.elapsed().as_millis()));
+                }
+            }
+        }
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    all.gap = all.gap.max(answered_at.elapsed());
+    all
 }
 
 /// One request by a connection of its own.
-fn hello(to: SocketAddr) -> Result<()> {
-    let mut stream = probe::connect(to, None, PATIENCE)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n\r\n")?;
+fn hello(to: SocketAddr, patience: Duration) -> Result<()> {
+    let mut stream = probe::connect(to, None, patience).context("connecting")?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n\r\n").context("asking")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    stream.read_to_string(&mut answer).context("reading the answer")?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "answered {:?}", answer.lines().next().unwrap_or_default());
+    Ok(())
+}
+
+/// One request on the connection of the one before, if that has not been told to be the last.
+fn hello_again(kept: &mut Option<TcpStream>, to: SocketAddr, patience: Duration) -> Result<()> {
+    let mut stream = match kept.take() {
+        Some(stream) => stream,
+        None => probe::connect(to, None, patience).context("connecting")?,
+    };
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.example\r\n\r\n").context("asking")?;
+    let (mut head, mut line, mut reader) = (String::new(), String::new(), BufReader::new(&stream));
+    while line != "\r\n" {
+        line.clear();
+        ensure!(reader.read_line(&mut line).context("reading the answer")? > 0, "closed after {head:?}");
+        head.push_str(&line.to_ascii_lowercase());
+    }
+    ensure!(head.starts_with("http/1.1 200"), "answered {:?}", head.lines().next().unwrap_or_default());
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let length = field("content-length:").and_then(|length| length.parse().ok()).context("an answer of no length")?;
+    ensure!(io::copy(&mut reader.take(length), &mut io::sink()).context("reading a body")? == length, "cut short");
+    if field("connection:") != Some("close") {
+        *kept = Some(stream);
+    }
     Ok(())
 }
 
