@@ -3,9 +3,11 @@
 //! It only looks; nothing is changed. Reading the host goes through [`Host`], so that tests lay out a host of files.
 
 use std::{
-    fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    fs,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -208,13 +210,40 @@ pub fn port_is_free(name: &str, taken: io::Result<()>, address: SocketAddr) -> C
 }
 
 /// Binds each port for a moment.
-pub fn ports(heartbeat: u16, admin: &[(&str, SocketAddr)]) -> Vec<Check> {
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, heartbeat));
-    let mut checks = vec![port_is_free("heartbeat port (UDP)", UdpSocket::bind(any).map(drop), any)];
+pub fn ports(gossip: u16, admin: &[(&str, SocketAddr)]) -> Vec<Check> {
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, gossip));
+    let mut checks = vec![port_is_free("gossip port (UDP)", UdpSocket::bind(any).map(drop), any)];
     for (role, address) in admin {
         checks.push(port_is_free(&format!("admin port of the {role}"), TcpListener::bind(address).map(drop), *address));
     }
     checks
+}
+
+/// Whether the speaker of this host seals its gossip, by what its metrics say; nothing where no speaker answers.
+pub fn gossip(admin: SocketAddr) -> Option<Check> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    // More than all metrics of a speaker come to, and a bound on what a stranger can make us hold.
+    stream.take(MAX_METRICS).read_to_string(&mut answer).ok()?;
+    is_gossip_sealed(&answer)
+}
+
+/// The most that is read of a speaker's metrics, in bytes.
+const MAX_METRICS: u64 = 16 << 20;
+
+fn is_gossip_sealed(metrics: &str) -> Option<Check> {
+    const NAME: &str = "gossip of the speaker";
+    match metrics.lines().find_map(|line| line.strip_prefix("ferrogate_speaker_gossip_sealed "))?.trim() {
+        "1" => Some(Check::ok(NAME, "sealed with a key")),
+        _ => Some(Check::warning(
+            NAME,
+            "not sealed: any host on the network of the nodes can make speakers give up or take addresses",
+            "give every speaker the same --gossip-key; SECURITY.md says how to make one",
+        )),
+    }
 }
 
 /// Whether statuses can be kept in this folder, or in the nearest parent that exists.
@@ -264,6 +293,15 @@ mod tests {
             let host = Host { root: folder.path().to_owned() };
             (Self { _folder: folder }, host)
         }
+    }
+
+    #[test]
+    fn gossip_that_is_not_sealed_is_a_warning_and_no_speaker_is_no_matter() {
+        let verdict = |metrics: &str| is_gossip_sealed(metrics).map(|check| check.verdict);
+
+        assert_eq!(verdict("HTTP/1.0 200 OK\r\n\r\nferrogate_speaker_gossip_sealed 1\n"), Some(Verdict::Ok));
+        assert_eq!(verdict("ferrogate_speaker_gossip_sealed 0\n"), Some(Verdict::Warning));
+        assert_eq!(verdict("ferrogate_controller_leading 1\n"), None);
     }
 
     #[test]

@@ -134,7 +134,8 @@ fn or_dash(text: String) -> String {
 pub async fn doctor(source: &SourceArgs, output: Output) -> anyhow::Result<ExitCode> {
     let mut checks = Host::this().checks();
     let admin = [("controller", CONTROLLER_ADMIN), ("speaker", SPEAKER_ADMIN), ("proxy", PROXY_ADMIN)];
-    checks.extend(doctor::ports(ferrogate_speaker::HEARTBEAT_PORT, &admin));
+    checks.extend(doctor::ports(ferrogate_speaker::GOSSIP_PORT, &admin));
+    checks.extend(doctor::gossip(SPEAKER_ADMIN));
     if let Some(state) = source.state_folder() {
         checks.push(doctor::state_folder(&state));
     }

@@ -1,4 +1,4 @@
-//! The brain of a speaker: which addresses this node announces, and every frame and heartbeat it takes.
+//! The brain of a speaker: which addresses this node announces, and every frame and datagram it takes.
 //!
 //! [`Speaker`] remembers; [`announce`] and [`elect`] decide. What is on the link is the business of `layer2`, who is
 //! alive that of `membership`.
@@ -14,7 +14,7 @@ use std::{
 use ferrogate_wire::{
     arp::Arp,
     ethernet::Mac,
-    gossip::Heartbeat,
+    gossip::Datagram,
     ndp::{Advertisement, Ndp},
 };
 
@@ -27,7 +27,7 @@ use crate::{
         announce::{Announcement, Ground, Lead, Policy, Sharing, Silence, Standings},
         health::{HealthChecks, News},
         layer2::Layer2,
-        membership::{Heard, Membership, Own},
+        membership::{Heard, Membership, Own, Taken},
     },
     write::{self, L2Status, Severity, Write},
 };
@@ -61,12 +61,14 @@ pub struct Config {
     pub data_path: DataPath,
     /// Which life of this speaker it is: greater than at any earlier start. Microseconds since 1970 will do.
     pub incarnation: u64,
+    /// What decides whom gossip is passed on to first.
+    pub seed: u64,
     /// Whether nodes with the label that excludes them from load balancers may announce all the same.
     pub ignore_exclude_label: bool,
     /// Names of interfaces that are never announced on, `*` standing for any characters.
     pub excluded_interfaces: Vec<String>,
     /// How often every other speaker hears from this one.
-    pub heartbeat_interval: Duration,
+    pub gossip_interval: Duration,
     /// After how many silent intervals a speaker counts as lost.
     pub detect_multiplier: NonZeroU8,
     /// Whether the node's kube-proxy is asked at `healthCheckNodePort` before a Service with traffic policy `Local` is
@@ -96,7 +98,7 @@ pub struct Announcements {
 }
 
 /// How often speakers hear from each other unless told otherwise.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
+pub const GOSSIP_INTERVAL: Duration = Duration::from_millis(50);
 /// How many silent intervals make a speaker lost: 150 ms with the interval above, as fast as BFD is commonly run.
 pub const DETECT_MULTIPLIER: NonZeroU8 = NonZeroU8::new(3).expect("three is not zero");
 /// How long an address outlives its ownership on the host: long enough for the announcements of the next owner.
@@ -142,9 +144,10 @@ impl Config {
             node,
             data_path,
             incarnation,
+            seed: 0,
             ignore_exclude_label: false,
             excluded_interfaces: EXCLUDED_INTERFACES.map(str::to_owned).to_vec(),
-            heartbeat_interval: HEARTBEAT_INTERVAL,
+            gossip_interval: GOSSIP_INTERVAL,
             detect_multiplier: DETECT_MULTIPLIER,
             health_checks: true,
             announcements: Announcements::default(),
@@ -155,7 +158,7 @@ impl Config {
 
     /// After how much silence a speaker counts as lost.
     pub fn detection_time(&self) -> Duration {
-        self.heartbeat_interval * u32::from(self.detect_multiplier.get())
+        self.gossip_interval * u32::from(self.detect_multiplier.get())
     }
 
     /// What of it takes part in elections.
@@ -171,12 +174,21 @@ pub enum Event {
     Snapshot(Arc<Snapshot>),
     /// Every interface of this node, new.
     Interfaces(BTreeMap<InterfaceName, Interface>),
-    /// A heartbeat arrived. It has crossed no router (TTL or hop limit 255).
+    /// A datagram of another speaker arrived and was opened. It has crossed no router (TTL or hop limit 255).
     Heard {
         /// The IP source.
         from: IpAddr,
         /// What it says.
-        heartbeat: Heartbeat,
+        datagram: Box<Datagram>,
+    },
+    /// What is seen of an interface of another node, by whatever watches it.
+    Watched {
+        /// The node.
+        node: NodeName,
+        /// Its interface, by its own name.
+        interface: InterfaceName,
+        /// What is seen.
+        verdict: Verdict,
     },
     /// Whether the proxy of this node is ready; it counts as not ready until told.
     ProxyReady(bool),
@@ -218,6 +230,17 @@ pub enum Answer {
     Nothing,
 }
 
+/// What is seen of an interface of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answers.
+    Up,
+    /// It did, and does not any more.
+    Down,
+    /// Nobody looks.
+    Unwatched,
+}
+
 /// What a speaker wants done, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -228,13 +251,13 @@ pub enum Action {
         /// What.
         frame: Frame,
     },
-    /// Send a heartbeat to every address of one other speaker, with TTL or hop limit 255. From the first one on,
-    /// heartbeats should be received too.
-    SendHeartbeat {
-        /// The addresses, all of one node.
+    /// Seal a datagram and send it to every address, with TTL or hop limit 255. From the first one on, datagrams should
+    /// be received too.
+    Gossip {
+        /// The addresses, of one other speaker or of all.
         to: Vec<IpAddr>,
         /// What to say.
-        heartbeat: Heartbeat,
+        datagram: Datagram,
     },
     /// Receive ARP and neighbour discovery on exactly these interfaces; none means nothing is to be announced.
     Listen {
@@ -330,8 +353,8 @@ pub enum Report {
         /// Its node.
         node: NodeName,
     },
-    /// A heartbeat came from an address that no node has, or speaks for another node. Told once per address.
-    HeartbeatRefused {
+    /// A datagram came from an address that no node has, or speaks for another node. Told once per address.
+    GossipRefused {
         /// The IP source.
         from: IpAddr,
         /// The node it speaks for.
@@ -360,6 +383,15 @@ pub enum Report {
         /// Who claims it.
         mac: Mac,
     },
+}
+
+/// Datagrams that were opened and yet not believed, counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disbelieved {
+    /// They come from no address of the node they speak for.
+    pub strangers: u64,
+    /// They are old, or were received before: a replay, or another way to the same node.
+    pub repeated: u64,
 }
 
 /// The speaker of one node.
@@ -493,7 +525,8 @@ impl Speaker {
         match event {
             Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt),
             Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
-            Event::Heard { from, heartbeat } => self.take_heartbeat(now, from, heartbeat, &mut doubt, &mut actions),
+            Event::Heard { from, datagram } => self.take_datagram(now, from, *datagram, &mut doubt, &mut actions),
+            Event::Watched { node, interface, verdict } => self.membership.verdict(&node, interface, verdict),
             Event::ProxyReady(ready) => {
                 if self.own.proxy_ready != ready {
                     self.own.proxy_ready = ready;
@@ -518,6 +551,8 @@ impl Speaker {
             actions.push(Action::Report(Report::MemberLost { node }));
             doubt.ground = true;
         }
+        let taken = self.membership.tick(now);
+        self.follow_words(now, &taken, &mut doubt);
         self.health.expire(now);
         if let Some(news) = self.health.news() {
             self.take_health(now, news, &mut doubt, &mut actions);
@@ -531,8 +566,8 @@ impl Speaker {
         }
         self.release_due(now, &mut actions);
         if self.interfaces.is_some() {
-            let heartbeats = self.membership.heartbeats(now, &self.own).into_iter();
-            actions.extend(heartbeats.map(|(to, heartbeat)| Action::SendHeartbeat { to, heartbeat }));
+            let datagrams = self.membership.datagrams(now, &self.own).into_iter();
+            actions.extend(datagrams.map(|(to, datagram)| Action::Gossip { to, datagram }));
         }
         self.finish_if_over(now, &mut actions);
         actions
@@ -545,7 +580,7 @@ impl Speaker {
             Phase::Leaving { until } => Some(until),
             Phase::Finished => return None,
         };
-        // Without interfaces no heartbeat can be due.
+        // Without interfaces nothing can be said.
         let membership = self.interfaces.as_ref().and_then(|_| self.membership.deadline());
         let release = self.releases.first().map(|(due, _)| *due);
         [end, membership, release, self.health.deadline(), self.layer2.deadline()].into_iter().flatten().min()
@@ -564,6 +599,11 @@ impl Speaker {
     /// What this speaker knows about every node, its own included.
     pub fn standings(&self) -> Standings {
         self.membership.standings(&self.own)
+    }
+
+    /// How many datagrams were opened and yet not believed.
+    pub fn disbelieved(&self) -> Disbelieved {
+        self.membership.disbelieved()
     }
 
     /// The facts this speaker goes by.
@@ -640,7 +680,7 @@ impl Speaker {
         self.note_deafness(now);
     }
 
-    /// Whether heartbeats could reach this node: not while every interface with one of its own addresses is down.
+    /// Whether words could reach this node: not while every interface with one of its own addresses is down.
     fn note_deafness(&mut self, now: Instant) {
         let (Some(snapshot), Some(interfaces)) = (&self.snapshot, &self.interfaces) else { return };
         let Some(node) = snapshot.nodes.get(&self.config.node) else { return };
@@ -652,33 +692,37 @@ impl Speaker {
         self.membership.deaf(now, is_deaf);
     }
 
-    fn take_heartbeat(
+    fn take_datagram(
         &mut self,
         now: Instant,
         from: IpAddr,
-        heartbeat: Heartbeat,
+        datagram: Datagram,
         doubt: &mut Doubt,
         actions: &mut Vec<Action>,
     ) {
-        let node = heartbeat.node.clone();
-        match self.membership.heard(now, from, heartbeat) {
+        let node = datagram.origin.node.clone();
+        match self.membership.heard(now, from, datagram) {
             Heard::Refused { is_new: true } => {
-                actions.push(Action::Report(Report::HeartbeatRefused { from, node }));
+                actions.push(Action::Report(Report::GossipRefused { from, node }));
             }
             Heard::Refused { is_new: false } | Heard::Ignored => {}
-            Heard::Taken { came, left, changed, yielded } => {
+            Heard::Taken(taken) => {
                 let node = NodeName::from(node);
-                if came {
+                if taken.came {
                     actions.push(Action::Report(Report::MemberAlive { node: node.clone() }));
                 }
-                if left {
+                if taken.left {
                     actions.push(Action::Report(Report::MemberLeaving { node }));
                 }
-                doubt.ground |= changed;
-                if yielded {
-                    self.layer2.remind(now);
-                }
+                self.follow_words(now, &taken, doubt);
             }
+        }
+    }
+
+    fn follow_words(&mut self, now: Instant, taken: &Taken, doubt: &mut Doubt) {
+        doubt.ground |= taken.changed;
+        if taken.yielded {
+            self.layer2.remind(now);
         }
     }
 
@@ -709,6 +753,7 @@ impl Speaker {
             ground = Some(fresh);
         }
         let Some(ground) = ground else { return };
+        let links = self.membership.usable_links(&self.own);
         if doubt.everything {
             doubt.services.extend(snapshot.services.keys().cloned());
         }
@@ -721,7 +766,7 @@ impl Speaker {
             }
             let set = self.sharing.set_of(&snapshot, &service);
             let contest = ground.contest(set.iter().filter_map(|key| snapshot.services.get(key)));
-            let verdict = contest.verdict(&self.config.node, &self.own.links);
+            let verdict = contest.verdict(&self.config.node, &links);
             let complains = verdict.lead.is_none() && contest.lacks_only_an_interface(&self.config.node);
             for (service, result) in verdict.outcomes {
                 open.remove(&service);

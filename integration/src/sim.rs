@@ -1,14 +1,14 @@
 //! A world on one virtual clock: the real machines of `core` for several nodes and a controller, a switch, clients,
 //! and faults drawn from a seed.
 //!
-//! Nothing in here decides anything that `core` decides. A [`World`] moves frames, heartbeats, snapshots and writes,
+//! Nothing in here decides anything that `core` decides. A [`World`] moves frames, sealed gossip, snapshots and writes,
 //! each with a delay, and breaks what it is told to break. After every step it checks what must *never* be
 //! ([`Violation`]); [`World::check_settled`] checks what must be *in the end*, once faults are over.
 //!
 //! ```text
 //!                  ┌──────────── truth (objects and statuses) ◄───────────┐ writes
 //!        snapshots ▼                                          ▼ snapshots │
-//!   Speaker of each node ◄──── heartbeats ────► …         Controller ─────┘
+//!   Speaker of each node ◄────── gossip ──────► …         Controller ─────┘
 //!        │  ▲
 //!        ▼  │ frames
 //!       switch ◄────► clients (a neighbour table each)
@@ -31,7 +31,10 @@ use ferrogate_core::{
     speaker::{self, Action, DataPath, Frame, Interface, Report, Speaker},
     write::Write,
 };
-use ferrogate_wire::{ethernet::Mac, gossip::Heartbeat};
+use ferrogate_wire::{
+    ethernet::Mac,
+    gossip::{Datagram, Key, Keys},
+};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 pub mod chaos;
@@ -87,6 +90,7 @@ pub struct NodeHost {
 #[derive(Debug)]
 pub struct World {
     rng: SmallRng,
+    keys: Keys,
     begin: Instant,
     now: Duration,
     agenda: BTreeMap<(Duration, u64), Happening>,
@@ -102,6 +106,10 @@ pub struct World {
     /// The switch and everything that hangs on it.
     pub link: Link,
     violation: Option<Violation>,
+    /// Pairs of nodes that both own an address, and since when.
+    splits: BTreeMap<(usize, usize), Duration>,
+    /// When something was last done to this world.
+    calm_since: Duration,
     /// How many times a machine was stepped.
     pub steps: u64,
 }
@@ -109,7 +117,7 @@ pub struct World {
 /// What happens at a time of its own.
 #[derive(Debug)]
 enum Happening {
-    Heartbeat { from: usize, to: usize, bytes: Vec<u8> },
+    Gossip { from: usize, to: usize, bytes: Arc<[u8]> },
     Packet { to: link::Port, packet: Packet },
     SnapshotForNode(usize),
     SnapshotForController,
@@ -124,6 +132,7 @@ impl World {
         let names: Vec<NodeName> = facts.nodes.keys().cloned().collect();
         let mut world = Self {
             rng: SmallRng::seed_from_u64(seed),
+            keys: Keys::new([Key::from([7; 32])]),
             begin: Instant::now(),
             now: Duration::ZERO,
             agenda: BTreeMap::new(),
@@ -137,6 +146,8 @@ impl World {
             nodes: Vec::new(),
             link: Link::new(names.len(), clients),
             violation: None,
+            splits: BTreeMap::new(),
+            calm_since: Duration::ZERO,
             steps: 0,
         };
         for name in names {
@@ -238,11 +249,12 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Heartbeat { from, to, bytes } => match Heartbeat::decode(&bytes) {
-                Ok(heartbeat) => {
-                    self.step(to, speaker::Event::Heard { from: facts::node_address(from), heartbeat });
+            Happening::Gossip { from, to, bytes } => match Datagram::open(&bytes, &self.keys) {
+                Ok(datagram) => {
+                    let from = facts::node_address(from);
+                    self.step(to, speaker::Event::Heard { from, datagram: Box::new(datagram) });
                 }
-                Err(error) => self.blame(format!("a heartbeat cannot be read: {error}")),
+                Err(error) => self.blame(format!("a datagram cannot be opened: {error}")),
             },
             Happening::Packet { to, packet } => self.arrive(to, packet),
             Happening::SnapshotForNode(node) => {
@@ -276,6 +288,7 @@ impl World {
             self.perform(node, action);
         }
         self.check_safety(node);
+        self.check_splits(node);
     }
 
     fn step_controller(&mut self, event: controller::Event) {
@@ -292,9 +305,10 @@ impl World {
     fn perform(&mut self, node: usize, action: Action) {
         match action {
             Action::Send { interface, frame } => self.send_frame(node, &interface, frame),
-            Action::SendHeartbeat { to, heartbeat } => match heartbeat.encode() {
-                Ok(bytes) => self.send_heartbeat(node, &to, bytes),
-                Err(error) => self.blame(format!("a heartbeat cannot be written: {error}")),
+            // The salt need not be fresh: no node is asked to keep a secret here.
+            Action::Gossip { to, datagram } => match datagram.seal(&self.keys, &[0; 16]) {
+                Ok(bytes) => self.send_gossip(node, &to, bytes.into()),
+                Err(error) => self.blame(format!("a datagram cannot be written: {error}")),
             },
             // The world of the simulator has no kube-proxy.
             Action::CheckHealth { .. } => {}
@@ -321,11 +335,12 @@ impl World {
         }
     }
 
-    fn send_heartbeat(&mut self, from: usize, to: &[IpAddr], bytes: Vec<u8>) {
-        let Some(to) = (0..self.nodes.len()).find(|&node| to.contains(&facts::node_address(node))) else { return };
-        if self.link.carries_heartbeat(&mut self.rng, from, to) {
-            let delay = self.link.delay(&mut self.rng);
-            self.plan(delay, Happening::Heartbeat { from, to, bytes });
+    fn send_gossip(&mut self, from: usize, to: &[IpAddr], bytes: Arc<[u8]>) {
+        for to in (0..self.nodes.len()).filter(|&node| to.contains(&facts::node_address(node))) {
+            if self.link.carries_gossip(&mut self.rng, from, to) {
+                let delay = self.link.delay(&mut self.rng);
+                self.plan(delay, Happening::Gossip { from, to, bytes: bytes.clone() });
+            }
         }
     }
 
@@ -367,8 +382,14 @@ impl World {
         self.spread();
     }
 
+    /// Something is about to be done to this world: what follows takes its time again.
+    pub fn unsettle(&mut self) {
+        self.calm_since = self.now;
+    }
+
     /// Lets everyone know of new facts, sooner or later.
     fn spread(&mut self) {
+        self.unsettle();
         self.version += 1;
         for node in 0..self.nodes.len() {
             let delay = self.between(1, 5);
@@ -424,6 +445,41 @@ impl World {
         }
     }
 
+    /// Two that see each other both own an address only for as long as it takes to find out and to settle.
+    fn check_splits(&mut self, node: usize) {
+        let Some(own) = &self.nodes[node].speaker else { return };
+        let limit = self.template.gossip_interval * 8 + Duration::from_millis(50);
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let pair = (node.min(other), node.max(other));
+            let host = &self.nodes[other];
+            let has_common =
+                |speaker: &Speaker| own.owned().keys().any(|address| speaker.owned().contains_key(address));
+            let is_split = host.speaker.as_ref().is_some_and(has_common)
+                && host.version == self.nodes[node].version
+                && !host.is_stopping
+                && !self.nodes[node].is_stopping
+                && self.link.is_clear()
+                && self.see_each_other(node, other);
+            if !is_split {
+                self.splits.remove(&pair);
+                continue;
+            }
+            let since = *self.splits.entry(pair).or_insert(self.now);
+            if self.now - since.max(self.calm_since) > limit {
+                let what =
+                    format!("{} and {} see each other and go on owning one address", self.nodes[node].name, host.name);
+                self.violation.get_or_insert(Violation { at: self.now, what });
+            }
+        }
+    }
+
+    /// Whether two nodes hear each other, or both hear and are heard by a third.
+    fn see_each_other(&self, one: usize, other: usize) -> bool {
+        let is_mutual = |one: usize, other: usize| self.link.hears(one, other) && self.link.hears(other, one);
+        let third = |node: usize| self.runs(node) && is_mutual(node, one) && is_mutual(node, other);
+        is_mutual(one, other) || (0..self.nodes.len()).any(third)
+    }
+
     /// No address is ever given to two Services that may not share it.
     fn check_sharing(&mut self) {
         let services: Vec<_> = self.truth.services.values().cloned().collect();
@@ -442,13 +498,16 @@ impl World {
 impl World {
     /// Starts the speaker of a node, as a new process on a clean host.
     pub fn start(&mut self, node: usize) {
+        self.unsettle();
         let interfaces = self.interfaces(node);
+        let seed = self.rng.random();
         let host = &mut self.nodes[node];
         host.starts += 1;
         host.is_stopping = false;
         // What an earlier process left on the host is swept at the start.
         host.addresses.clear();
-        let config = speaker::Config { node: host.name.clone(), incarnation: host.starts, ..self.template.clone() };
+        let config =
+            speaker::Config { node: host.name.clone(), incarnation: host.starts, seed, ..self.template.clone() };
         host.speaker = Some(Speaker::new(config));
         host.version = 0;
         self.link.nodes[node].restart();
@@ -460,6 +519,7 @@ impl World {
 
     /// Ends the speaker of a node without a word.
     pub fn kill(&mut self, node: usize) {
+        self.unsettle();
         self.nodes[node].speaker = None;
         self.nodes[node].due = None;
         self.link.nodes[node].restart();
@@ -468,6 +528,7 @@ impl World {
 
     /// Asks the speaker of a node to stop.
     pub fn stop(&mut self, node: usize) {
+        self.unsettle();
         self.nodes[node].is_stopping = true;
         self.step(node, speaker::Event::Shutdown);
     }
@@ -497,6 +558,7 @@ impl World {
     /// Pulls or plugs the cable of a node.
     pub fn set_cable(&mut self, node: usize, plugged: bool) {
         if self.link.nodes[node].has_cable != plugged {
+            self.unsettle();
             self.link.nodes[node].has_cable = plugged;
             let interfaces = self.interfaces(node);
             self.step(node, speaker::Event::Interfaces(interfaces));
@@ -505,6 +567,7 @@ impl World {
 
     /// Makes a node's proxy ready or not; its speaker notices after a while.
     pub fn set_proxy(&mut self, node: usize, ready: bool) {
+        self.unsettle();
         self.nodes[node].proxy_ready = ready;
         let delay = self.between(1, 20);
         self.plan(delay, Happening::ProxySeen(node));
@@ -512,6 +575,7 @@ impl World {
 
     /// Holds up a node's source of facts, or lets it go on.
     pub fn set_source(&mut self, node: usize, stuck: bool) {
+        self.unsettle();
         self.nodes[node].source_is_stuck = stuck;
         if !stuck {
             let delay = self.between(1, 5);

@@ -190,7 +190,7 @@ fn when_the_proxy_of_the_owner_fails_another_node_takes_over_at_once() {
     scene.world.set_proxy(scene.owner, false);
     let (longest, _) = scene.probe(Duration::from_secs(1));
 
-    // Noticing takes up to 20 ms here; the rest is one heartbeat.
+    // Noticing takes up to 20 ms here; the rest is one datagram.
     assert!(longest <= MS * 30, "{longest:?}");
     scene.world.check_settled().unwrap();
 }
@@ -226,4 +226,70 @@ fn a_node_that_has_lost_its_link_takes_nothing_with_it_when_it_comes_back() {
     assert_eq!(lost, 0);
     assert_eq!(scene.conflicts(), 0);
     scene.world.check_settled().unwrap();
+}
+
+/// How long it may take until only one owns an address: to miss a node, and to wait for whoever still hears it.
+const AGREED: Duration = Duration::from_millis(350);
+
+/// After one-way losses: who owns the addresses once all had time to agree, and the longest time without any.
+fn owners_after(scene: &mut Scene, losses: &[(usize, usize)]) -> (Vec<usize>, Duration) {
+    for &(speaker, listener) in losses {
+        scene.world.link.mute(speaker, listener);
+    }
+    let (longest, _) = scene.probe(AGREED);
+    for address in &scene.addresses {
+        assert_eq!(scene.world.owners(*address), scene.world.owners(scene.addresses[0]));
+    }
+    scene.world.check_agreed().unwrap();
+    let owners = scene.world.owners(scene.addresses[0]);
+    scene.world.run(Duration::from_secs(30)).unwrap();
+    assert_eq!(scene.world.owners(scene.addresses[0]), owners);
+    (owners, longest)
+}
+
+#[test]
+fn an_owner_that_one_node_does_not_hear_and_a_third_does_stays_the_only_one() {
+    for next in 1..3 {
+        let mut scene = Scene::new();
+        let (owner, deaf) = (scene.owner, (scene.owner + next) % 3);
+
+        let (owners, longest) = owners_after(&mut scene, &[(owner, deaf)]);
+
+        assert_eq!(owners, [owner]);
+        assert!(longest <= MS * 20, "{longest:?}");
+    }
+}
+
+#[test]
+fn two_that_do_not_hear_each_other_and_a_third_that_hears_both_agree_on_the_owner_there_was() {
+    let mut scene = Scene::new();
+    let (owner, other) = (scene.owner, (scene.owner + 1) % 3);
+
+    let (owners, longest) = owners_after(&mut scene, &[(owner, other), (other, owner)]);
+
+    assert_eq!(owners, [owner]);
+    assert!(longest <= MS * 20, "{longest:?}");
+}
+
+#[test]
+fn an_owner_that_nobody_hears_any_more_yields_though_it_hears_everybody() {
+    let mut scene = Scene::new();
+    let owner = scene.owner;
+
+    let (owners, _) = owners_after(&mut scene, &[(owner, (owner + 1) % 3), (owner, (owner + 2) % 3)]);
+
+    assert_eq!(owners.len(), 1);
+    assert_ne!(owners, [owner]);
+}
+
+#[test]
+fn of_two_nodes_the_one_that_is_not_heard_yields_to_the_one_that_is() {
+    let mut scene = Scene::new();
+    let (owner, other, third) = (scene.owner, (scene.owner + 1) % 3, (scene.owner + 2) % 3);
+    scene.world.set_power(third, false);
+    scene.world.run(Duration::from_secs(1)).unwrap();
+
+    let (owners, _) = owners_after(&mut scene, &[(owner, other)]);
+
+    assert_eq!(owners, [other]);
 }

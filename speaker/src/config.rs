@@ -3,20 +3,21 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU8,
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ferrogate_core::{
     model::NodeName,
     speaker::{
-        Announcements, DETECT_MULTIPLIER, DataPath, EXCLUDED_INTERFACES, HAND_OVER_GRACE, HEARTBEAT_INTERVAL,
+        Announcements, DETECT_MULTIPLIER, DataPath, EXCLUDED_INTERFACES, GOSSIP_INTERVAL, HAND_OVER_GRACE,
         SHUTDOWN_GRACE,
     },
 };
 use tokio::sync::watch;
 
-/// UDP port of heartbeats. Not 7946, so that a MetalLB speaker can run beside this one during a migration.
-pub const HEARTBEAT_PORT: u16 = 17946;
+/// UDP port of gossip. Not 7946, so that a MetalLB speaker can run beside this one during a migration.
+pub const GOSSIP_PORT: u16 = 17946;
 
 /// Everything a speaker must know before it starts.
 #[derive(Clone, Debug)]
@@ -44,19 +45,25 @@ pub enum ProxyReadiness {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Speaker")]
 pub struct Flags {
-    /// UDP port of heartbeats between speakers; the same on every node
-    #[arg(long, value_name = "PORT", default_value_t = HEARTBEAT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
-    pub heartbeat_port: u16,
+    /// UDP port of gossip between speakers; the same on every node
+    #[arg(long, value_name = "PORT", default_value_t = GOSSIP_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub gossip_port: u16,
 
-    /// Address of this node to exchange heartbeats on; may be repeated. All addresses unless given
+    /// Address of this node to gossip on; may be repeated. All addresses unless given
     #[arg(long, value_name = "ADDRESS")]
-    pub heartbeat_bind: Vec<IpAddr>,
+    pub gossip_bind: Vec<IpAddr>,
 
-    /// Time between two heartbeats to each other speaker, 10ms to 10s
-    #[arg(long, value_name = "TIME", default_value = Time(HEARTBEAT_INTERVAL), value_parser = time::<10, 10_000>)]
-    pub heartbeat_interval: Duration,
+    /// Folder of the keys that gossip is sealed with, the same on every node: files of 32 bytes or 64 hexadecimal digits.
+    /// Sealed with the file `current`, or else the first by name; opened with any. It is read again while the speaker
+    /// runs. Without it gossip is neither secret nor safe from forgery
+    #[arg(long, value_name = "DIR")]
+    pub gossip_key: Option<PathBuf>,
 
-    /// Missed heartbeats after which a speaker counts as lost, 1 to 255
+    /// How often every other speaker hears from this one, 10ms to 10s
+    #[arg(long, value_name = "TIME", default_value = Time(GOSSIP_INTERVAL), value_parser = time::<10, 10_000>)]
+    pub gossip_interval: Duration,
+
+    /// After how many silent intervals a speaker counts as lost, 1 to 255
     #[arg(long, value_name = "COUNT", default_value_t = DETECT_MULTIPLIER)]
     pub detect_multiplier: NonZeroU8,
 
@@ -112,9 +119,10 @@ impl Config {
             node: self.node.clone(),
             data_path: self.data_path,
             incarnation,
+            seed: rand::random(),
             ignore_exclude_label: flags.ignore_exclude_lb,
             excluded_interfaces: flags.exclude_interface.clone(),
-            heartbeat_interval: flags.heartbeat_interval,
+            gossip_interval: flags.gossip_interval,
             detect_multiplier: flags.detect_multiplier,
             health_checks: flags.health_checks,
             announcements: Announcements {
@@ -180,7 +188,9 @@ mod tests {
 
         let machine = config.machine();
 
-        let expected = ferrogate_core::speaker::Config::new("node-a".into(), DataPath::Proxy, machine.incarnation);
+        let (incarnation, seed) = (machine.incarnation, machine.seed);
+        let expected = ferrogate_core::speaker::Config::new("node-a".into(), DataPath::Proxy, incarnation);
+        let expected = ferrogate_core::speaker::Config { seed, ..expected };
         assert_eq!(format!("{machine:?}"), format!("{expected:?}"));
     }
 
@@ -201,8 +211,8 @@ mod tests {
 
     #[test]
     fn a_flag_out_of_its_range_is_refused_by_name() {
-        let error = flags(&["--heartbeat-interval", "1ms"]).unwrap_err().to_string();
+        let error = flags(&["--gossip-interval", "1ms"]).unwrap_err().to_string();
 
-        assert!(error.contains("--heartbeat-interval") && error.contains("1ms") && error.contains("10ms"), "{error}");
+        assert!(error.contains("--gossip-interval") && error.contains("1ms") && error.contains("10ms"), "{error}");
     }
 }

@@ -1,17 +1,17 @@
-//! Hands of the speaker: raw frames, heartbeats, interfaces, addresses on the host. What to do with them is decided
+//! Hands of the speaker: raw frames, gossip, interfaces, addresses on the host. What to do with them is decided
 //! in `ferrogate_core::speaker`.
 //!
 //! ```text
 //!  snapshots ─────────────────┐                         ┌─► layer2: frames, groups
-//!  interfaces (task) ─────────┤                         ├─► heartbeat: datagrams
+//!  interfaces (task) ─────────┤                         ├─► gossip: sealed datagrams
 //!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo
-//!  heartbeat (task per socket)┤                         ├─► writes
+//!  gossip (task per socket) ──┤                         ├─► writes
 //!  proxy_probe (task) ────────┤                         ├─► health_probe: ports to ask at
 //!  health_probe (task per port)                         └─► log, metrics
 //! ```
 //!
 //! Everything is opened when it is first needed: with nothing to announce there is no raw socket and no address on the
-//! host, with no other node there is no heartbeat socket, and no privilege is asked for.
+//! host, with no other node there is no gossip socket, and no privilege is asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,10 +26,10 @@ use ferrogate_core::{
     configuration::{self, Keeper, Reporter},
     model::NodeName,
     snapshot::Snapshot,
-    speaker::{Action, Event, Report, Speaker},
+    speaker::{Action, Disbelieved, Event, Report, Speaker},
     write::Write,
 };
-use ferrogate_wire::{arp::Operation, ndp::Ndp};
+use ferrogate_wire::{arp::Operation, gossip::Keys, ndp::Ndp};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -39,25 +39,33 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 
 mod config;
+mod gossip;
 mod health_probe;
-mod heartbeat;
 mod host;
 mod interfaces;
+mod keys;
 mod layer2;
 mod metrics;
 mod packet;
 mod proxy_probe;
 
-pub use config::{Config, Flags, HEARTBEAT_PORT, ProxyReadiness};
-pub use heartbeat::HeartbeatError;
+pub use config::{Config, Flags, GOSSIP_PORT, ProxyReadiness};
+pub use gossip::GossipError;
 pub use host::{ADDRESS_LABEL, ADDRESS_PROTOCOL, HostError};
 pub use interfaces::InterfacesError;
+pub use keys::{CURRENT_KEY, KeysError};
 pub use layer2::RawSocketsRefused;
 pub use metrics::Metrics;
 
-use crate::{health_probe::HealthProbes, heartbeat::Heartbeats, host::Host, layer2::Layer2, metrics::Announced};
+use crate::{
+    gossip::Gossip,
+    health_probe::HealthProbes,
+    host::Host,
+    layer2::Layer2,
+    metrics::{Announced, GossipRefusal},
+};
 
-/// Frames and heartbeats that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
+/// Frames and datagrams that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
 const EVENTS: usize = 1024;
 
 /// Events (the Kubernetes kind) that wait while writes are not taken; older ones give way.
@@ -78,9 +86,12 @@ pub enum RunError {
     /// Addresses cannot be put on the host.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// Heartbeats cannot be exchanged.
+    /// There is no gossip.
     #[error(transparent)]
-    Heartbeat(#[from] HeartbeatError),
+    Gossip(#[from] GossipError),
+    /// There are no keys to seal it with.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The kernel closed the netlink connection.
     #[error("the netlink connection ended")]
     NetlinkEnded,
@@ -116,13 +127,16 @@ async fn follow(
 ) -> Result<(), RunError> {
     let mut tasks = JoinSet::new();
     let interfaces::Following { first, next: mut interfaces, netlink } = interfaces::follow(&mut tasks).await?;
+    let keys = keys(&config, &mut tasks)?;
     let mut proxy = proxy_readiness(&config, &mut tasks);
     let (events, mut received) = mpsc::channel(EVENTS);
     let flags = &config.flags;
     let mut hands = Hands {
         layer2: Layer2::new(events.clone(), metrics.clone()),
         health: HealthProbes::new(events.clone()),
-        heartbeats: Heartbeats::new(flags.heartbeat_port, flags.heartbeat_bind.clone(), events, metrics.clone()),
+        gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), events, metrics.clone()),
+        keys,
+        disbelieved: Disbelieved::default(),
         host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,
         outbox: Outbox { writes, waiting: VecDeque::new() },
@@ -189,11 +203,22 @@ fn proxy_readiness(config: &Config, tasks: &mut JoinSet<()>) -> watch::Receiver<
     }
 }
 
+/// The keys of gossip as they are from now on; none unless told where they are.
+fn keys(config: &Config, tasks: &mut JoinSet<()>) -> Result<watch::Receiver<Keys>, KeysError> {
+    let Some(folder) = &config.flags.gossip_key else { return Ok(watch::channel(Keys::default()).1) };
+    let (sender, keys) = watch::channel(keys::read(folder)?);
+    tasks.spawn(keys::follow(folder.clone(), sender));
+    Ok(keys)
+}
+
 /// Everything the loop acts with.
 struct Hands {
     layer2: Layer2,
     health: HealthProbes,
-    heartbeats: Heartbeats,
+    gossip: Gossip,
+    keys: watch::Receiver<Keys>,
+    /// What was counted of it so far.
+    disbelieved: Disbelieved,
     host: Host,
     /// Whether it is known that the kernel keeps quiet about addresses on the host.
     host_is_quiet: bool,
@@ -266,7 +291,7 @@ impl Hands {
     async fn perform(&mut self, action: Action) -> Result<(), RunError> {
         match action {
             Action::Send { interface, frame } => self.layer2.send(&interface, &frame),
-            Action::SendHeartbeat { to, heartbeat } => self.heartbeats.send(&to, &heartbeat)?,
+            Action::Gossip { to, datagram } => self.gossip.send(&to, &datagram)?,
             Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
             Action::CheckHealth { ports, at } => self.health.follow(&ports, at),
             Action::Release { address } => self.host.release(address).await,
@@ -313,8 +338,8 @@ impl Hands {
                 info!(%node, "speaker is stopping");
                 self.members.remove(&node);
             }
-            Report::HeartbeatRefused { from, node } => {
-                warn!(address = %from, node, "heartbeat refused, it comes from no address of its node");
+            Report::GossipRefused { from, node } => {
+                warn!(address = %from, node, "gossip refused, it comes from no address of its node");
             }
             Report::Owned { address, interfaces } => {
                 info!(%address, ?interfaces, "address taken over");
@@ -340,6 +365,11 @@ impl Hands {
     /// What is due apart from the machine.
     async fn catch_up(&mut self, speaker: &Speaker) {
         self.metrics.owned.set(speaker.owned().len() as i64);
+        self.metrics.gossip_sealed(self.keys.borrow().are_there());
+        let Disbelieved { strangers, repeated } = speaker.disbelieved();
+        let before = std::mem::replace(&mut self.disbelieved, speaker.disbelieved());
+        self.metrics.gossip_disbelieved(GossipRefusal::Stranger, strangers - before.strangers);
+        self.metrics.gossip_disbelieved(GossipRefusal::Repeated, repeated - before.repeated);
         let now = Instant::now();
         if self.host.deadline().is_some_and(|due| due <= now) {
             self.host.sweep().await;
@@ -357,7 +387,7 @@ impl Hands {
     }
 }
 
-/// Writes on their way out. The loop never waits for them: a full disk or a slow API server must not cost a heartbeat.
+/// Writes on their way out. The loop never waits for them: a full disk or a slow API server must not cost a word to the others.
 struct Outbox {
     writes: mpsc::Sender<Write>,
     /// What the channel did not take. A newer write for the same thing replaces an older one, so this stays as small
@@ -434,7 +464,7 @@ fn log_event(event: &Event) {
 
 fn log_action(action: &Action) {
     match action {
-        Action::SendHeartbeat { .. } => trace!(?action, "action"),
+        Action::Gossip { .. } => trace!(?action, "action"),
         _ => debug!(?action, "action"),
     }
 }

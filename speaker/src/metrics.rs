@@ -10,6 +10,7 @@ use ferrogate_core::{
     model::{NodeName, ServiceKey},
     write::Write,
 };
+use ferrogate_wire::gossip::OpenError;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family, gauge::Gauge},
@@ -32,9 +33,10 @@ pub struct Metrics {
     not_sent: family::Family<FamilyLabel, Counter>,
     refused: family::Family<RefusalLabel, Counter>,
     silent: family::Family<SilenceLabel, Gauge>,
-    heartbeats_sent: Counter,
-    heartbeats_received: Counter,
-    heartbeats_refused: Counter,
+    gossip_sent: Counter,
+    gossip_received: Counter,
+    gossip_refused: family::Family<GossipRefusalLabel, Counter>,
+    gossip_sealed: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,6 +87,45 @@ pub(crate) enum Refusal {
     Busy,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GossipRefusalLabel {
+    reason: GossipRefusal,
+}
+
+/// Why a datagram of gossip was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum GossipRefusal {
+    /// Something else, or of another version.
+    NotGossip,
+    /// Not sealed, and it should be.
+    NotSealed,
+    /// Sealed, and there is no key here.
+    NoKey,
+    /// Sealed with a key that is not held here.
+    UnknownKey,
+    /// Not sealed by a holder of the key, or changed since.
+    Forged,
+    /// It was opened and cannot be read.
+    Malformed,
+    /// Not from an address of the node it speaks for.
+    Stranger,
+    /// Old, or received before.
+    Repeated,
+}
+
+impl From<&OpenError> for GossipRefusal {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::Magic | OpenError::Version(_) | OpenError::Sealing(_) => Self::NotGossip,
+            OpenError::NotSealed => Self::NotSealed,
+            OpenError::NoKey => Self::NoKey,
+            OpenError::UnknownKey => Self::UnknownKey,
+            OpenError::Forged => Self::Forged,
+            OpenError::Message(_) => Self::Malformed,
+        }
+    }
+}
+
 impl Metrics {
     /// Makes the metrics known to a registry.
     pub fn register(registry: &mut Registry) -> Self {
@@ -102,9 +143,10 @@ impl Metrics {
             not_sent: family::Family::default(),
             refused: family::Family::default(),
             silent: family::Family::default(),
-            heartbeats_sent: Counter::default(),
-            heartbeats_received: Counter::default(),
-            heartbeats_refused: Counter::default(),
+            gossip_sent: Counter::default(),
+            gossip_received: Counter::default(),
+            gossip_refused: family::Family::default(),
+            gossip_sealed: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("ferrogate_speaker");
         registry.register(
@@ -153,17 +195,19 @@ impl Metrics {
             "LoadBalancer Services that this node does not announce, by reason",
             metrics.silent.clone(),
         );
-        registry.register("heartbeats_sent", "Heartbeats sent to other speakers", metrics.heartbeats_sent.clone());
+        registry.register("gossip_sent", "Datagrams sent to other speakers", metrics.gossip_sent.clone());
         registry.register(
-            "heartbeats_received",
-            "Well-formed heartbeats received, from whomever",
-            metrics.heartbeats_received.clone(),
+            "gossip_received",
+            "Datagrams received that could be opened, from whomever",
+            metrics.gossip_received.clone(),
         );
         registry.register(
-            "heartbeats_refused",
-            "Datagrams at the heartbeat port that are no heartbeats",
-            metrics.heartbeats_refused.clone(),
+            "gossip_refused",
+            "Datagrams at the gossip port that were not believed, by reason; Repeated ones are usual where a node has \
+             several addresses",
+            metrics.gossip_refused.clone(),
         );
+        registry.register("gossip_sealed", "1 while gossip is sealed with a key", metrics.gossip_sealed.clone());
         metrics
     }
 
@@ -225,16 +269,27 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn heartbeat_sent(&self) {
-        self.heartbeats_sent.inc();
+    pub(crate) fn gossip_sent(&self) {
+        self.gossip_sent.inc();
     }
 
-    pub(crate) fn heartbeat_received(&self) {
-        self.heartbeats_received.inc();
+    pub(crate) fn gossip_received(&self) {
+        self.gossip_received.inc();
     }
 
-    pub(crate) fn heartbeat_refused(&self) {
-        self.heartbeats_refused.inc();
+    pub(crate) fn gossip_refused(&self, reason: GossipRefusal) {
+        self.gossip_refused.get_or_create(&GossipRefusalLabel { reason }).inc();
+    }
+
+    /// What was opened and yet not believed is counted where it is judged.
+    pub(crate) fn gossip_disbelieved(&self, reason: GossipRefusal, more: u64) {
+        if more > 0 {
+            self.gossip_refused.get_or_create(&GossipRefusalLabel { reason }).inc_by(more);
+        }
+    }
+
+    pub(crate) fn gossip_sealed(&self, is_sealed: bool) {
+        self.gossip_sealed.set(i64::from(is_sealed));
     }
 }
 

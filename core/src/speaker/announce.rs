@@ -10,10 +10,12 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
     sync::Arc,
 };
+
+use ferrogate_wire::ethernet::Mac;
 
 use crate::{
     model::{
@@ -173,18 +175,26 @@ pub enum Liveness {
     Lost,
     /// Said that it is stopping.
     Leaving,
+    /// Not heard by the others, who go on without it, as it knows from them: it announces what nobody else can.
+    Yielding,
 }
 
 /// Interfaces a node could announce on.
 pub type Links = BTreeMap<InterfaceName, Carries>;
 
-/// Which families an interface can be announced on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which families an interface can be announced on, and where it is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carries {
     /// ARP works there.
     pub ipv4: bool,
     /// Neighbour discovery works there.
     pub ipv6: bool,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
+    /// An IPv4 address of its own with the length of its prefix, at which a neighbour can watch it.
+    pub watch_ipv4: Option<(Ipv4Addr, u8)>,
+    /// A link-local address of its own, at which a neighbour can watch it.
+    pub watch_ipv6: Option<Ipv6Addr>,
 }
 
 impl Carries {
@@ -340,6 +350,7 @@ struct Reach {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Footing {
     silence: Option<Silence>,
+    yields: bool,
     proxy_ready: bool,
     refusals: Refusals,
     links: Option<Links>,
@@ -377,13 +388,14 @@ impl Ground {
                 Some(Silence::NodeNetworkUnavailable)
             } else {
                 match standing.map_or(Liveness::Alive, |standing| standing.liveness) {
-                    Liveness::Alive => None,
+                    Liveness::Alive | Liveness::Yielding => None,
                     Liveness::Lost => Some(Silence::SpeakerLost),
                     Liveness::Leaving => Some(Silence::SpeakerLeaving),
                 }
             };
             let footing = Footing {
                 silence,
+                yields: standing.is_some_and(|standing| standing.liveness == Liveness::Yielding),
                 proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
                 refusals: standing.map(|standing| standing.refusals.clone()).unwrap_or_default(),
                 links: standing.and_then(|standing| standing.links.clone()),
@@ -500,6 +512,7 @@ pub(crate) fn health_check(service: &Service) -> Option<NonZeroU16> {
 /// What a node brings into the contest.
 #[derive(Clone, Copy, Default)]
 struct Claim {
+    yields: bool,
     serves: usize,
     preference: u32,
 }
@@ -507,6 +520,7 @@ struct Claim {
 impl Claim {
     fn rank(self, node: &NodeName, elected_by: &str) -> Rank {
         Rank {
+            yields: self.yields,
             serves: Reverse(self.serves),
             preference: Reverse(self.preference),
             hash: elect::hash_text(node, elected_by),
@@ -557,7 +571,7 @@ impl Offer<'_> {
                 }
             }
         };
-        Ok(Claim { serves, preference })
+        Ok(Claim { yields: footing.yields, serves, preference })
     }
 }
 
@@ -614,6 +628,7 @@ impl Contest<'_> {
         for offer in self.offers() {
             match offer.claim(node, footing) {
                 Ok(claim) => {
+                    total.yields = claim.yields;
                     total.serves += claim.serves;
                     total.preference += claim.preference;
                 }
@@ -627,13 +642,14 @@ impl Contest<'_> {
         let elected_by: Arc<str> = self.elected_by()?.to_string().into();
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
-        let most = claims.iter().map(|(_, claim)| (claim.serves, claim.preference)).max()?;
+        let weight = |claim: &Claim| (Reverse(claim.yields), claim.serves, claim.preference);
+        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
         // Hashing is what costs here, so only those who tie are hashed.
-        let best = claims.iter().filter(|(_, claim)| (claim.serves, claim.preference) == most);
+        let best = claims.iter().filter(|(_, claim)| weight(claim) == most);
         let rank = best.map(|(node, claim)| claim.rank(node, &elected_by)).min()?;
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
-        let is_best_possible = most == (everything, highest);
+        let is_best_possible = most == (Reverse(false), everything, highest);
         Some(Lead { rank, elected_by, is_best_possible })
     }
 

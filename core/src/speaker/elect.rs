@@ -11,10 +11,13 @@ use crate::model::NodeName;
 
 /// Where a candidate stands for one set of addresses. The smallest comes first and owns.
 ///
-/// The fields stand in the order of the rule: who can serve most of what shares the addresses, then who is preferred
+/// The fields stand in the order of the rule: who does not yield to the others, then who can serve most of what shares the
+/// addresses, then who is preferred
 /// most, then the hash, which spreads addresses over nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
+    /// It is not heard by others who could do it.
+    pub yields: bool,
     /// How many addresses of how many Services it can serve, summed up.
     pub serves: Reverse<usize>,
     /// Summed weights of the `preferredNodeSelectors` that match.
@@ -92,6 +95,7 @@ mod tests {
         #[test]
         fn more_service_beats_preference_and_preference_beats_the_hash(a: (u8, u8, [u8; 32]), b: (u8, u8, [u8; 32])) {
             let rank = |(serves, preference, hash): (u8, u8, [u8; 32]), node: &str| Rank {
+                yields: false,
                 serves: Reverse(serves.into()),
                 preference: Reverse(preference.into()),
                 hash,

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_wire::gossip::{Heartbeat, MAX_REFUSED};
+use ferrogate_wire::gossip::{MAX_REFUSED, Word};
 
 use crate::{
     model::{NodeName, ServiceKey, node::Node, service::Service},
@@ -44,10 +44,10 @@ impl Default for Refusals {
 
 impl Refusals {
     /// What another speaker says of its node.
-    pub(super) fn of(heartbeat: &Heartbeat) -> Self {
-        match heartbeat.refuses_all {
+    pub(super) fn of(word: &Word) -> Self {
+        match word.refuses_all {
             true => Self::All,
-            false => Self::Some(heartbeat.refused.iter().copied().collect()),
+            false => Self::Some(word.refused.iter().copied().collect()),
         }
     }
 

@@ -57,11 +57,16 @@ pub(super) fn usable(
         if excluded || barred || !interface.up || !interface.carrier {
             return None;
         }
-        let has_link_local = interface
-            .addresses
-            .iter()
-            .any(|prefix| matches!(prefix.ip(), IpAddr::V6(address) if address.is_unicast_link_local()));
-        let carries = Carries { ipv4: interface.broadcast, ipv6: has_link_local };
+        let watch_ipv4 = interface.addresses.iter().find_map(|prefix| match prefix.ip() {
+            IpAddr::V4(address) if !address.is_link_local() => Some((address, prefix.prefix())),
+            _ => None,
+        });
+        let watch_ipv6 = interface.addresses.iter().find_map(|prefix| match prefix.ip() {
+            IpAddr::V6(address) if address.is_unicast_link_local() => Some(address),
+            _ => None,
+        });
+        let (ipv4, ipv6) = (interface.broadcast, watch_ipv6.is_some());
+        let carries = Carries { ipv4, ipv6, mac: interface.mac, watch_ipv4, watch_ipv6 };
         let port = Port { index: interface.index, mac: interface.mac?, carries };
         (carries.ipv4 || carries.ipv6).then(|| (name.clone(), port))
     };

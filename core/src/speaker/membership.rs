@@ -1,9 +1,16 @@
-//! Which speakers are alive.
+//! Which speakers are there, and what they say about themselves.
 //!
-//! Every speaker sends heartbeats to every other; one that stays silent for the detection time is lost. Three rules
-//! keep addresses from moving without need: a speaker that starts believes in everyone for one detection time; time
-//! in which this node could not have heard anything (it had no carrier, or the process was held up) does not count
-//! against the others; and a speaker that says it is leaving is believed at once.
+//! Every speaker sends its *word* to every other at each interval, and one that stays silent for the detection time is
+//! not heard any more. What follows from that is settled between all (`settlement`): whoever is not heard here may still
+//! be heard by a third. Words also get around by others (`swim`). Three rules keep addresses from moving without need: a
+//! speaker that starts believes in everyone for one detection time; time in which this node could not have heard
+//! anything (it had no carrier, or the process was held up) does not count against the others; and a speaker that says
+//! it is leaving is believed at once.
+//!
+//! A recording brings nobody back: datagrams count once, and whoever was not heard before is only heard when it *greets*
+//! this speaker in its present life. It greets whom it hears for the first time, and who says not to hear it.
+//!
+//! What else finds out that a node or one of its interfaces is dead (BFD, say) feeds its [`Verdict`] in beside the words.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,20 +19,46 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_wire::gossip::{Heartbeat, Link, MAX_LINKS};
+use ferrogate_wire::gossip::{
+    Datagram, Link, MAX_GREETINGS, MAX_LINKS, MAX_STATEMENTS, MAX_YIELDS, Message, NodeTag, Origin, Statement, Word,
+};
 use imbl::OrdMap;
 
+use self::{
+    replay::Replay,
+    settlement::{Subject, Testimonies, Testimony},
+    swim::{Identity, Swim},
+};
 use crate::{
-    model::{NodeName, node::Node},
+    model::{InterfaceName, NodeName, node::Node},
     speaker::{
-        Config,
+        Config, Disbelieved, Verdict,
         announce::{Carries, Links, Liveness, Standing, Standings},
         health::Refusals,
     },
 };
 
+mod replay;
+mod settlement;
+mod swim;
+
 /// How many strangers' addresses are remembered so that each is reported once.
 const MAX_STRANGERS: usize = 64;
+
+/// Up to how many others are told news at once and directly. Beyond, news travel from one to the next.
+const MAX_HURRIED: usize = 32;
+
+/// After how many intervals an accused speaker says its word anew, so that it gets around by others.
+const REFRESH_INTERVALS: u32 = 4;
+
+/// How many intervals the accused wait for somebody to answer for them.
+const SETTLE_INTERVALS: u32 = 2;
+
+/// For how many intervals a speaker is greeted.
+const GREETING_INTERVALS: u32 = 20;
+
+/// In how many lives a speaker is greeted at once: one is its own, the others may be recordings.
+const MAX_GREETED_LIVES: usize = 4;
 
 /// What this speaker says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,48 +73,94 @@ pub(super) struct Own {
 #[derive(Debug)]
 pub(super) struct Membership {
     node: NodeName,
+    tag: NodeTag,
     interval: Duration,
     detection_time: Duration,
-    incarnation: u64,
-    sequence: u64,
+    settle_time: Duration,
+    life: u64,
+    /// Counts the datagrams of this life.
+    counter: u64,
     members: BTreeMap<NodeName, Member>,
     by_address: BTreeMap<IpAddr, NodeName>,
+    by_tag: BTreeMap<NodeTag, NodeName>,
+    /// Of every node, this one included.
+    tags: BTreeSet<NodeTag>,
     has_started: bool,
-    /// This node has no carrier where heartbeats come in.
+    /// This node has no carrier where words come in.
     is_deaf: bool,
     woke_at: Option<Instant>,
     sent_at: Option<Instant>,
     send_at: Option<Instant>,
     strangers: BTreeSet<IpAddr>,
+    disbelieved: Disbelieved,
+    swim: Swim,
+    /// The last word of this speaker, and when it got its version.
+    said: Option<(Word, Instant)>,
+    /// This speaker's word may be another than was said.
+    is_news: bool,
+    /// What everyone says, this speaker included.
+    testimonies: Testimonies,
+    /// The testimonies may be others than were judged by.
+    is_in_doubt: bool,
+    /// Others have gone on without this speaker, and it is alone.
+    yields: bool,
+    /// The greatest number under which this speaker was accused; 0 while it is not.
+    accused: u32,
+    /// Interfaces of this node that somebody accuses without an answer, since when, and whether for long enough.
+    dead_links: BTreeMap<InterfaceName, (Instant, bool)>,
 }
 
 #[derive(Debug)]
 struct Member {
+    tag: NodeTag,
     addresses: Vec<IpAddr>,
     state: State,
-    /// The last heartbeat that was taken, if any.
-    last: Option<Heartbeat>,
-    /// What it said about its links in that heartbeat.
+    replay: Option<Replay>,
+    /// The lives in which it is greeted, at most [`MAX_GREETED_LIVES`], and until when.
+    greeted: BTreeMap<u64, Instant>,
+    /// The newest word, however it came.
+    word: Option<Word>,
+    /// What it says about its links.
     links: Option<Links>,
     /// How often this speaker has left addresses to it.
     yielded: u32,
     /// It was heard once and is missed since, in this life of ours or, by the snapshot, in an earlier one.
     is_missed: bool,
+    /// Whether it is heard.
+    hearing: Watch,
+    /// Interfaces of it that are watched.
+    watches: BTreeMap<InterfaceName, Watch>,
+    /// Since when it goes on without this speaker though it is within reach, and whether for too long.
+    is_mute: Option<(Instant, bool)>,
+    /// It is there, as far as words tell.
+    is_there: bool,
+    /// Interfaces of it that are accused without an answer.
+    dead_links: BTreeSet<InterfaceName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Not heard since our start, and not missed before then.
     Presumed { until: Instant },
-    /// Heard; missed from then on.
-    Alive { until: Instant },
-    /// Said it is leaving; forgotten from then on.
-    Leaving { until: Instant },
-    /// Silent. Whoever left in an orderly way is not missed.
-    Lost,
+    /// Heard; missed from then on, unless it was leaving.
+    Heard { until: Instant },
+    /// Silent.
+    Silent,
 }
 
-/// What a heartbeat has changed.
+/// What is seen of a node, or of an interface of it.
+#[derive(Debug, Default)]
+struct Watch {
+    is_up: bool,
+    /// The number of this speaker's accusation; 0 if there is none.
+    accused: u32,
+    /// The newest accusation after which it was seen.
+    seen_after: u32,
+    /// When it will have been up for long enough to answer an accusation that came in the meantime.
+    answers_at: Option<(Instant, u32)>,
+}
+
+/// What a datagram has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     /// It comes from nobody, or from somebody else than it says; told the first time only.
@@ -89,34 +168,53 @@ pub(super) enum Heard {
     /// It is old or repeated.
     Ignored,
     /// It counts.
-    Taken {
-        /// Its sender was not there, or not known to be, before.
-        came: bool,
-        /// Its sender has begun to leave.
-        left: bool,
-        /// What takes part in elections is different now.
-        changed: bool,
-        /// The sender has left addresses to us, or may have announced some before it died.
-        yielded: bool,
-    },
+    Taken(Taken),
+}
+
+/// What words have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// The sender was not heard, or not known to be, before.
+    pub(super) came: bool,
+    /// The sender has begun to leave.
+    pub(super) left: bool,
+    /// What takes part in elections is different now.
+    pub(super) changed: bool,
+    /// Somebody has left addresses to us, or may have announced some before it died.
+    pub(super) yielded: bool,
 }
 
 impl Membership {
     pub(super) fn new(config: &Config) -> Self {
+        let tag = NodeTag::of(config.node.as_str());
+        let identity = Identity::new(tag, config.incarnation, 0);
         Self {
             node: config.node.clone(),
-            interval: config.heartbeat_interval,
+            tag,
+            interval: config.gossip_interval,
             detection_time: config.detection_time(),
-            incarnation: config.incarnation,
-            sequence: 0,
+            settle_time: config.gossip_interval * SETTLE_INTERVALS,
+            life: config.incarnation,
+            counter: 0,
             members: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            by_tag: BTreeMap::new(),
+            tags: BTreeSet::from([tag]),
             has_started: false,
             is_deaf: false,
             woke_at: None,
             sent_at: None,
             send_at: None,
             strangers: BTreeSet::new(),
+            disbelieved: Disbelieved::default(),
+            swim: Swim::new(identity, config.gossip_interval, config.seed),
+            said: None,
+            is_news: true,
+            testimonies: Testimonies::default(),
+            is_in_doubt: false,
+            yields: false,
+            accused: 0,
+            dead_links: BTreeMap::new(),
         }
     }
 
@@ -129,9 +227,19 @@ impl Membership {
         if late <= self.interval {
             return;
         }
+        self.swim.delay(late);
+        for (since, _) in self.dead_links.values_mut() {
+            *since += late;
+        }
         for member in self.members.values_mut() {
-            if let State::Presumed { until } | State::Alive { until } = &mut member.state {
+            if let State::Presumed { until } | State::Heard { until } = &mut member.state {
                 *until += late;
+            }
+            if let Some((since, _)) = &mut member.is_mute {
+                *since += late;
+            }
+            for (due, _) in member.watches.values_mut().filter_map(|watch| watch.answers_at.as_mut()) {
+                *due += late;
             }
         }
     }
@@ -147,20 +255,33 @@ impl Membership {
         self.by_address = others()
             .flat_map(|node| node.internal_addresses.iter().map(|&address| (address, node.name.clone())))
             .collect();
-        let first = if self.has_started { State::Lost } else { State::Presumed { until: now + self.detection_time } };
+        self.by_tag = others().map(|node| (NodeTag::of(node.name.as_str()), node.name.clone())).collect();
+        self.tags = self.by_tag.keys().copied().collect();
+        self.swim.nodes(&self.tags);
+        self.tags.insert(self.tag);
+        let first = if self.has_started { State::Silent } else { State::Presumed { until: now + self.detection_time } };
         self.members.retain(|name, _| nodes.contains_key(name));
         for node in nodes.values().filter(|node| node.name != self.node) {
             let member = self.members.entry(node.name.clone()).or_insert_with(|| Member {
+                tag: NodeTag::of(node.name.as_str()),
                 addresses: Vec::new(),
                 state: first,
-                last: None,
+                replay: None,
+                greeted: BTreeMap::new(),
+                word: None,
                 links: None,
                 yielded: 0,
                 is_missed: !self.has_started && unreachable.contains(&node.name),
+                hearing: Watch { accused: u32::from(first == State::Silent), ..Watch::default() },
+                watches: BTreeMap::new(),
+                is_mute: None,
+                is_there: first != State::Silent,
+                dead_links: BTreeSet::new(),
             });
             member.addresses.clone_from(&node.internal_addresses);
         }
         self.has_started = true;
+        self.is_in_doubt = true;
         self.strangers.clear();
         let has_peers = !self.by_address.is_empty();
         self.send_at = if has_peers { self.send_at.or(Some(now)) } else { None };
@@ -170,7 +291,7 @@ impl Membership {
     pub(super) fn deaf(&mut self, now: Instant, is_deaf: bool) {
         if self.is_deaf && !is_deaf {
             for member in self.members.values_mut() {
-                if let State::Presumed { until } | State::Alive { until } = &mut member.state {
+                if let State::Presumed { until } | State::Heard { until } = &mut member.state {
                     *until = now + self.detection_time;
                 }
             }
@@ -178,64 +299,296 @@ impl Membership {
         self.is_deaf = is_deaf;
     }
 
-    pub(super) fn heard(&mut self, now: Instant, from: IpAddr, heartbeat: Heartbeat) -> Heard {
-        let sender = self.by_address.get(&from).filter(|name| name.as_str() == heartbeat.node);
-        let Some(member) = sender.and_then(|name| self.members.get_mut(name)) else {
+    /// Takes in a datagram that was opened.
+    pub(super) fn heard(&mut self, now: Instant, from: IpAddr, datagram: Datagram) -> Heard {
+        let Datagram { origin, message } = datagram;
+        // Somebody who holds the key and speaks for another is no better than a stranger.
+        let speaks_for_itself =
+            !matches!(&message, Message::Word(word) if word.node != origin.node || word.life != origin.life);
+        let sender = self.by_address.get(&from).filter(|name| name.as_str() == origin.node && speaks_for_itself);
+        let sender = sender.and_then(|name| Some((name.clone(), self.members.get_mut(name)?)));
+        let Some((name, member)) = sender else {
+            self.disbelieved.strangers += 1;
             let is_new = self.strangers.len() < MAX_STRANGERS && self.strangers.insert(from);
             return Heard::Refused { is_new };
         };
-        if let Some(last) = &member.last {
-            let is_newer = (heartbeat.incarnation, heartbeat.sequence) > (last.incarnation, last.sequence);
-            // A node whose clock went back starts with a lower incarnation. It is believed once its former life is over.
-            let is_reborn = heartbeat.incarnation < last.incarnation && member.state == State::Lost;
-            if !is_newer && !is_reborn {
+        let (tag, own) = (member.tag, (self.tag, self.life));
+        let is_heard = matches!(member.state, State::Heard { .. });
+        let is_same_life = member.replay.as_ref().is_some_and(|replay| replay.life() == origin.life);
+        if let Message::Word(word) = &message {
+            let is_accused = word.accuses.iter().any(|one| one.node == self.tag && one.interface.is_none());
+            let is_known = is_heard && is_same_life;
+            let is_news = (is_accused || !is_known) && member.greet(origin.life, now, self.interval);
+            let is_welcome = is_known || word.greets.contains(&own);
+            if is_news {
+                self.hurry(now);
+            }
+            if !is_welcome {
                 return Heard::Ignored;
             }
+        } else if !is_heard || !is_same_life {
+            return Heard::Ignored;
         }
-        let until = now + self.detection_time;
-        let was = member.state;
-        member.state = if heartbeat.leaving { State::Leaving { until } } else { State::Alive { until } };
-        let is_same_life = member.last.as_ref().is_some_and(|last| last.incarnation == heartbeat.incarnation);
-        let yielded = match &member.last {
-            Some(last) if is_same_life => last.yielded != heartbeat.yielded,
-            // Its former life may have died while it announced what is ours.
-            Some(last) => !last.leaving || heartbeat.yielded != 0,
-            None => heartbeat.yielded != 0,
+        let Some(member) = self.members.get_mut(&name) else { return Heard::Ignored };
+        let is_over = member.state == State::Silent;
+        let is_new = match &mut member.replay {
+            None => {
+                member.replay = Some(Replay::new(origin.life, origin.counter));
+                true
+            }
+            Some(replay) => replay.admit(origin.life, origin.counter, is_over),
         };
-        let is_alive = !heartbeat.leaving;
-        let came = is_alive && !(is_same_life && matches!(was, State::Alive { .. }));
-        let left = !is_alive && !matches!(was, State::Leaving { .. });
-        let same_words = member.last.as_ref().is_some_and(|last| {
-            last.proxy_ready == heartbeat.proxy_ready
-                && last.links == heartbeat.links
-                && (&last.refused, last.refuses_all) == (&heartbeat.refused, heartbeat.refuses_all)
-                && !came
-                && !left
-        });
-        if !same_words {
-            let link = |link: &Link| (link.name.as_str().into(), Carries { ipv4: link.ipv4, ipv6: link.ipv6 });
-            member.links = Some(heartbeat.links.iter().map(link).collect());
+        if !is_new {
+            self.disbelieved.repeated += 1;
+            return Heard::Ignored;
         }
-        member.is_missed = false;
-        member.last = Some(heartbeat);
-        Heard::Taken { came, left, changed: !same_words, yielded }
+        match message {
+            Message::Word(word) => {
+                let identity = Identity::new(tag, word.life, word.renewals);
+                let mut taken = self.hear_word(now, &name, word, is_same_life);
+                self.swim.introduce(now, identity);
+                taken.changed |= self.reckon(now);
+                Heard::Taken(taken)
+            }
+            Message::Packet(packet) => match self.swim.receive(now, tag, &packet) {
+                Ok(()) => Heard::Taken(self.take_relayed(now)),
+                Err(swim::NotOurs) => Heard::Ignored,
+            },
+        }
     }
 
-    /// Everyone who has been silent for too long, once.
+    /// A word from the speaker itself.
+    fn hear_word(&mut self, now: Instant, name: &NodeName, word: Word, is_same_life: bool) -> Taken {
+        let is_leaving = word.leaving;
+        let Some(member) = self.members.get_mut(name) else { return Taken::default() };
+        let was_heard = matches!(member.state, State::Heard { .. });
+        let was_leaving = was_heard && member.word.as_ref().is_some_and(|word| word.leaving);
+        member.state = State::Heard { until: now + self.detection_time };
+        member.is_missed = false;
+        // Whoever knew of the accusations of the moment has been told by this word that they are wrong.
+        member.hearing.seen_after = self.testimonies.accusation(&Subject::node(member.tag), self.tag);
+        member.hearing.is_up = true;
+        let was_accused = std::mem::take(&mut member.hearing.accused) != 0;
+        self.is_in_doubt |= !was_heard || was_accused || member.hearing.seen_after != 0;
+        let was_there = is_same_life && was_heard && !was_leaving;
+        let came = !is_leaving && !was_there;
+        let left = is_leaving && !(is_same_life && was_leaving);
+        let taken = self.take_word(name, word, is_same_life);
+        Taken { came, left, changed: taken.changed || came || left, ..taken }
+    }
+
+    /// Words that have come by way of others.
+    fn take_relayed(&mut self, now: Instant) -> Taken {
+        let mut all = Taken::default();
+        for word in self.swim.take_words() {
+            let Some(name) = self.by_tag.get(&NodeTag::of(&word.node)).cloned() else { continue };
+            let Some(member) = self.members.get(&name).filter(|_| name.as_str() == word.node) else { continue };
+            let is_over = member.state == State::Silent && !member.is_there;
+            let is_newer = |known: &Word| word.life > known.life || (is_over && word.life != known.life);
+            let is_same_life = member.word.as_ref().is_some_and(|known| known.life == word.life);
+            if member.word.as_ref().is_none_or(|known| is_same_life || is_newer(known)) {
+                let taken = self.take_word(&name, word, is_same_life);
+                all.changed |= taken.changed;
+                all.yielded |= taken.yielded;
+            }
+        }
+        all.changed |= self.reckon(now);
+        all
+    }
+
+    /// Remembers a word, if it is newer than the last one.
+    fn take_word(&mut self, name: &NodeName, word: Word, is_same_life: bool) -> Taken {
+        let Some(member) = self.members.get_mut(name) else { return Taken::default() };
+        let known = member.word.take();
+        if let Some(known) = known.as_ref().filter(|known| known.life == word.life && known.version >= word.version) {
+            member.word = Some(known.clone());
+            return Taken::default();
+        }
+        let yields = |word: &Word| word.yields.iter().find(|(to, _)| *to == self.tag).map_or(0, |(_, count)| *count);
+        let yielded = match &known {
+            Some(known) if is_same_life => yields(known) != yields(&word),
+            // Its former life may have died while it announced what is ours.
+            Some(known) => !known.leaving || yields(&word) != 0,
+            None => yields(&word) != 0,
+        };
+        let changed = known.as_ref().is_none_or(|known| {
+            (known.proxy_ready, known.leaving, known.refuses_all) != (word.proxy_ready, word.leaving, word.refuses_all)
+                || known.links != word.links
+                || known.refused != word.refused
+        });
+        self.is_in_doubt |= known.as_ref().is_none_or(|known| {
+            (&known.accuses, &known.vouches, known.leaving) != (&word.accuses, &word.vouches, word.leaving)
+        });
+        if changed {
+            member.links =
+                Some(word.links.iter().map(|link| (link.name.as_str().into(), Carries::from(link))).collect());
+        }
+        member.word = Some(word);
+        Taken { changed, yielded, ..Taken::default() }
+    }
+
+    /// Takes in what is seen of an interface of another node.
+    pub(super) fn verdict(&mut self, node: &NodeName, interface: InterfaceName, verdict: Verdict) {
+        let Some(member) = self.members.get_mut(node) else { return };
+        let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
+        match verdict {
+            Verdict::Unwatched => drop(member.watches.remove(&interface)),
+            Verdict::Up if member.watches.contains_key(&interface) || member.watches.len() < MAX_LINKS => {
+                let watch = member.watches.entry(interface).or_default();
+                *watch = Watch {
+                    is_up: true,
+                    accused: 0,
+                    seen_after: self.testimonies.accusation(&subject, self.tag),
+                    answers_at: None,
+                };
+            }
+            // What was never up cannot have gone down.
+            Verdict::Down => {
+                if let Some(watch) = member.watches.get_mut(&interface).filter(|watch| watch.is_up) {
+                    let accused = self.testimonies.number(&subject).saturating_add(1);
+                    *watch = Watch { accused, ..Watch::default() };
+                }
+            }
+            Verdict::Up => {}
+        }
+        self.is_in_doubt = true;
+    }
+
+    /// Everyone who has been silent for too long, once; whoever left in an orderly way is not missed.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<NodeName> {
         let mut lost = Vec::new();
+        if self.is_deaf {
+            return lost;
+        }
         for (name, member) in &mut self.members {
-            match member.state {
-                State::Alive { until } | State::Presumed { until } if until <= now && !self.is_deaf => {
-                    member.is_missed |= member.last.is_some();
-                    member.state = State::Lost;
-                    lost.push(name.clone());
-                }
-                State::Leaving { until } if until <= now => member.state = State::Lost,
-                _ => {}
+            let (State::Presumed { until } | State::Heard { until }) = member.state else { continue };
+            if until > now {
+                continue;
+            }
+            let was_heard = matches!(member.state, State::Heard { .. });
+            let has_left = was_heard && member.word.as_ref().is_some_and(|word| word.leaving);
+            member.state = State::Silent;
+            let accused = self.testimonies.number(&Subject::node(member.tag)).saturating_add(1);
+            member.hearing = Watch { accused, ..Watch::default() };
+            self.is_in_doubt = true;
+            self.swim.forget(member.tag);
+            if !has_left {
+                member.is_missed |= member.replay.is_some();
+                lost.push(name.clone());
             }
         }
         lost
+    }
+
+    /// Does what is due, and judges anew what is in doubt.
+    pub(super) fn tick(&mut self, now: Instant) -> Taken {
+        self.swim.tick(now);
+        let mut taken = self.take_relayed(now);
+        self.is_in_doubt |= self.settle_deadline().is_some_and(|due| due <= now);
+        taken.changed |= self.reckon(now);
+        taken
+    }
+
+    /// Judges who is there, from all testimonies. Returns whether that is another answer than before.
+    fn reckon(&mut self, now: Instant) -> bool {
+        if !std::mem::take(&mut self.is_in_doubt) {
+            return false;
+        }
+        self.note_testimonies(now);
+        let reached = self.testimonies.within_reach(self.tag, &self.tags);
+        let mut has_company = false;
+        let mut is_ignored = false;
+        for member in self.members.values_mut() {
+            let is_leaving = member.word.as_ref().is_some_and(|word| word.leaving);
+            let is_reached = reached.contains(&member.tag);
+            let is_mutual = is_reached && self.testimonies.within_reach(member.tag, &self.tags).contains(&self.tag);
+            member.is_mute = (is_reached && !is_mutual).then(|| {
+                let since = member.is_mute.map_or(now, |(since, _)| since);
+                (since, since + self.settle_time <= now)
+            });
+            has_company |= is_mutual && !is_leaving && !matches!(member.state, State::Presumed { .. });
+            is_ignored |= matches!(member.is_mute, Some((_, true))) && !is_leaving;
+        }
+        let yields = is_ignored && !has_company;
+        let mut changed = std::mem::replace(&mut self.yields, yields) != yields;
+        let mut there = BTreeSet::from([self.tag]);
+        for member in self.members.values_mut() {
+            let goes_without_us = matches!(member.is_mute, Some((_, true)));
+            let is_there = reached.contains(&member.tag) && !(goes_without_us && has_company);
+            changed |= std::mem::replace(&mut member.is_there, is_there) != is_there;
+            if is_there {
+                there.insert(member.tag);
+            }
+        }
+        changed | self.judge_links(now, &there)
+    }
+
+    /// Judges which interfaces are dead.
+    fn judge_links(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
+        let accused = self.testimonies.0.values().flat_map(|own| own.accuses.keys());
+        let dead = accused.filter(|subject| subject.interface.is_some() && self.testimonies.is_dead(subject, there));
+        let mut by_node: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
+        for Subject { node, interface } in dead {
+            by_node.entry(*node).or_default().extend(interface.clone());
+        }
+        let mut changed = false;
+        for member in self.members.values_mut() {
+            let dead = by_node.remove(&member.tag).unwrap_or_default();
+            changed |= std::mem::replace(&mut member.dead_links, dead.clone()) != dead;
+        }
+        let own = by_node.remove(&self.tag).unwrap_or_default();
+        let settled = |links: &BTreeMap<InterfaceName, (Instant, bool)>| -> BTreeSet<InterfaceName> {
+            links.iter().filter(|(_, (_, is_settled))| *is_settled).map(|(name, _)| name.clone()).collect()
+        };
+        let before = settled(&self.dead_links);
+        let links = own.into_iter().map(|name| {
+            let since = self.dead_links.get(&name).map_or(now, |(since, _)| *since);
+            (name, (since, since + self.settle_time <= now))
+        });
+        self.dead_links = links.collect();
+        changed | (before != settled(&self.dead_links))
+    }
+
+    /// Collects what everyone says, and what there is to say for this speaker.
+    fn note_testimonies(&mut self, now: Instant) {
+        let told = |statements: &[Statement]| -> BTreeMap<Subject, u32> {
+            let known = statements.iter().filter(|statement| self.tags.contains(&statement.node));
+            let subject = |statement: &Statement| Subject {
+                node: statement.node,
+                interface: statement.interface.as_deref().map(InterfaceName::from),
+            };
+            known.map(|statement| (subject(statement), statement.number)).collect()
+        };
+        let others = self.members.values().filter_map(|member| {
+            let word = member.word.as_ref()?;
+            Some((member.tag, Testimony { accuses: told(&word.accuses), vouches: told(&word.vouches) }))
+        });
+        let own = self.testimonies.0.remove(&self.tag);
+        self.testimonies = Testimonies(others.collect());
+        let mut testimony = Testimony::default();
+        for member in self.members.values_mut() {
+            let node = (Subject::node(member.tag), &mut member.hearing);
+            let links = member.watches.iter_mut();
+            let links = links.map(|(name, watch)| (Subject { node: member.tag, interface: Some(name.clone()) }, watch));
+            for (subject, watch) in [node].into_iter().chain(links) {
+                let number = self.testimonies.accusation(&subject, self.tag);
+                if subject.interface.is_some() {
+                    watch.note_accusation(now, number, self.detection_time);
+                }
+                if watch.accused != 0 {
+                    testimony.accuses.insert(subject, watch.accused);
+                } else if number != 0 && watch.is_up && watch.seen_after >= number {
+                    testimony.vouches.insert(subject, number);
+                }
+            }
+        }
+        let accused = self.testimonies.accusation(&Subject::node(self.tag), self.tag);
+        // Whoever is accused speaks up, so that others can answer.
+        let is_called = accused > std::mem::replace(&mut self.accused, accused);
+        if is_called || own.as_ref().is_some_and(|own| *own != testimony) {
+            self.hurry(now);
+        }
+        self.testimonies.0.insert(self.tag, testimony);
     }
 
     /// Counts that an address was left to another.
@@ -247,74 +600,144 @@ impl Membership {
 
     /// There is news that should not wait for the next interval.
     pub(super) fn hurry(&mut self, now: Instant) {
-        let Some(send_at) = self.send_at else { return };
+        self.is_news = true;
+        let Some(send_at) = self.send_at.filter(|_| self.members.len() <= MAX_HURRIED) else { return };
         // News that come thick and fast are told together.
         let earliest = self.sent_at.map_or(now, |sent_at| sent_at + self.interval / 10);
         self.send_at = Some(send_at.min(earliest.max(now)));
     }
 
-    /// The heartbeats that are due, each with the addresses of its receiver.
-    pub(super) fn heartbeats(&mut self, now: Instant, own: &Own) -> Vec<(Vec<IpAddr>, Heartbeat)> {
-        if self.send_at.is_none_or(|send_at| send_at > now) {
-            return Vec::new();
+    /// The datagrams that are due, each with the addresses it goes to.
+    pub(super) fn datagrams(&mut self, now: Instant, own: &Own) -> Vec<(Vec<IpAddr>, Datagram)> {
+        let mut messages = Vec::new();
+        let is_due = self.send_at.is_some_and(|send_at| send_at <= now);
+        let is_told_by_others = self.send_at.is_some() && self.is_news && self.members.len() > MAX_HURRIED;
+        if is_due || is_told_by_others {
+            let word = self.word(now, own);
+            if is_due {
+                self.sent_at = Some(now);
+                self.send_at = Some(now + self.interval);
+                let all = self.members.values().flat_map(|member| member.addresses.iter().copied()).collect();
+                messages.push((all, Message::Word(word)));
+            }
         }
-        self.sent_at = Some(now);
-        self.send_at = Some(now + self.interval);
-        self.sequence += 1;
-        let links = own.links.iter().take(MAX_LINKS).map(|(name, carries)| Link {
-            name: name.to_string(),
-            ipv4: carries.ipv4,
-            ipv6: carries.ipv6,
+        for (node, packet) in self.swim.take_packets() {
+            let member = self.by_tag.get(&node).and_then(|name| self.members.get(name));
+            if let Some(member) = member.filter(|member| !member.addresses.is_empty()) {
+                messages.push((member.addresses.clone(), Message::Packet(packet)));
+            }
+        }
+        let datagrams = messages.into_iter().map(|(to, message)| {
+            self.counter += 1;
+            let origin = Origin { node: self.node.to_string(), life: self.life, counter: self.counter };
+            (to, Datagram { origin, message })
         });
-        let links: Vec<Link> = links.collect();
+        datagrams.collect()
+    }
+
+    /// What this speaker says now. What is new about it is passed on by others too.
+    fn word(&mut self, now: Instant, own: &Own) -> Word {
+        self.is_news = false;
         let (refused, refuses_all) = match &own.refusals {
             Refusals::Some(ports) => (ports.iter().copied().collect(), false),
             Refusals::All => (Box::default(), true),
         };
-        let receivers = self.members.values().filter(|member| !member.addresses.is_empty());
-        let heartbeats = receivers.map(|member| {
-            let heartbeat = Heartbeat {
-                node: self.node.to_string(),
-                incarnation: self.incarnation,
-                sequence: self.sequence,
-                yielded: member.yielded,
-                proxy_ready: own.proxy_ready,
-                leaving: own.leaving,
-                links: links.clone(),
-                refused: refused.clone(),
-                refuses_all,
-            };
-            (member.addresses.clone(), heartbeat)
+        let told = |statements: &BTreeMap<Subject, u32>| -> Vec<Statement> {
+            let statements = statements.iter().take(MAX_STATEMENTS).map(|(subject, number)| Statement {
+                node: subject.node,
+                interface: subject.interface.as_ref().map(InterfaceName::to_string),
+                number: *number,
+            });
+            statements.collect()
+        };
+        let testimony = self.testimonies.0.get(&self.tag);
+        let yields = self.members.values().filter(|member| member.yielded != 0);
+        let greeted = self.members.values().flat_map(|member| {
+            let lives = member.greeted.iter().filter(|(_, until)| **until > now);
+            lives.map(|(life, _)| (member.tag, *life))
         });
-        heartbeats.collect()
+        let mut word = Word {
+            node: self.node.to_string(),
+            life: self.life,
+            version: 0,
+            renewals: self.swim.renewals(),
+            proxy_ready: own.proxy_ready,
+            leaving: own.leaving,
+            links: own.links.iter().take(MAX_LINKS).map(|(name, carries)| carries.link(name)).collect(),
+            refused,
+            refuses_all,
+            accuses: testimony.map(|own| told(&own.accuses)).unwrap_or_default(),
+            vouches: testimony.map(|own| told(&own.vouches)).unwrap_or_default(),
+            yields: yields.map(|member| (member.tag, member.yielded)).take(MAX_YIELDS).collect(),
+            greets: greeted.take(MAX_GREETINGS).collect(),
+        };
+        let version = self.said.as_ref().map_or(0, |(said, _)| said.version);
+        let is_stale = self.accused != 0
+            && self.said.as_ref().is_some_and(|(_, since)| *since + self.interval * REFRESH_INTERVALS <= now);
+        word.version = version;
+        if is_stale || self.said.as_ref().is_none_or(|(said, _)| *said != word) {
+            word.version = version + 1;
+            if let Ok(bytes) = word.encode() {
+                self.swim.tell(now, &bytes);
+            }
+            self.said = Some((word.clone(), now));
+        }
+        word
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let expiries = self.members.values().filter_map(|member| match member.state {
-            State::Presumed { until } | State::Alive { until } => (!self.is_deaf).then_some(until),
-            State::Leaving { until } => Some(until),
-            State::Lost => None,
+            State::Presumed { until } | State::Heard { until } => (!self.is_deaf).then_some(until),
+            State::Silent => None,
         });
-        expiries.chain(self.send_at).min()
+        expiries.chain(self.send_at).chain(self.settle_deadline()).chain(self.swim.deadline()).min()
+    }
+
+    /// When somebody has waited for long enough.
+    fn settle_deadline(&self) -> Option<Instant> {
+        let mute = self.members.values().filter_map(|member| member.is_mute);
+        let waiting = mute.chain(self.dead_links.values().copied()).filter(|(_, is_settled)| !is_settled);
+        let waiting = waiting.map(|(since, _)| since + self.settle_time);
+        let answers = self.members.values().flat_map(|member| member.watches.values());
+        waiting.chain(answers.filter_map(|watch| watch.answers_at.map(|(due, _)| due))).min()
     }
 
     /// Whether another speaker is there to take over.
     pub(super) fn has_company(&self) -> bool {
-        self.members.values().any(|member| matches!(member.state, State::Alive { .. }))
+        self.members.values().any(|member| {
+            let is_leaving = member.word.as_ref().is_some_and(|word| word.leaving);
+            matches!(member.state, State::Heard { .. }) && !is_leaving
+        })
+    }
+
+    /// The links of this node that others can use: those it has, but for those they find dead.
+    pub(super) fn usable_links(&self, own: &Own) -> Links {
+        let is_dead = |name: &InterfaceName| self.dead_links.get(name).is_some_and(|(_, is_settled)| *is_settled);
+        let links = own.links.iter().take(MAX_LINKS).filter(|(name, _)| !is_dead(name));
+        links.map(|(name, carries)| (name.clone(), *carries)).collect()
     }
 
     /// What is known about every node, this one included.
     pub(super) fn standings(&self, own: &Own) -> Standings {
         let mut standings: Standings =
             self.members.iter().map(|(name, member)| (name.clone(), member.standing())).collect();
+        let liveness = match own.leaving {
+            true => Liveness::Leaving,
+            false if self.yields => Liveness::Yielding,
+            false => Liveness::Alive,
+        };
         let standing = Standing {
-            liveness: if own.leaving { Liveness::Leaving } else { Liveness::Alive },
+            liveness,
             proxy_ready: own.proxy_ready,
             refusals: own.refusals.clone(),
-            links: Some(own.links.iter().take(MAX_LINKS).map(|(name, &carries)| (name.clone(), carries)).collect()),
+            links: Some(self.usable_links(own)),
         };
         standings.insert(self.node.clone(), standing);
         standings
+    }
+
+    pub(super) fn disbelieved(&self) -> Disbelieved {
+        self.disbelieved
     }
 
     /// Nodes that were heard once and are not now.
@@ -324,16 +747,60 @@ impl Membership {
 }
 
 impl Member {
+    /// Greets a life of it for a while. Returns whether it was not greeted before.
+    fn greet(&mut self, life: u64, now: Instant, interval: Duration) -> bool {
+        self.greeted.retain(|_, until| *until > now);
+        let has_room = self.greeted.len() < MAX_GREETED_LIVES || self.greeted.contains_key(&life);
+        has_room && self.greeted.insert(life, now + interval * GREETING_INTERVALS).is_none()
+    }
+
     fn standing(&self) -> Standing {
+        let links = self.links.as_ref().map(|links| {
+            let usable = links.iter().filter(|(name, _)| !self.dead_links.contains(*name));
+            usable.map(|(name, carries)| (name.clone(), *carries)).collect()
+        });
         Standing {
-            liveness: match self.state {
-                State::Presumed { .. } | State::Alive { .. } => Liveness::Alive,
-                State::Leaving { .. } => Liveness::Leaving,
-                State::Lost => Liveness::Lost,
+            liveness: match &self.word {
+                _ if !self.is_there => Liveness::Lost,
+                Some(word) if word.leaving => Liveness::Leaving,
+                _ => Liveness::Alive,
             },
-            proxy_ready: self.last.as_ref().is_none_or(|last| last.proxy_ready),
-            refusals: self.last.as_ref().map(Refusals::of).unwrap_or_default(),
-            links: self.links.clone(),
+            proxy_ready: self.word.as_ref().is_none_or(|word| word.proxy_ready),
+            refusals: self.word.as_ref().map(Refusals::of).unwrap_or_default(),
+            links,
         }
+    }
+}
+
+impl Watch {
+    /// Whoever is watched all the time need not be seen anew for an accusation to be wrong: it is enough that it is still
+    /// up when a dead one would have been noticed.
+    fn note_accusation(&mut self, now: Instant, number: u32, detection_time: Duration) {
+        if !self.is_up || number <= self.seen_after {
+            self.answers_at = None;
+            return;
+        }
+        match self.answers_at {
+            Some((due, answered)) if due <= now => {
+                self.seen_after = answered;
+                self.answers_at = (number > answered).then_some((now + detection_time, number));
+            }
+            Some(_) => {}
+            None => self.answers_at = Some((now + detection_time, number)),
+        }
+    }
+}
+
+impl From<&Link> for Carries {
+    fn from(link: &Link) -> Self {
+        let Link { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, .. } = *link;
+        Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6 }
+    }
+}
+
+impl Carries {
+    fn link(&self, name: &InterfaceName) -> Link {
+        let Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6 } = *self;
+        Link { name: name.to_string(), ipv4, ipv6, mac, watch_ipv4, watch_ipv6 }
     }
 }

@@ -11,12 +11,12 @@ use std::{
 use ferrogate_wire::{
     arp::{Arp, Operation},
     ethernet::Mac,
-    gossip::{Heartbeat, Link},
+    gossip::{Datagram, Link, Message, NodeTag, Origin, Word},
     ndp::{self, Advertisement, Ndp, Solicitation},
 };
 
 use super::{
-    Action, Config, DataPath, Event, Frame, Interface, Report, Speaker,
+    Action, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
     announce::{self, Liveness, Policy, Ranking, Silence, Standing, Standings},
     elect,
     health::Refusals,
@@ -41,6 +41,7 @@ mod decisions;
 mod health;
 mod link;
 mod liveness;
+mod settlement;
 
 const MS: Duration = Duration::from_millis(1);
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -247,7 +248,7 @@ fn names(names: &[&str]) -> BTreeSet<InterfaceName> {
 struct Stand {
     speaker: Speaker,
     now: Instant,
-    /// How many heartbeats the others have sent.
+    /// How many words and datagrams the others have made.
     sequence: u64,
 }
 
@@ -306,27 +307,39 @@ impl Stand {
         actions
     }
 
-    fn heartbeat(&mut self, node: u8) -> Heartbeat {
+    /// What a node says, newer than all before.
+    fn word(&mut self, node: u8) -> Word {
         self.sequence += 1;
-        Heartbeat {
+        Word {
             node: format!("k{node}"),
-            incarnation: 1,
-            sequence: self.sequence,
-            yielded: 0,
+            life: 1,
+            version: self.sequence,
             proxy_ready: true,
-            leaving: false,
-            links: vec![Link { name: "eth1".to_owned(), ipv4: true, ipv6: true }],
-            ..Heartbeat::default()
+            links: vec![wire_link("eth1")],
+            greets: vec![(tag("k1"), 1)],
+            ..Word::default()
         }
     }
 
     fn hear(&mut self, node: u8) -> Vec<Action> {
-        let heartbeat = self.heartbeat(node);
-        self.receive(node, heartbeat)
+        let word = self.word(node);
+        self.receive(node, word)
     }
 
-    fn receive(&mut self, node: u8, heartbeat: Heartbeat) -> Vec<Action> {
-        self.step(Event::Heard { from: IpAddr::from([198, 51, 100, 10 + node]), heartbeat })
+    fn receive(&mut self, node: u8, word: Word) -> Vec<Action> {
+        let datagram = self.datagram(word);
+        self.arrive(node, datagram)
+    }
+
+    /// The next datagram of the word's speaker.
+    fn datagram(&mut self, word: Word) -> Datagram {
+        self.sequence += 1;
+        let origin = Origin { node: word.node.clone(), life: word.life, counter: self.sequence };
+        Datagram { origin, message: Message::Word(word) }
+    }
+
+    fn arrive(&mut self, node: u8, datagram: Datagram) -> Vec<Action> {
+        self.step(Event::Heard { from: IpAddr::from([198, 51, 100, 10 + node]), datagram: Box::new(datagram) })
     }
 
     fn owns(&self, address: &str) -> bool {
@@ -351,12 +364,21 @@ fn frames(actions: &[Action]) -> Vec<(&str, &Frame)> {
     frames.collect()
 }
 
-fn heartbeats(actions: &[Action]) -> Vec<&Heartbeat> {
-    let heartbeats = actions.iter().filter_map(|action| match action {
-        Action::SendHeartbeat { heartbeat, .. } => Some(heartbeat),
+/// What this node says to everybody, in order.
+fn words(actions: &[Action]) -> Vec<&Word> {
+    let words = actions.iter().filter_map(|action| match action {
+        Action::Gossip { datagram: Datagram { message: Message::Word(word), .. }, .. } => Some(word),
         _ => None,
     });
-    heartbeats.collect()
+    words.collect()
+}
+
+fn wire_link(name: &str) -> Link {
+    Link { name: name.to_owned(), ipv4: true, ipv6: true, ..Link::default() }
+}
+
+fn tag(name: &str) -> NodeTag {
+    NodeTag::of(name)
 }
 
 fn reports(actions: &[Action]) -> Vec<&Report> {

@@ -71,7 +71,7 @@ impl Chaos {
         // Long bursts would hide that somebody should have spoken up again.
         let (quick, slow) = *[(1, 1), (0, 2), (5, 5)].choose(&mut rng).unwrap_or(&(5, 5));
         let config = Config {
-            heartbeat_interval: interval,
+            gossip_interval: interval,
             announcements: Announcements { quick, slow, ..Announcements::default() },
             ..Config::new("any".into(), data_path, 0)
         };
@@ -91,6 +91,9 @@ impl Chaos {
             self.disturb();
             let pause = self.rng.random_range(5..200) * MS;
             self.world.run(pause)?;
+        }
+        if self.rng.random_ratio(1, 3) {
+            self.lose_one_way()?;
         }
         self.mend();
         self.world.run(Duration::from_secs(1) + self.detection * 2)?;
@@ -115,7 +118,32 @@ impl Chaos {
         (0..self.world.nodes().len()).filter(|_| self.rng.random_bool(chance)).collect()
     }
 
+    /// Mends all, then lets some nodes not hear some others, and asks what they have agreed on.
+    fn lose_one_way(&mut self) -> Result<(), Violation> {
+        self.mend();
+        let settle = Duration::from_secs(1) + self.detection * 2;
+        self.world.run(settle)?;
+        self.world.unsettle();
+        let (one, kind) = (self.any_node(), self.rng.random_range(0..3));
+        let nodes = self.world.nodes().len();
+        for (from, to) in (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to))) {
+            let is_mute = match kind {
+                0 => from == one,
+                1 => to == one,
+                // Everybody still hears the one and is heard by it, unless there are only two.
+                _ => (from != one && to != one && self.rng.random()) || (nodes == 2 && from == one),
+            };
+            if is_mute && from != to {
+                self.note(format!("{} hears nothing from {}", facts::node_name(to), facts::node_name(from)));
+                self.world.link.mute(from, to);
+            }
+        }
+        self.world.run(settle)?;
+        self.world.check_agreed()
+    }
+
     fn disturb(&mut self) {
+        self.world.unsettle();
         let node = self.any_node();
         let name = facts::node_name(node);
         match self.rng.random_range(0..20) {
@@ -159,7 +187,7 @@ impl Chaos {
             9 => {
                 let other = self.any_node();
                 self.note(format!("{} hears nothing from {name}", facts::node_name(other)));
-                self.world.link.mute.insert((node, other));
+                self.world.link.mute(node, other);
             }
             10 => {
                 let loss = self.rng.random_range(0..500);

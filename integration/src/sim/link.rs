@@ -80,9 +80,9 @@ pub struct Link {
     sides: BTreeMap<Port, u8>,
     /// One-way losses between nodes: from, to.
     pub(super) mute: BTreeSet<(usize, usize)>,
-    /// How many of a thousand frames and heartbeats are lost.
+    /// How many of a thousand frames and datagrams are lost.
     pub(super) loss_per_mille: u32,
-    /// The longest a frame or heartbeat is under way.
+    /// The longest a frame or datagram is under way.
     pub(super) slowest: Duration,
 }
 
@@ -135,6 +135,11 @@ impl Link {
         self.sides = nodes.chain(clients.iter().map(|&client| Port::Client(client))).map(|port| (port, 1)).collect();
     }
 
+    /// Lets a node not hear another any more.
+    pub fn mute(&mut self, speaker: usize, listener: usize) {
+        self.mute.insert((speaker, listener));
+    }
+
     /// Makes everything reach everything again, at once and without loss. Cables stay as they are.
     pub fn heal(&mut self) {
         self.sides.clear();
@@ -168,11 +173,21 @@ impl Link {
         is_up(from) && is_up(to) && side(from) == side(to) && !is_mute
     }
 
+    /// Whether what one node says to another arrives, as long as nothing is lost by chance.
+    pub(super) fn hears(&self, listener: usize, speaker: usize) -> bool {
+        self.reaches(Port::Node(speaker), Port::Node(listener))
+    }
+
+    /// Whether nothing is lost by chance, and nothing late.
+    pub(super) fn is_clear(&self) -> bool {
+        self.loss_per_mille == 0 && self.slowest <= USUAL
+    }
+
     fn is_lost(&self, rng: &mut SmallRng) -> bool {
         self.loss_per_mille > 0 && rng.random_range(0..1000) < self.loss_per_mille
     }
 
-    pub(super) fn carries_heartbeat(&self, rng: &mut SmallRng, from: usize, to: usize) -> bool {
+    pub(super) fn carries_gossip(&self, rng: &mut SmallRng, from: usize, to: usize) -> bool {
         self.reaches(Port::Node(from), Port::Node(to)) && !self.is_lost(rng)
     }
 

@@ -74,6 +74,35 @@ impl World {
         Ok(())
     }
 
+    /// Checks what must be true in a network that carries some things in one direction only, once all had time to find
+    /// out: every address that somebody can serve has an owner, and of two that know of each other only one owns it.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn check_agreed(&mut self) -> Result<(), Violation> {
+        let services: Vec<_> =
+            self.truth.services.values().filter(|one| one.load_balancer.is_some()).cloned().collect();
+        let addresses: BTreeSet<IpAddr> = services.iter().flat_map(|one| one.observed.addresses.clone()).collect();
+        for address in addresses {
+            let behind: Vec<&Service> =
+                services.iter().filter(|one| one.observed.addresses.contains(&address)).map(|one| &**one).collect();
+            let is_able = |&node: &usize| behind.iter().any(|service| self.is_able(node, service));
+            let able: BTreeSet<usize> = (0..self.nodes.len()).filter(is_able).collect();
+            let owners = self.owners(address);
+            if owners.is_empty() != able.is_empty() || !owners.iter().all(|owner| able.contains(owner)) {
+                return self.fault(format!("{address} is owned by {owners:?}; able are {able:?}"));
+            }
+            for (one, other) in owners.iter().flat_map(|one| owners.iter().map(move |other| (*one, *other))) {
+                let has_company = (0..self.nodes.len()).any(|node| node != one && self.see_each_other(node, one));
+                let must_yield = self.link.hears(one, other) && !has_company;
+                if one != other && (must_yield || self.see_each_other(one, other)) {
+                    return self.fault(format!("{address} is owned by {owners:?}, of whom {one} knows of {other}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The node that owns an address, which must be one that can serve it; `None` where no node can.
     fn sole_owner(&self, address: IpAddr) -> Result<Option<usize>, Violation> {
         let services = self.truth.services.values().filter(|service| service.observed.addresses.contains(&address));

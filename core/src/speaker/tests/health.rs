@@ -25,11 +25,11 @@ fn checks(actions: &[Action]) -> Vec<(Vec<u16>, Vec<IpAddr>)> {
 }
 
 fn told(actions: &[Action]) -> Option<(Vec<u16>, bool)> {
-    let heartbeat = actions.iter().find_map(|action| match action {
-        Action::SendHeartbeat { heartbeat, .. } => Some(heartbeat),
+    let word = actions.iter().find_map(|action| match action {
+        Action::Gossip { datagram: Datagram { message: Message::Word(word), .. }, .. } => Some(word),
         _ => None,
     })?;
-    Some((heartbeat.refused.iter().map(|port| port.get()).collect(), heartbeat.refuses_all))
+    Some((word.refused.iter().map(|port| port.get()).collect(), word.refuses_all))
 }
 
 impl Stand {
@@ -108,7 +108,7 @@ fn a_node_whose_kube_proxy_refuses_is_no_candidate_on_any_node() {
     let actions = stand.pass(INTERVAL).into_iter().map(|(_, action)| action).collect::<Vec<_>>();
     assert_eq!(told(&actions), Some((vec![32_000], false)));
 
-    let both = Heartbeat { refused: [port(32_000)].into(), ..stand.heartbeat(2) };
+    let both = Word { refused: [port(32_000)].into(), ..stand.word(2) };
     stand.receive(2, both);
     stand.answers(32_000, Answer::Agrees);
     assert!(stand.owns("192.0.2.10"));
@@ -179,7 +179,7 @@ fn an_entry_whose_owner_has_lost_its_proxy_moves_to_the_next_one() {
     stand.hear(2);
     assert_eq!(stand.silence("entry"), Some(Silence::NotElected { owner: "k2".into() }));
 
-    let without = Heartbeat { proxy_ready: false, ..stand.heartbeat(2) };
+    let without = Word { proxy_ready: false, ..stand.word(2) };
     stand.receive(2, without);
 
     assert!(stand.owns("2001:db8::1"));

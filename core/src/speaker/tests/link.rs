@@ -479,7 +479,7 @@ fn a_node_whose_proxy_fails_stops_answering_at_once() {
 fn an_address_won_back_within_its_grace_stays_on_the_host() {
     let mut stand = stand_in();
     stand.hear(2);
-    let leaving = Heartbeat { leaving: true, ..stand.heartbeat(2) };
+    let leaving = Word { leaving: true, ..stand.word(2) };
 
     let mut actions = stand.receive(2, leaving);
     actions.extend(only(stand.pass(Duration::from_secs(30))));

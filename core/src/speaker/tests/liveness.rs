@@ -35,7 +35,7 @@ fn m_120_a_silent_owner_is_replaced_when_the_detection_time_is_over() {
 #[test]
 fn m_120_a_speaker_that_says_it_is_leaving_is_replaced_at_once() {
     let mut stand = settled(DataPath::KubeProxy);
-    let leaving = Heartbeat { leaving: true, ..stand.heartbeat(2) };
+    let leaving = Word { leaving: true, ..stand.word(2) };
 
     let actions = stand.receive(2, leaving);
 
@@ -79,42 +79,42 @@ fn alone_a_speaker_keeps_what_it_owns() {
 }
 
 #[test]
-fn heartbeats_go_to_every_address_of_every_other_node_at_each_interval() {
+fn a_word_goes_to_every_address_of_every_other_node_at_each_interval() {
     let mut facts = facts(3);
     let addresses = vec![ip("198.51.100.12"), ip("2001:db8:1::12")];
     set_node(&mut facts, Node { internal_addresses: addresses.clone(), ..node(2) });
     let mut stand = Stand::new(DataPath::Proxy);
-    assert_eq!(heartbeats(&stand.snapshot(&facts)).len(), 0);
+    assert_eq!(words(&stand.snapshot(&facts)).len(), 0);
 
     let first = stand.step(Event::Interfaces(interfaces(1)));
     let later: Vec<(Duration, Action)> = stand.pass(INTERVAL * 2);
 
-    let receivers = |action: &Action| match action {
-        Action::SendHeartbeat { to, .. } => Some(to.clone()),
+    let sent = |action: &Action| match action {
+        Action::Gossip { to, datagram } => Some((to.clone(), datagram.origin.clone())),
         _ => None,
     };
-    let all: Vec<Vec<IpAddr>> = first.iter().filter_map(receivers).collect();
-    assert_eq!(all, [addresses, vec![ip("198.51.100.13")]]);
-    let times: BTreeSet<Duration> =
-        later.iter().filter(|(_, action)| receivers(action).is_some()).map(|(time, _)| *time).collect();
-    assert_eq!(times, BTreeSet::from([INTERVAL, INTERVAL * 2]));
-    let expected = Heartbeat {
-        node: "k1".to_owned(),
-        incarnation: 1,
-        sequence: 1,
-        links: vec![Link { name: "eth1".to_owned(), ipv4: true, ipv6: true }],
-        ..Heartbeat::default()
+    let origin = |counter| Origin { node: "k1".to_owned(), life: 1, counter };
+    let all = [addresses, vec![ip("198.51.100.13")]].concat();
+    assert_eq!(first.iter().filter_map(sent).collect::<Vec<_>>(), [(all.clone(), origin(1))]);
+    let later: Vec<_> = later.iter().filter_map(|(time, action)| Some((*time, sent(action)?))).collect();
+    assert_eq!(later, [(INTERVAL, (all.clone(), origin(2))), (INTERVAL * 2, (all, origin(3)))]);
+    let link = Link {
+        mac: Some(mac(1)),
+        watch_ipv4: Some((v4("198.51.100.11"), 24)),
+        watch_ipv6: Some(v6("fe80::1")),
+        ..wire_link("eth1")
     };
-    assert_eq!(heartbeats(&first), [&expected, &expected]);
+    let expected = Word { node: "k1".to_owned(), life: 1, version: 1, links: vec![link], ..Word::default() };
+    assert_eq!(words(&first), [&expected]);
 }
 
 #[test]
-fn a_lone_node_sends_no_heartbeat_and_has_no_deadline_for_one() {
+fn a_lone_node_says_nothing_and_has_no_deadline_for_it() {
     let mut stand = Stand::started(DataPath::KubeProxy, facts(1));
 
     let actions = only(stand.pass(Duration::from_secs(60)));
 
-    assert_eq!(heartbeats(&actions), Vec::<&Heartbeat>::new());
+    assert_eq!(words(&actions), Vec::<&Word>::new());
     assert_eq!(stand.speaker.deadline(), None);
 }
 
@@ -125,49 +125,103 @@ fn news_about_this_node_does_not_wait_for_the_next_interval() {
 
     let actions = stand.step(Event::ProxyReady(false));
 
-    assert_eq!(heartbeats(&actions).iter().map(|heartbeat| heartbeat.proxy_ready).collect::<Vec<_>>(), [false; 2]);
+    assert_eq!(words(&actions).iter().map(|word| word.proxy_ready).collect::<Vec<_>>(), [false]);
 }
 
 #[test]
-fn heartbeats_of_strangers_are_refused_and_reported_once_each() {
+fn datagrams_of_strangers_are_refused_and_reported_once_each() {
     let mut stand = settled(DataPath::KubeProxy);
-    let heartbeat = stand.heartbeat(2);
-    let from = |from: &str| Event::Heard { from: ip(from), heartbeat: heartbeat.clone() };
+    let word = stand.word(2);
+    let datagram = stand.datagram(word);
+    let from = |from: &str| Event::Heard { from: ip(from), datagram: Box::new(datagram.clone()) };
 
     let stranger = stand.step(from("203.0.113.1"));
     let again = stand.step(from("203.0.113.1"));
     let impostor = stand.step(from("198.51.100.13"));
 
-    let refused = |from: &str| Report::HeartbeatRefused { from: ip(from), node: "k2".to_owned() };
+    let refused = |from: &str| Report::GossipRefused { from: ip(from), node: "k2".to_owned() };
     assert_eq!(reports(&stranger), [&refused("203.0.113.1")]);
     assert_eq!(reports(&again), Vec::<&Report>::new());
     assert_eq!(reports(&impostor), [&refused("198.51.100.13")]);
 }
 
 #[test]
-fn a_repeated_heartbeat_keeps_nobody_alive() {
+fn nobody_speaks_for_another_from_its_own_address() {
     let mut stand = settled(DataPath::KubeProxy);
-    let old = stand.heartbeat(2);
-    stand.receive(2, old.clone());
+    let word = Word { leaving: true, ..stand.word(3) };
+    let mut datagram = stand.datagram(word);
+    datagram.origin.node = "k2".to_owned();
+
+    let actions = stand.arrive(2, datagram);
+
+    let refused = Report::GossipRefused { from: ip("198.51.100.12"), node: "k2".to_owned() };
+    assert_eq!(reports(&actions), [&refused]);
+}
+
+#[test]
+fn a_replayed_datagram_keeps_nobody_alive_and_brings_nobody_back() {
+    let mut stand = settled(DataPath::KubeProxy);
+    let word = stand.word(2);
+    let old = stand.datagram(word);
+    stand.arrive(2, old.clone());
 
     for _ in 0..4 {
-        stand.receive(2, old.clone());
+        stand.arrive(2, old.clone());
         stand.pass_hearing(INTERVAL, &[3]);
     }
 
     assert!(stand.owns(SECOND));
-    stand.receive(2, old);
+    stand.arrive(2, old);
+    assert!(stand.owns(SECOND));
+}
+
+#[test]
+fn whoever_greets_an_earlier_life_of_ours_may_be_a_recording_and_is_not_heard() {
+    let mut stand = Stand::started(DataPath::KubeProxy, facts(2));
+    let say = |stand: &mut Stand, greets: Vec<(NodeTag, u64)>| {
+        let word = Word { greets, ..stand.word(2) };
+        stand.receive(2, word)
+    };
+
+    let mut actions = say(&mut stand, vec![(tag("k1"), 0), (tag("k2"), 1)]);
+    actions.extend(only(stand.pass(DETECTION)));
+    // It is greeted, so that it may show that it is there.
+    assert_eq!(words(&actions).last().unwrap().greets, [(tag("k2"), 1)]);
+    say(&mut stand, Vec::new());
+    assert!(stand.owns(SECOND));
+
+    say(&mut stand, vec![(tag("k1"), 1)]);
+    assert!(!stand.owns(SECOND));
+    // Once is enough.
+    stand.pass(DETECTION - MS);
+    say(&mut stand, Vec::new());
+    stand.pass(DETECTION - MS);
+    assert!(!stand.owns(SECOND));
+}
+
+#[test]
+fn what_was_recorded_of_a_former_life_brings_nobody_back() {
+    let mut stand = settled(DataPath::KubeProxy);
+    let word = stand.word(2);
+    let recorded = stand.datagram(word);
+    let second_life = Word { life: 2, ..stand.word(2) };
+    stand.receive(2, second_life);
+    stand.pass_hearing(DETECTION, &[3]);
+    assert!(stand.owns(SECOND));
+
+    stand.arrive(2, recorded);
+
     assert!(stand.owns(SECOND));
 }
 
 #[test]
 fn a_restarted_speaker_is_believed_although_its_count_starts_again() {
     let mut stand = settled(DataPath::KubeProxy);
-    let leaving = Heartbeat { leaving: true, ..stand.heartbeat(2) };
+    let leaving = Word { leaving: true, ..stand.word(2) };
     stand.receive(2, leaving);
     assert!(stand.owns(SECOND));
 
-    stand.receive(2, Heartbeat { incarnation: 2, sequence: 1, ..stand.speaker_of_k2() });
+    stand.receive(2, Word { life: 2, version: 1, ..stand.speaker_of_k2() });
 
     assert!(!stand.owns(SECOND));
 }
@@ -175,7 +229,7 @@ fn a_restarted_speaker_is_believed_although_its_count_starts_again() {
 #[test]
 fn a_speaker_whose_clock_went_back_is_believed_when_its_former_life_is_over() {
     let mut stand = settled(DataPath::KubeProxy);
-    let reborn = |sequence| Heartbeat { incarnation: 0, sequence, ..Stand::new(DataPath::Proxy).speaker_of_k2() };
+    let reborn = |version| Word { life: 0, version, ..Stand::new(DataPath::Proxy).speaker_of_k2() };
 
     stand.receive(2, reborn(1));
     stand.pass_hearing(DETECTION, &[3]);
@@ -186,12 +240,13 @@ fn a_speaker_whose_clock_went_back_is_believed_when_its_former_life_is_over() {
 }
 
 impl Stand {
-    fn speaker_of_k2(&self) -> Heartbeat {
-        Heartbeat {
+    fn speaker_of_k2(&self) -> Word {
+        Word {
             node: "k2".to_owned(),
             proxy_ready: true,
-            links: vec![Link { name: "eth1".to_owned(), ipv4: true, ipv6: true }],
-            ..Heartbeat::default()
+            links: vec![wire_link("eth1")],
+            greets: vec![(tag("k1"), 1)],
+            ..Word::default()
         }
     }
 }
@@ -242,7 +297,7 @@ fn proxies_are_told_whom_this_node_misses() {
 
     let silent = stand.pass_hearing(DETECTION * 2, &[3]);
     let heard = stand.hear(2);
-    let leaving = Heartbeat { leaving: true, ..stand.heartbeat(2) };
+    let leaving = Word { leaving: true, ..stand.word(2) };
     let mut left = stand.receive(2, leaving);
     left.extend(stand.pass_hearing(DETECTION * 3, &[3]));
 
@@ -282,9 +337,7 @@ fn the_next_owner_is_told_at_once_that_an_address_was_left_to_it() {
     let mut actions = stand.hear(2);
     actions.extend(only(stand.pass(INTERVAL)));
 
-    let yielded: Vec<(usize, u32)> =
-        heartbeats(&actions).iter().enumerate().map(|(at, heartbeat)| (at % 2, heartbeat.yielded)).collect();
-    assert_eq!(yielded[..2], [(0, 1), (1, 0)]);
+    assert_eq!(words(&actions)[0].yields, [(tag("k2"), 1)]);
 }
 
 /// Else clients that still send here would never learn whom to send to: the owner told first does not announce it.
@@ -297,8 +350,9 @@ fn whoever_owns_an_address_later_is_told_too_that_it_was_left() {
         set_advertisement(&mut facts, L2Advertisement { preferred_nodes: vec![preferred], ..advertisement() });
         facts
     };
-    let yielded =
-        |actions: &[Action]| -> Vec<u32> { heartbeats(actions).iter().map(|heartbeat| heartbeat.yielded).collect() };
+    let yielded = |actions: &[Action]| -> Vec<BTreeMap<NodeTag, u32>> {
+        words(actions).iter().map(|word| word.yields.iter().copied().collect()).collect()
+    };
 
     stand.pass(MS * 20);
     let to_k2 = stand.snapshot(&prefer("k2"));
@@ -307,17 +361,17 @@ fn whoever_owns_an_address_later_is_told_too_that_it_was_left() {
     stand.pass(MS * 20);
     let again = stand.snapshot(&prefer("k3"));
 
-    assert_eq!(yielded(&to_k2), [1, 0]);
-    assert_eq!(yielded(&to_k3), [1, 1]);
-    assert_eq!(yielded(&again), Vec::<u32>::new());
+    assert_eq!(yielded(&to_k2), [BTreeMap::from([(tag("k2"), 1)])]);
+    assert_eq!(yielded(&to_k3), [BTreeMap::from([(tag("k2"), 1), (tag("k3"), 1)])]);
+    assert!(yielded(&again).is_empty());
 }
 
 #[test]
 fn n_111_an_owner_announces_again_when_another_has_left_addresses_to_it() {
     let mut stand = settled(DataPath::KubeProxy);
     stand.pass_hearing(Duration::from_secs(10), &[2, 3]);
-    let yielded = Heartbeat { yielded: 1, ..stand.heartbeat(2) };
-    let known = Heartbeat { yielded: 1, ..stand.heartbeat(2) };
+    let yielded = Word { yields: vec![(tag("k1"), 1)], ..stand.word(2) };
+    let known = Word { yields: vec![(tag("k1"), 1)], ..stand.word(2) };
 
     assert_eq!(frames(&stand.receive(2, yielded)).len(), 2);
 
@@ -329,7 +383,7 @@ fn n_111_an_owner_announces_again_when_another_has_left_addresses_to_it() {
 fn n_111_an_owner_announces_again_when_another_comes_back_from_a_crash() {
     let mut stand = settled(DataPath::KubeProxy);
     stand.pass_hearing(Duration::from_secs(10), &[2, 3]);
-    let reborn = Heartbeat { incarnation: 2, ..stand.heartbeat(2) };
+    let reborn = Word { life: 2, ..stand.word(2) };
 
     assert_eq!(frames(&stand.receive(2, reborn)).len(), 2);
 }
@@ -344,11 +398,11 @@ fn m_120_a_stopping_speaker_forwards_until_its_successors_have_announced_themsel
     let grace = stand.pass_hearing(Duration::from_millis(999), &[2, 3]);
     let end = only(stand.pass(MS));
 
-    assert_eq!(heartbeats(&stop).iter().map(|heartbeat| heartbeat.leaving).collect::<Vec<_>>(), [true; 2]);
+    assert_eq!(words(&stop).iter().map(|word| word.leaving).collect::<Vec<_>>(), [true]);
     assert!(stop.iter().any(|action| matches!(action, Action::Write(Write::L2Status { status: None, .. }))));
     let is_end = |action: &Action| matches!(action, Action::Release { .. } | Action::Finished);
     assert!(!stop.iter().chain(&grace).any(is_end));
-    assert!(heartbeats(&grace).len() > 10 && heartbeats(&grace).iter().all(|heartbeat| heartbeat.leaving));
+    assert!(words(&grace).len() > 10 && words(&grace).iter().all(|word| word.leaving));
     assert!(end.contains(&Action::Release { address: ip(WON) }));
     assert_eq!(end.last(), Some(&Action::Finished));
     assert_eq!(stand.speaker.deadline(), None);
@@ -432,9 +486,9 @@ proptest! {
         }
         let mut stand = Stand::started(DataPath::Proxy, facts.clone());
         for (node, [proxy_ready, leaving, ipv4, ipv6, own], pause) in changes {
-            let links = vec![Link { name: "eth1".to_owned(), ipv4, ipv6 }];
-            let heartbeat = Heartbeat { proxy_ready, leaving: leaving && ipv4, links, ..stand.heartbeat(node) };
-            stand.receive(node, heartbeat);
+            let links = vec![Link { ipv4, ipv6, ..wire_link("eth1") }];
+            let word = Word { proxy_ready, leaving: leaving && ipv4, links, ..stand.word(node) };
+            stand.receive(node, word);
             if pause % 4 == 0 {
                 stand.step(Event::ProxyReady(own));
             }
