@@ -123,6 +123,7 @@ pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         })?),
     };
     let mut cluster = process.open(&args.source, Role::Controller).await?;
+    cluster.make_gossip_key();
     process.controller(&args.source, &cluster);
     if let Some(listener) = listener {
         process.webhook(listener, &mut cluster);

@@ -28,6 +28,7 @@ pub mod certificate;
 mod clock;
 mod dir;
 pub mod document;
+pub mod gossip_key;
 mod kube;
 mod lease;
 pub mod migrate;
@@ -310,6 +311,15 @@ impl Cluster {
     /// Who tells which scrapers may read metrics. `None` where there is no API server to know.
     pub fn scrapers(&self) -> Option<scrapers::Scrapers> {
         self.client.clone().map(scrapers::Scrapers::new)
+    }
+
+    /// Makes the key of the speakers' gossip where there is none. Nothing in a folder, and for roles other than the
+    /// controller. To be called once, before [`webhook`](Self::webhook).
+    pub fn make_gossip_key(&mut self) {
+        if let Some(Answers { client, namespace, .. }) = &self.answers {
+            let make = gossip_key::make(client.clone(), namespace.clone(), self.finish.clone());
+            self.tasks.spawn(make);
+        }
     }
 
     /// Waits until everything that was sent is written and every task has ended. To be called when the rooms have

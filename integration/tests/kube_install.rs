@@ -194,6 +194,31 @@ fn the_class_as_installed_brings_the_shared_entry_with_an_address() {
     STAND.assert_nothing_forbidden();
 }
 
+#[test]
+fn m_153_the_secret_the_speakers_share_is_made_once_and_survives_restarts() {
+    let secret = || {
+        let args =
+            ["get", "secret", "ferrogate-gossip", "--namespace", NAMESPACE, "--output", "jsonpath={.data.current}"];
+        STAND.plane.kubectl(args)
+    };
+    let made = until(LIMIT, secret).unwrap();
+    // 32 bytes in base64.
+    assert_eq!(made.len(), 44, "{made}");
+
+    let mut next = Ferrogate::start(&STAND.plane, "controller", "next", &[]).unwrap();
+    next.wait_ready().unwrap();
+    let tried_again = || {
+        let asked = STAND.plane.asked()?;
+        let refused = asked.iter().any(|one| one.verb == "create" && one.what == "secrets" && one.code == 409);
+        ensure!(refused, "nobody has tried");
+        Ok(())
+    };
+    until(LIMIT, tried_again).unwrap();
+
+    assert_eq!(secret().unwrap(), made);
+    STAND.assert_nothing_forbidden();
+}
+
 #[tokio::test]
 async fn nobody_may_do_what_is_not_needed() {
     let client = STAND.plane.client().await.unwrap();
@@ -208,6 +233,8 @@ async fn nobody_may_do_what_is_not_needed() {
         ("controller", "create", "services", others, false),
         ("controller", "patch", "services", own, false),
         ("controller", "create", "endpointslices.discovery.k8s.io", others, false),
+        ("controller", "create", "secrets", own, true),
+        ("controller", "get", "secrets", own, false),
         ("controller", "get", "secrets", others, false),
         ("controller", "list", "secrets", None, false),
         ("controller", "list", "pods", others, false),
@@ -231,6 +258,7 @@ async fn nobody_may_do_what_is_not_needed() {
         ("speaker", "create", "leases.coordination.k8s.io", own, false),
         ("speaker", "create", "services", own, false),
         ("speaker", "list", "secrets", None, false),
+        ("speaker", "get", "secrets", own, false),
         ("speaker", "patch", "nodes", None, false),
         ("proxy", "watch", "endpointslices.discovery.k8s.io", None, true),
         ("proxy", "list", "ipaddresspools.ferrogate.io", own, false),
