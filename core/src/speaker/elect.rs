@@ -11,9 +11,8 @@ use crate::model::NodeName;
 
 /// Where a candidate stands for one set of addresses. The smallest comes first and owns.
 ///
-/// The fields stand in the order of the rule: who does not yield to the others, then who can serve most of what shares the
-/// addresses, then who is preferred
-/// most, then the hash, which spreads addresses over nodes.
+/// The fields stand in the order of the rule: who does not yield to the others, then who can serve most of what shares
+/// the addresses, then who is preferred most, then the hash, which spreads addresses over nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     /// It is not heard by others who could do it.
