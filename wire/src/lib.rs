@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod bfd;
 pub mod bgp;
 pub mod ethernet;
 pub mod gossip;

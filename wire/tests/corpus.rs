@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 #[path = "../../fuzz/targets/arp.rs"]
 mod arp;
+#[path = "../../fuzz/targets/bfd.rs"]
+mod bfd;
 #[path = "../../fuzz/targets/bgp.rs"]
 mod bgp;
 #[path = "../../fuzz/targets/gossip.rs"]
@@ -23,6 +25,7 @@ type Check = fn(&[u8]);
 /// Every fuzz target; [`no_fuzz_target_is_left_out`] compares it with the folder.
 const TARGETS: &[(&str, Check)] = &[
     ("arp", arp::check),
+    ("bfd", bfd::check),
     ("bgp", bgp::check),
     ("gossip", gossip::check),
     ("ndp", ndp::check),

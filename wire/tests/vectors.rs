@@ -1,11 +1,15 @@
 //! Captured byte strings beside the value they mean, both directions, and every way a frame can be wrong.
 //!
-//! The good frames were captured from Linux 6.18 talking to itself over a veth pair.
+//! The good frames of ARP and neighbour discovery were captured from Linux 6.18 talking to itself over a veth pair.
 
-use std::net::Ipv6Addr;
+use std::{
+    net::Ipv6Addr,
+    num::{NonZeroU8, NonZeroU32},
+};
 
 use ferrogate_wire::{
     arp::{self, Arp, Operation},
+    bfd::{self, Diagnostic, Packet, Sequence, State},
     ethernet::{FrameError, MAX_FRAME_LEN, Mac},
     ndp::{self, ALL_NODES, Advertisement, Ndp, Solicitation, solicited_node},
 };
@@ -272,6 +276,124 @@ fn options_of_other_types_are_stepped_over() {
     assert_eq!(ndp::decode(&summed(frame)), Ok(Ndp::Solicitation(solicitation())));
 }
 
+const BFD_UP: &str = "20 c0 03 18 0a0b0c0d 01020304 0000c350 00004e20 00000000";
+
+fn bfd_up() -> Packet {
+    Packet {
+        diagnostic: Diagnostic::None,
+        state: State::Up,
+        sequence: Sequence::None,
+        control_plane_independent: false,
+        demand: false,
+        detect_mult: NonZeroU8::new(3).unwrap(),
+        my_discriminator: NonZeroU32::new(0x0a0b_0c0d).unwrap(),
+        your_discriminator: NonZeroU32::new(0x0102_0304),
+        desired_min_tx_interval_us: 50_000,
+        required_min_rx_interval_us: 20_000,
+        required_min_echo_rx_interval_us: 0,
+    }
+}
+
+/// Written down from RFC 5880 §4.1.
+#[test]
+fn a_bfd_packet_reads_and_writes_as_the_rfc_draws_it() {
+    let down = Packet {
+        diagnostic: Diagnostic::ControlDetectionTimeExpired,
+        state: State::Down,
+        your_discriminator: None,
+        desired_min_tx_interval_us: 1_000_000,
+        ..bfd_up()
+    };
+    let neighbor_signaled = Diagnostic::NeighborSignaledSessionDown;
+    let table = [
+        (BFD_UP.to_owned(), bfd_up()),
+        ("21 40 03 18 0a0b0c0d 00000000 000f4240 00004e20 00000000".to_owned(), down),
+        (BFD_UP.replace("c0 03", "80 ff"), Packet { state: State::Init, detect_mult: NonZeroU8::MAX, ..bfd_up() }),
+        (
+            BFD_UP.replace("20 c0", "23 00"),
+            Packet { diagnostic: neighbor_signaled, state: State::AdminDown, ..bfd_up() },
+        ),
+        (BFD_UP.replace("20 c0", "20 e0"), Packet { sequence: Sequence::Poll, ..bfd_up() }),
+        (BFD_UP.replace("20 c0", "20 d0"), Packet { sequence: Sequence::Final, ..bfd_up() }),
+        (BFD_UP.replace("20 c0", "20 ca"), Packet { control_plane_independent: true, demand: true, ..bfd_up() }),
+        (BFD_UP.replace("00000000", "ffffffff"), Packet { required_min_echo_rx_interval_us: u32::MAX, ..bfd_up() }),
+    ];
+
+    for (hex, packet) in table {
+        assert_eq!(bfd::decode(&bytes(&hex)), Ok(packet), "{hex}");
+        assert_eq!(packet.encode().as_slice(), bytes(&hex), "{hex}");
+    }
+}
+
+#[test]
+fn every_bfd_diagnostic_is_named_as_in_the_rfc_and_none_is_refused() {
+    let named = [
+        "No Diagnostic",
+        "Control Detection Time Expired",
+        "Echo Function Failed",
+        "Neighbor Signaled Session Down",
+        "Forwarding Plane Reset",
+        "Path Down",
+        "Concatenated Path Down",
+        "Administratively Down",
+        "Reverse Concatenated Path Down",
+    ];
+
+    for code in 0..32 {
+        let diagnostic = bfd::decode(&with(BFD_UP, 0, &[0x20 | code])).unwrap().diagnostic;
+
+        let name = named.get(usize::from(code)).map_or_else(|| format!("Reserved ({code})"), |name| (*name).to_owned());
+        assert_eq!(diagnostic.to_string(), name);
+        assert_eq!(diagnostic.code(), code);
+    }
+}
+
+#[test]
+fn what_follows_a_bfd_packet_is_ignored_whether_its_length_counts_it_or_not() {
+    for length in [24, 28] {
+        let mut longer = with(BFD_UP, 3, &[length]);
+        longer.extend([0xee; 4]);
+
+        assert_eq!(bfd::decode(&longer), Ok(bfd_up()));
+    }
+}
+
+#[test]
+fn n_082_each_bfd_packet_that_must_be_discarded_is_refused_by_name() {
+    use bfd::DecodeError::*;
+    let mut authenticated = with(BFD_UP, 1, &[0xc4, 3, 33]);
+    authenticated.extend(bytes("01 09 01 666572726f67"));
+    let without_yours = |flags| {
+        let mut packet = with(BFD_UP, 1, &[flags]);
+        packet[8..12].fill(0);
+        packet
+    };
+    let table = [
+        (Vec::new(), Truncated(0)),
+        (bytes(BFD_UP)[..23].to_vec(), Truncated(23)),
+        (with(BFD_UP, 0, &[0x00]), Version(0)),
+        (with(BFD_UP, 0, &[0x40]), Version(2)),
+        (with(BFD_UP, 3, &[23]), Length { found: 23, needed: 24 }),
+        (with(BFD_UP, 3, &[0]), Length { found: 0, needed: 24 }),
+        (with(BFD_UP, 1, &[0xc4]), Length { found: 24, needed: 26 }),
+        (with(BFD_UP, 3, &[25]), Overrun { length: 25, available: 24 }),
+        (with(BFD_UP, 2, &[0]), DetectMult),
+        (with(BFD_UP, 1, &[0xc1]), Multipoint),
+        (with(BFD_UP, 1, &[0xf0]), PollAndFinal),
+        (with(BFD_UP, 4, &[0; 4]), MyDiscriminator),
+        (without_yours(0x80), YourDiscriminator(State::Init)),
+        (without_yours(0xc0), YourDiscriminator(State::Up)),
+        (authenticated, Authenticated),
+    ];
+
+    for (packet, error) in table {
+        assert_eq!(bfd::decode(&packet), Err(error));
+    }
+    for flags in [0x00, 0x40] {
+        assert!(bfd::decode(&without_yours(flags)).is_ok(), "a session that is down need not know the other end");
+    }
+}
+
 /// The frame with its ICMPv6 message cut or stretched to a length.
 fn resized(hex: &str, length: u16) -> Vec<u8> {
     let mut frame = with(hex, 18, &length.to_be_bytes());
@@ -323,6 +445,30 @@ proptest! {
     fn any_bytes_return(frame in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = arp::decode(&frame);
         let _ = ndp::decode(&frame);
+        let _ = bfd::decode(&frame);
+    }
+
+    #[test]
+    fn what_bfd_encodes_it_decodes(
+        code in 0u8..32, state in 0u8..4, sequence in 0usize..3, flags: [bool; 2], detect_mult in 1u8..,
+        mine in 1u32.., yours in 1u32.., knows: bool, intervals: [u32; 3],
+    ) {
+        let head = bfd::decode(&with(BFD_UP, 0, &[0x20 | code, state << 6 & 0xc0])).unwrap();
+        let knows = knows || matches!(head.state, State::Init | State::Up);
+        let packet = Packet {
+            sequence: [Sequence::None, Sequence::Poll, Sequence::Final][sequence],
+            control_plane_independent: flags[0],
+            demand: flags[1],
+            detect_mult: NonZeroU8::new(detect_mult).unwrap(),
+            my_discriminator: NonZeroU32::new(mine).unwrap(),
+            your_discriminator: NonZeroU32::new(yours).filter(|_| knows),
+            desired_min_tx_interval_us: intervals[0],
+            required_min_rx_interval_us: intervals[1],
+            required_min_echo_rx_interval_us: intervals[2],
+            ..head
+        };
+
+        prop_assert_eq!(bfd::decode(&packet.encode()), Ok(packet));
     }
 
     #[test]
