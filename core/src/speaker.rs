@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub mod announce;
+pub mod bfd;
 pub mod elect;
 pub mod health;
 mod layer2;
