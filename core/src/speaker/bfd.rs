@@ -19,6 +19,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use crate::model::bfd_profile::BfdProfile;
 
 pub mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub use sessions::Sessions;
 
@@ -262,6 +264,8 @@ impl From<DecodeError> for Discard {
 /// How a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// `bfd.LocalDiscr`.
+    pub local_discriminator: NonZeroU32,
     /// `bfd.SessionState`.
     pub state: State,
     /// `bfd.LocalDiag`.
@@ -430,11 +434,6 @@ impl Session {
         [self.send_at, self.expires_at(), leaves_at].into_iter().flatten().min()
     }
 
-    /// `bfd.LocalDiscr`.
-    pub fn local_discriminator(&self) -> NonZeroU32 {
-        self.local_discriminator
-    }
-
     /// `bfd.SessionState`.
     pub fn state(&self) -> State {
         self.state
@@ -448,6 +447,7 @@ impl Session {
     /// How it stands.
     pub fn status(&self) -> Status {
         Status {
+            local_discriminator: self.local_discriminator,
             state: self.state,
             diagnostic: self.diagnostic,
             remote_state: self.remote_state(),

@@ -1,0 +1,341 @@
+//! Many sessions: which one a packet belongs to, and which there are.
+
+use super::*;
+use crate::{
+    model::InterfaceName,
+    speaker::bfd::sessions::{Action, Arrival, Event, MAX_SESSIONS, Neighbor, Path, Sessions, Wanted, Wish},
+};
+
+fn path() -> Path {
+    Path { remote: [192, 0, 2, 2].into(), local: [192, 0, 2, 1].into(), interface: Some(InterfaceName::from("eth0")) }
+}
+
+fn multihop() -> Path {
+    Path { interface: None, ..path() }
+}
+
+fn neighbor() -> Neighbor {
+    Neighbor { remote: [192, 0, 2, 2].into(), interface: InterfaceName::from("eth0") }
+}
+
+fn wish() -> Wish {
+    Wish { settings: Settings::DEFAULT, minimum_ttl: mult(254) }
+}
+
+fn wanting(paths: impl IntoIterator<Item = Path>) -> Wanted {
+    Wanted { sessions: paths.into_iter().map(|path| (path, wish())).collect(), ..Wanted::default() }
+}
+
+fn permitting(neighbor: Neighbor) -> Wanted {
+    Wanted { permitted: [(neighbor, Settings::DEFAULT)].into(), ..Wanted::default() }
+}
+
+/// The sessions with their clock.
+struct World {
+    sessions: Sessions,
+    now: Instant,
+}
+
+impl World {
+    fn new(wanted: Wanted) -> Self {
+        let mut world = Self { sessions: Sessions::new(1), now: Instant::now() };
+        world.step(Event::Want(wanted));
+        world
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        self.sessions.step(self.now, event)
+    }
+
+    fn run(&mut self, duration: Duration) -> Vec<Action> {
+        let until = self.now + duration;
+        let mut actions = Vec::new();
+        while let Some(deadline) = self.sessions.deadline().filter(|deadline| *deadline <= until) {
+            self.now = deadline;
+            actions.extend(self.step(Event::Tick));
+        }
+        self.now = until;
+        actions
+    }
+
+    fn hears_from(&mut self, path: Path, packet: Packet) -> Vec<Action> {
+        self.step(Event::Received { arrival: Arrival { path, ttl: 255 }, packet: Ok(packet) })
+    }
+
+    /// The neighbour of a session says something to it.
+    fn hears(&mut self, state: State) -> Vec<Action> {
+        let packet = Packet { your_discriminator: Some(self.discriminator()), ..says(state) };
+        self.hears_from(path(), packet)
+    }
+
+    /// The number of the session at `path()`.
+    fn discriminator(&self) -> NonZeroU32 {
+        self.sessions.status(&path()).unwrap().local_discriminator
+    }
+
+    fn state(&self) -> Option<State> {
+        self.sessions.status(&path()).map(|status| status.state)
+    }
+
+    fn bring_up(&mut self) {
+        for state in [State::Down, State::Init, State::Up] {
+            let your_discriminator = Some(self.discriminator()).filter(|_| state != State::Down);
+            self.hears_from(path(), Packet { your_discriminator, ..says(state) });
+        }
+        assert_eq!(self.state(), Some(State::Up));
+    }
+}
+
+fn discards(actions: &[Action]) -> Vec<Discard> {
+    let reasons = actions.iter().filter_map(|action| match action {
+        Action::Discarded { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    reasons.collect()
+}
+
+fn packets(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Send { .. })).count()
+}
+
+#[test]
+fn n_082_each_packet_that_must_be_discarded_is_counted_and_changes_nothing() {
+    use DecodeError as Wrong;
+    let elsewhere = Path { interface: Some(InterfaceName::from("eth1")), ..path() };
+    let stranger = Path { remote: [192, 0, 2, 66].into(), ..path() };
+    let nobodys = Packet { your_discriminator: None, ..says(State::Down) };
+    let mut world = World::new(wanting([path()]));
+    world.bring_up();
+    let mine = world.discriminator();
+    let good = Packet { your_discriminator: Some(mine), ..says(State::Down) };
+    let unknown = Packet { your_discriminator: NonZeroU32::new(mine.get() ^ 1), ..good };
+    let table = [
+        (path(), 254, Ok(good), Discard::Ttl),
+        (path(), 255, Err(Wrong::Truncated(23)), Discard::Truncated),
+        (path(), 255, Err(Wrong::Version(0)), Discard::Version),
+        (path(), 255, Err(Wrong::Length { found: 0, needed: 24 }), Discard::Length),
+        (path(), 255, Err(Wrong::Overrun { length: 25, available: 24 }), Discard::Overrun),
+        (path(), 255, Err(Wrong::DetectMult), Discard::DetectMult),
+        (path(), 255, Err(Wrong::Multipoint), Discard::Multipoint),
+        (path(), 255, Err(Wrong::PollAndFinal), Discard::PollAndFinal),
+        (path(), 255, Err(Wrong::MyDiscriminator), Discard::MyDiscriminator),
+        (path(), 255, Err(Wrong::YourDiscriminator(State::Up)), Discard::YourDiscriminator),
+        (path(), 255, Err(Wrong::Authenticated), Discard::Authenticated),
+        (path(), 255, Ok(unknown), Discard::UnknownDiscriminator),
+        (elsewhere.clone(), 255, Ok(good), Discard::WrongInterface),
+        (multihop(), 255, Ok(good), Discard::WrongInterface),
+        (stranger, 255, Ok(nobodys), Discard::NoSession),
+        (elsewhere, 255, Ok(nobodys), Discard::NoSession),
+        (multihop(), 255, Ok(nobodys), Discard::NoSession),
+    ];
+
+    for (path, ttl, packet, reason) in table {
+        let before = (world.sessions.status(&super::sessions::path()), world.sessions.statuses().count());
+
+        let actions = world.step(Event::Received { arrival: Arrival { path: path.clone(), ttl }, packet });
+
+        assert_eq!(actions, [Action::Discarded { path, reason }]);
+        let after = (world.sessions.status(&super::sessions::path()), world.sessions.statuses().count());
+        assert_eq!(after, before, "{reason:?}");
+    }
+}
+
+#[test]
+fn n_083_one_hop_is_exactly_one_hop_and_several_are_as_many_as_are_allowed() {
+    let down = Packet { your_discriminator: None, ..says(State::Down) };
+    for (path, ttl, is_taken) in [
+        (path(), 255, true),
+        (path(), 254, false),
+        (path(), 1, false),
+        (multihop(), 255, true),
+        (multihop(), 254, true),
+        (multihop(), 253, false),
+        (multihop(), 1, false),
+    ] {
+        let mut world = World::new(wanting([path.clone()]));
+
+        let actions = world.step(Event::Received { arrival: Arrival { path: path.clone(), ttl }, packet: Ok(down) });
+
+        let expected = if is_taken { State::Init } else { State::Down };
+        assert_eq!(world.sessions.status(&path).unwrap().state, expected, "TTL {ttl} by {path:?}");
+        assert_eq!(discards(&actions), Vec::from_iter((!is_taken).then_some(Discard::Ttl)));
+    }
+}
+
+#[test]
+fn a_packet_goes_to_the_session_it_names_whatever_address_it_comes_from() {
+    let mut world = World::new(wanting([path()]));
+    world.bring_up();
+    let renumbered = Path { remote: [192, 0, 2, 77].into(), ..path() };
+    let packet = Packet { your_discriminator: Some(world.discriminator()), ..says(State::Down) };
+
+    world.hears_from(renumbered, packet);
+
+    assert_eq!(world.state(), Some(State::Down));
+}
+
+#[test]
+fn sessions_that_differ_in_any_end_or_interface_are_different_sessions() {
+    let paths = [
+        path(),
+        multihop(),
+        Path { local: [192, 0, 2, 9].into(), ..path() },
+        Path { remote: [192, 0, 2, 9].into(), ..path() },
+        Path { interface: Some(InterfaceName::from("eth1")), ..path() },
+    ];
+    let mut world = World::new(wanting(paths.clone()));
+    let down = Packet { your_discriminator: None, ..says(State::Down) };
+
+    world.hears_from(path(), down);
+
+    for path in paths {
+        let expected = if path == super::sessions::path() { State::Init } else { State::Down };
+        assert_eq!(world.sessions.status(&path).unwrap().state, expected);
+    }
+    let numbers: BTreeSet<_> = world.sessions.statuses().map(|(_, status)| status.local_discriminator).collect();
+    assert_eq!(numbers.len(), 5, "each has a discriminator of its own");
+}
+
+#[test]
+fn a_permitted_neighbor_opens_a_session_and_has_it_for_as_long_as_it_speaks() {
+    let mut world = World::new(permitting(neighbor()));
+    assert_eq!(world.sessions.deadline(), None);
+    let down = Packet { your_discriminator: None, ..says(State::Down) };
+
+    let actions = world.hears_from(path(), down);
+    assert_eq!(actions[0], Action::Opened { path: path() });
+    assert_eq!(packets(&actions), 1);
+    world.bring_up();
+    let actions = world.run(3 * INTERVAL);
+
+    assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
+    assert_eq!(world.sessions.statuses().count(), 0);
+    assert_eq!(world.sessions.deadline(), None);
+}
+
+#[test]
+fn a_stranger_and_a_neighbor_that_is_switching_off_open_nothing() {
+    let mut world = World::new(permitting(neighbor()));
+    let other = Path { remote: [192, 0, 2, 3].into(), ..path() };
+    let elsewhere = Path { interface: Some(InterfaceName::from("eth1")), ..path() };
+    let down = Packet { your_discriminator: None, ..says(State::Down) };
+
+    for (path, packet) in
+        [(other, down), (elsewhere, down), (multihop(), down), (path(), Packet { state: State::AdminDown, ..down })]
+    {
+        assert_eq!(discards(&world.hears_from(path, packet)), [Discard::NoSession]);
+    }
+    assert_eq!(world.sessions.statuses().count(), 0);
+}
+
+#[test]
+fn a_neighbor_that_is_permitted_no_more_is_told_so() {
+    let mut world = World::new(permitting(neighbor()));
+    world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
+    world.bring_up();
+
+    world.step(Event::Want(Wanted::default()));
+    assert_eq!(world.state(), Some(State::AdminDown));
+    world.hears(State::Down);
+    world.run(3 * INTERVAL);
+
+    assert_eq!(world.state(), None);
+}
+
+#[test]
+fn a_session_that_a_neighbor_has_opened_stays_when_it_is_wanted_too() {
+    let mut world = World::new(permitting(neighbor()));
+    world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
+    world.bring_up();
+
+    world.step(Event::Want(Wanted { permitted: permitting(neighbor()).permitted, ..wanting([path()]) }));
+    assert_eq!(world.state(), Some(State::Up));
+    world.run(SLOW_INTERVAL);
+
+    assert_eq!(world.state(), Some(State::Down), "and it goes on when the neighbour is silent");
+}
+
+#[test]
+fn a_session_that_is_wanted_no_more_is_closed_once_the_neighbor_knows() {
+    let mut world = World::new(wanting([path()]));
+    world.bring_up();
+
+    world.step(Event::Want(Wanted::default()));
+    assert_eq!(world.state(), Some(State::AdminDown));
+    world.hears(State::Down);
+    let actions = world.run(3 * INTERVAL);
+
+    assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
+}
+
+#[test]
+fn a_session_that_is_wanted_again_before_it_is_closed_goes_on() {
+    let mut world = World::new(wanting([path()]));
+    world.bring_up();
+    let before = world.discriminator();
+    world.step(Event::Want(Wanted::default()));
+
+    world.step(Event::Want(wanting([path()])));
+
+    assert_eq!(world.state(), Some(State::Down));
+    assert_eq!(world.discriminator(), before);
+    world.bring_up();
+}
+
+#[test]
+fn saying_again_what_is_wanted_does_nothing() {
+    let mut world = World::new(wanting([path(), multihop()]));
+    world.bring_up();
+
+    assert_eq!(world.step(Event::Want(wanting([path(), multihop()]))), []);
+}
+
+#[test]
+fn there_are_never_more_sessions_than_can_be_and_whoever_waits_gets_the_next_place() {
+    let number = |number: usize| {
+        let [.., high, low] = (number as u32).to_be_bytes();
+        Path { remote: [10, 0, high, low].into(), ..path() }
+    };
+    let mut world = World { sessions: Sessions::new(1), now: Instant::now() };
+    let wanted = Wanted { permitted: permitting(neighbor()).permitted, ..wanting((0..=MAX_SESSIONS).map(number)) };
+
+    let actions = world.step(Event::Want(wanted.clone()));
+    let refused: Vec<_> = actions.iter().filter(|action| matches!(action, Action::Refused { .. })).collect();
+    assert_eq!(refused, [&Action::Refused { path: number(MAX_SESSIONS) }]);
+    assert_eq!(world.step(Event::Want(wanted.clone())), [], "told once");
+    let down = Packet { your_discriminator: None, ..says(State::Down) };
+    assert_eq!(discards(&world.hears_from(path(), down)), [Discard::TooManySessions]);
+    let sessions = (1..=MAX_SESSIONS).map(|index| (number(index), wish())).collect();
+    let actions = world.step(Event::Want(Wanted { sessions, ..wanted }));
+
+    assert!(actions.contains(&Action::Closed { path: number(0) }));
+    assert!(actions.contains(&Action::Opened { path: number(MAX_SESSIONS) }));
+    assert_eq!(world.sessions.statuses().count(), MAX_SESSIONS);
+}
+
+#[test]
+fn shutdown_tells_every_neighbor_and_finishes_when_all_had_time_to_know() {
+    let mut world = World::new(wanting([path(), multihop()]));
+    world.bring_up();
+
+    let actions = world.step(Event::Shutdown);
+    assert!(packets(&actions) >= 1 && !actions.contains(&Action::Finished));
+    let actions = world.run(3 * SLOW_INTERVAL);
+
+    assert_eq!(actions.last(), Some(&Action::Finished));
+    assert_eq!(actions.iter().filter(|action| **action == Action::Finished).count(), 1);
+    assert_eq!(world.step(Event::Want(wanting([path()]))), []);
+    assert_eq!(world.sessions.deadline(), None);
+}
+
+#[test]
+fn sessions_that_were_never_heard_finish_at_once() {
+    let mut world = World::new(wanting([path()]));
+
+    assert_eq!(world.step(Event::Shutdown).last(), Some(&Action::Finished));
+}
+
+#[test]
+fn every_reason_to_discard_is_listed_once() {
+    assert_eq!(BTreeSet::from(Discard::ALL).len(), Discard::ALL.len());
+}
