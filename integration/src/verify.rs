@@ -49,8 +49,10 @@ impl Stage {
     /// How long its steps may take together, builds apart.
     pub fn budget(self, length: Length) -> Duration {
         let minutes = match (self, length) {
-            (Self::Lint | Self::Unit, _) | (Self::Sim, Length::Short) => 4,
+            (Self::Lint | Self::Unit, _) => 4,
             (Self::Net, Length::Short) => 5,
+            // Every word of ten thousand worlds is sealed and opened.
+            (Self::Sim, Length::Short) => 8,
             (Self::Kube, Length::Short) => 20,
             (Self::Fuzz, Length::Short) | (Self::Examples, _) => 3,
             (Self::Sim, Length::Long) => 30,
