@@ -2,6 +2,8 @@
 //!
 //! The good frames of ARP and neighbour discovery were captured from Linux 6.18 talking to itself over a veth pair.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 use std::{
     net::Ipv6Addr,
     num::{NonZeroU8, NonZeroU32},
