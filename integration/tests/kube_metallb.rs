@@ -293,7 +293,7 @@ fn m_099_addresses_pass_from_metallbs_speakers_to_ours_and_no_client_hears_of_a_
     stage.pods(NAMESPACE, &ours("controller"), 2);
 
     // Speakers beside MetalLB's, first with nothing to announce, then all with the same.
-    stage.apply("4-speaker.yaml", "args: [speaker]", "args: [speaker]");
+    stage.apply("4-speaker.yaml", "args: [speaker, ", "args: [speaker, ");
     stage.pods(NAMESPACE, &ours("speaker"), usize::from(NODES));
     assert_eq!(announced_by_us(&stage), 0);
     let printed = stage.migrate(&["--apply"]);
