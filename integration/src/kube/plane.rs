@@ -1,8 +1,9 @@
 //! etcd, the API server, and what else runs beside it.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -86,7 +87,10 @@ pub struct ControlPlane {
     options: Options,
     address: IpAddr,
     etcd: SocketAddr,
+    etcd_peers: SocketAddr,
     api_server: SocketAddr,
+    controller_manager: SocketAddr,
+    scheduler: SocketAddr,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +110,7 @@ impl ControlPlane {
         let programs = tools::KUBERNETES.build()?;
         let folder = Folder::new("ferrogate-kube-")?;
         let address = options.address.unwrap_or_else(loopback);
+        let [etcd, etcd_peers, api_server, controller_manager, scheduler] = free(address)?;
         let plane = Self {
             processes: Mutex::default(),
             keeper: Keeper::start()?,
@@ -114,8 +119,11 @@ impl ControlPlane {
             authority: Authority::new()?,
             options,
             address,
-            etcd: free(address)?,
-            api_server: free(address)?,
+            etcd,
+            etcd_peers,
+            api_server,
+            controller_manager,
+            scheduler,
         };
         plane.lay_out()?;
         plane.processes().etcd = Some(plane.run_etcd()?);
@@ -368,7 +376,7 @@ impl ControlPlane {
 
     fn run_etcd(&self) -> Result<Process> {
         let clients = format!("http://{}", self.etcd);
-        let peers = format!("http://{}", free(self.address)?);
+        let peers = format!("http://{}", self.etcd_peers);
         self.run(
             "etcd",
             &[
@@ -421,7 +429,7 @@ impl ControlPlane {
             format!("--authentication-kubeconfig={}", kubeconfig.display()),
             format!("--authorization-kubeconfig={}", kubeconfig.display()),
             format!("--bind-address={}", self.address),
-            format!("--secure-port={}", free(self.address)?.port()),
+            format!("--secure-port={}", self.controller_manager.port()),
             "--cert-dir=controller-manager".to_owned(),
             "--leader-elect=false".to_owned(),
             "--use-service-account-credentials=true".to_owned(),
@@ -441,7 +449,7 @@ impl ControlPlane {
                 format!("--authentication-kubeconfig={}", kubeconfig.display()),
                 format!("--authorization-kubeconfig={}", kubeconfig.display()),
                 format!("--bind-address={}", self.address),
-                format!("--secure-port={}", free(self.address)?.port()),
+                format!("--secure-port={}", self.scheduler.port()),
                 "--cert-dir=scheduler".to_owned(),
                 "--leader-elect=false".to_owned(),
             ],
@@ -505,10 +513,25 @@ fn loopback() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, second.max(1), third, fourth.clamp(1, 254)))
 }
 
-/// A port that is free on an address.
-fn free(address: IpAddr) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((address, 0)).with_context(|| format!("listening on {address}"))?;
-    Ok(listener.local_addr()?)
+/// Where the kernel takes no port from for a connection, which would keep it from whoever is to listen there, and
+/// kube-proxy none for a Service.
+const PORTS: Range<u16> = 10_000..30_000;
+
+/// Ports that are free on an address, no two of them the same.
+fn free<const N: usize>(address: IpAddr) -> Result<[SocketAddr; N]> {
+    let mut listeners = Vec::with_capacity(N);
+    for _ in PORTS {
+        if listeners.len() == N {
+            break;
+        }
+        match TcpListener::bind((address, rand::random_range(PORTS))) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).with_context(|| format!("listening on {address}")),
+        }
+    }
+    let free: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    free.try_into().ok().with_context(|| format!("{N} free ports on {address}"))
 }
 
 /// The address of the Service `kubernetes`: the first of the prefix.
