@@ -42,10 +42,13 @@ pub fn blocks(markdown: &str) -> Vec<Block> {
 }
 
 /// What stands before every README: the shell stops at the first failure, and `curl` waits for servers that were
-/// started a moment ago.
+/// started a moment ago. It goes straight to them, whatever proxy the machine has for the rest of the world.
 const PROLOGUE: &str = r#"
 set -euo pipefail
-curl() { command curl --silent --show-error --fail --retry 60 --retry-delay 1 --retry-all-errors --max-time 10 "$@"; }
+curl() {
+    command curl --silent --show-error --fail --noproxy '*' --max-time 10 \
+        --retry 60 --retry-delay 1 --retry-all-errors "$@"
+}
 "#;
 
 /// Runs a README, from the root of the workspace and with the binary that ships in the search path. Commands that

@@ -38,6 +38,8 @@ pub async fn run(command: &Command, log: &Path, limit: Option<Duration>, stop: &
     let output = File::options().create(true).append(true).open(log).context("opening the log")?;
     let mut command_line = command.to_std();
     command_line.env("CI", "true").env("CARGO_TERM_COLOR", "never").stdin(Stdio::null());
+    // Stack frames would push the reason of a failure out of what is shown of a log.
+    command_line.env("RUST_BACKTRACE", "0");
     command_line.stdout(output.try_clone()?).stderr(output);
     let mut command_line = tokio::process::Command::from(command_line);
     let mut child = command_line.process_group(0).spawn().with_context(|| format!("starting {command}"))?;
