@@ -86,7 +86,7 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
             let mut steps = targets(stage, members);
             for step in &mut steps {
                 step.build.insert(0, product.clone());
-                // The READMEs start these by `cargo run` and `cargo lab`, package by package.
+                // The READMEs build and start these by `cargo build` and `cargo lab`, package by package.
                 for package in ["ferrogate-cli", "ferrogate-integration"] {
                     step.build.push(Command::cargo(["build", "--locked", "--package", package, "--bins"]));
                 }
