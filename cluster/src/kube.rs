@@ -247,7 +247,6 @@ impl Relist {
 /// What a list has shown so far.
 #[derive(Debug, Default)]
 struct Listing {
-    readings: Vec<(Origin, Reading)>,
     ids: BTreeSet<Id>,
     /// Names of what is no object of ours to read.
     names: BTreeSet<String>,
@@ -436,21 +435,22 @@ impl Watcher {
         }
     }
 
-    /// Reads an object of a list at once: as it comes it takes many times the room of what is kept of it.
+    /// Takes in an object of a list as it comes: kept aside until the list is whole, all of them would take the room of
+    /// what is known once more.
     fn list(&mut self, subject: Subject, object: Object) {
-        let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
-            let listing = self.listing.entry(subject).or_default();
-            listing.names.insert(object.metadata.name.clone().unwrap_or_default());
-            return self.apply(subject, object);
-        };
-        let kind = (kind, subject.spelling());
-        let id = self.know(kind, &object);
-        let reading = self.read(kind, object);
         let listing = self.listing.entry(subject).or_default();
-        listing.ids.insert(id);
-        listing.readings.extend(reading);
+        match subject {
+            Subject::Kind(kind) | Subject::Metallb(kind) => {
+                listing.ids.insert(id((kind, subject.spelling()), &object));
+            }
+            Subject::L2Status | Subject::Configuration => {
+                listing.names.insert(object.metadata.name.clone().unwrap_or_default());
+            }
+        }
+        self.apply(subject, object);
     }
 
+    /// Forgets what a whole list does not name any more.
     fn replace(&mut self, subject: Subject, listing: Listing) {
         if subject == Subject::Configuration {
             if listing.names.is_empty() {
@@ -469,9 +469,8 @@ impl Watcher {
         let is_gone = |id: &&Id| id.kind == kind && id.spelling == spelling && !listing.ids.contains(*id);
         let gone: Vec<Id> = self.known.keys().filter(is_gone).cloned().collect();
         for id in gone {
-            self.forget(&id);
+            self.lose(subject, id);
         }
-        self.translator.replace(&subject.source(), listing.readings, |_| false);
         if subject == Subject::Kind(Kind::Service) {
             self.relisting.listed = self.relisting.running.take().or(self.relisting.listed);
         }
@@ -502,9 +501,7 @@ impl Watcher {
     fn delete(&mut self, subject: Subject, object: &Object) {
         match subject {
             Subject::Kind(kind) | Subject::Metallb(kind) => {
-                let id = id((kind, subject.spelling()), object);
-                self.forget(&id);
-                self.translator.delete(&subject.source(), Origin::Cluster(id.object()), id);
+                self.lose(subject, id((kind, subject.spelling()), object));
             }
             Subject::Configuration => self.note_report(None),
             Subject::L2Status => {
@@ -522,7 +519,7 @@ impl Watcher {
         self.translator.remember_configuration(reporter, status.and_then(state::configuration));
     }
 
-    fn know(&mut self, kind: (Kind, Spelling), object: &Object) -> Id {
+    fn know(&mut self, kind: (Kind, Spelling), object: &Object) {
         let id = id(kind, object);
         if id.api_version() == OUR_API {
             let conditions = Conditions::listed(listed(object).cloned()).facts();
@@ -535,17 +532,17 @@ impl Watcher {
             let status = serde_json::from_value(status).map(translate::pool::observed).unwrap_or_default();
             self.translator.remember_pool(id.key.clone(), Some(Remembered::Known(status)));
         }
-        self.known.insert(id.clone(), Arc::new(live(object)));
-        id
+        self.known.insert(id, Arc::new(live(object)));
     }
 
-    fn forget(&mut self, id: &Id) {
-        self.known.remove(id);
-        self.translator.remember_conditions(&source(id), None);
+    fn lose(&mut self, subject: Subject, id: Id) {
+        self.known.remove(&id);
+        self.translator.remember_conditions(&source(&id), None);
         if (id.kind, id.spelling) == (Kind::IpAddressPool, Spelling::Ours) {
             self.translator.remember_pool(id.key.clone(), None);
         }
-        self.translator.set_source_problems(&source(id), Vec::new());
+        self.translator.set_source_problems(&source(&id), Vec::new());
+        self.translator.delete(&subject.source(), Origin::Cluster(id.object()), id);
     }
 
     fn read(&mut self, kind: (Kind, Spelling), object: Object) -> Option<(Origin, Reading)> {

@@ -505,7 +505,9 @@ impl Objects {
         }
         let claims = self.claims.entry(id.clone()).or_default();
         let same = claims.get(origin) == claim.as_ref();
-        claims.set(origin, claim);
+        if !same {
+            claims.set(origin, claim);
+        }
         if claims.0.is_empty() {
             self.claims.remove(id);
             let place = (id.kind, id.key.name.clone());

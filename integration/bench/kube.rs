@@ -289,7 +289,8 @@ async fn many(who: Who, count: usize) -> Result<Figures> {
     })
 }
 
-/// What was written but for the Lease and what one more Service needs: a status, its pool's counters, an Event.
+/// What was written but for the Lease and what one more Service needs: a status, its pool's counters, an Event. To make
+/// what is there already (409, a Secret that nobody may read) writes nothing.
 async fn rewritten(asked: Vec<Asked>, client: &Client) -> Result<Vec<Asked>> {
     let own = ListParams::default().fields(&format!("involvedObject.name={LAST}-0"));
     let api: Api<k8s_openapi::api::core::v1::Event> = Api::default_namespaced(client.clone());
@@ -304,7 +305,8 @@ async fn rewritten(asked: Vec<Asked>, client: &Client) -> Result<Vec<Asked>> {
             && !own
             && ((one.what.starts_with("events") && one.verb == "create" && is_due(&mut events))
                 || (one.what.starts_with("ipaddresspools.") && is_due(&mut pools)));
-        !read && !own && !due
+        let is_there = one.verb == "create" && one.code == 409;
+        !read && !own && !due && !is_there
     });
     Ok(written.collect())
 }
