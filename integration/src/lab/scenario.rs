@@ -21,7 +21,7 @@ use crate::{
         product::Product,
         report::Report,
         standalone::Host,
-        topology::{CLIENT, Node, STRANGER, Topology},
+        topology::{CLIENT, Node, Plan, STRANGER, Topology},
         wait::until,
     },
     netns::Namespace,
@@ -98,7 +98,7 @@ impl World {
                 .with("backend", Image::new(&lab, "backend").args(&["backend"]));
             return Ok(Self::Cluster(Box::new(Cluster::start(folder, &lab, &images)?)));
         }
-        let topology = Topology::new()?;
+        let topology = Topology::new(Plan::default())?;
         let mut product = Product::new(binary, folder, &example)?;
         product.start(&topology)?;
         Ok(Self::Network(topology, product))
