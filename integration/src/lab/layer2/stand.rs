@@ -62,10 +62,10 @@ const BUSY: Duration = Duration::from_secs(20);
 
 /// A network at work.
 pub struct Stand {
+    /// The processes. They end first, and so see nothing of the end of their network.
+    pub product: Product,
     /// The switch, the nodes and the client.
     pub topology: Topology,
-    /// The processes.
-    pub product: Product,
     /// A client on the other side of the switch when it is parted.
     far: Namespace,
     /// One address of each family, IPv4 first; both Services have them.
@@ -92,7 +92,7 @@ impl Stand {
         })
         .context("waiting for addresses of both families")?;
         product.wait_ready(&topology)?;
-        Ok(Self { topology, product, far, addresses })
+        Ok(Self { product, topology, far, addresses })
     }
 
     /// The folder of the logs.
