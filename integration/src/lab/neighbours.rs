@@ -20,7 +20,10 @@ use ferrogate_wire::{
 };
 use pnet::datalink::{self, Channel, Config, DataLinkReceiver, DataLinkSender, NetworkInterface};
 
-use crate::{lab::topology::Topology, netns::Namespace};
+use crate::{
+    lab::{topology::Topology, wait::steadily},
+    netns::Namespace,
+};
 
 /// How long a question to everyone on the link waits for those who answer late.
 const EVERYONE: Duration = Duration::from_millis(200);
@@ -57,6 +60,28 @@ fn ask(interface: &str, address: IpAddr, patience: Duration) -> Result<BTreeSet<
         owners.extend(link.receive()?.and_then(|frame| answer(frame, address)));
     }
     Ok(owners)
+}
+
+/// Asks for some addresses in turn, steadily for a while. Returns how many questions left. Answers are not looked at.
+///
+/// # Errors
+/// When the interface is not there, or does not take a question.
+pub fn ask_steadily(
+    client: &Namespace,
+    interface: &str,
+    addresses: &[IpAddr],
+    per_second: f64,
+    time: Duration,
+) -> Result<usize> {
+    client.run(|| {
+        let (mut link, mac) = Link::open(interface)?;
+        let questions = addresses.iter().map(|address| question(&link.interface, mac, *address));
+        let questions = questions.collect::<Result<Vec<_>>>()?;
+        steadily(per_second, time, |number| {
+            let sent = link.sender.send_to(&questions[number % questions.len()], None);
+            Ok(sent.context("no room to send")??)
+        })
+    })
 }
 
 /// An interface on which frames are sent and received.

@@ -23,7 +23,8 @@ use crate::{
 /// Admin ports, as the product has them by default; each node has a loopback of its own.
 const CONTROLLER_ADMIN: u16 = 17480;
 const SPEAKER_ADMIN: u16 = 17481;
-const PROXY_ADMIN: u16 = 17482;
+/// Where a speaker asks whether its node's proxy is ready.
+pub const PROXY_ADMIN: u16 = 17482;
 
 /// A process has this long to say that it is ready.
 const START: Duration = Duration::from_secs(15);
@@ -63,11 +64,7 @@ impl Product {
     /// # Errors
     /// When a file cannot be copied.
     pub fn new(binary: &Path, folder: &Path, example: &Path) -> Result<Self> {
-        let (binary, folder) = (binary.to_owned(), folder.to_owned());
-        let product = Self { binary, folder, speaker_flags: Vec::new(), processes: Vec::new() };
-        for made in [product.manifests(), product.state(), product.logs()] {
-            fs::create_dir_all(&made).with_context(|| format!("making {}", made.display()))?;
-        }
+        let product = Self::without_manifests(binary, folder)?;
         for source in ["manifests", "lab"] {
             let source = example.join(source);
             for entry in fs::read_dir(&source).with_context(|| format!("reading {}", source.display()))? {
@@ -76,6 +73,19 @@ impl Product {
                 fs::copy(&path, product.manifests().join(name))
                     .with_context(|| format!("copying {}", path.display()))?;
             }
+        }
+        Ok(product)
+    }
+
+    /// Lays out the folders of a run below `folder`, without anything in them.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn without_manifests(binary: &Path, folder: &Path) -> Result<Self> {
+        let (binary, folder) = (binary.to_owned(), folder.to_owned());
+        let product = Self { binary, folder, speaker_flags: Vec::new(), processes: Vec::new() };
+        for made in [product.manifests(), product.state(), product.logs()] {
+            fs::create_dir_all(&made).with_context(|| format!("making {}", made.display()))?;
         }
         Ok(product)
     }
@@ -202,13 +212,21 @@ impl Product {
         Ok(())
     }
 
-    /// What the speaker of a node says of itself: the sum of all series of a metric.
+    /// What the speaker of a node says of itself, in the text format of metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn speaker_metrics(&self, topology: &Topology, node: usize) -> Result<String> {
+        ask(&topology.nodes[node].namespace, SPEAKER_ADMIN, "/metrics")
+    }
+
+    /// The sum of all series of one metric of a node's speaker.
     ///
     /// # Errors
     /// When it does not answer, or has no such metric.
     pub fn speaker_metric(&self, topology: &Topology, node: usize, name: &str) -> Result<f64> {
-        let text = ask(&topology.nodes[node].namespace, SPEAKER_ADMIN, "/metrics")?;
-        sum(&text, name).with_context(|| format!("the speaker of {} has no {name}", topology.nodes[node].name))
+        sum(&self.speaker_metrics(topology, node)?, name)
+            .with_context(|| format!("the speaker of {} has no {name}", topology.nodes[node].name))
     }
 
     /// Waits until every process says that it is ready.
