@@ -7,7 +7,7 @@
 use std::{env, fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use ferrogate_integration::workspace;
+use ferrogate_integration::{lab::report::quantile, workspace};
 use serde_json::Value;
 
 /// Runs unless the first argument says otherwise.
@@ -51,8 +51,8 @@ fn measure() -> Result<()> {
     println!("| {runs} runs | p50 | p99 | worst |\n|---|---:|---:|---:|");
     for ((_, name), mut values) in FIGURES.into_iter().zip(figures) {
         values.sort_by(f64::total_cmp);
-        let worst = values[runs - 1];
-        println!("| {name} | {:.0} | {:.0} | {worst:.0} |", quantile(&values, 0.5), quantile(&values, 0.99));
+        let [p50, p99, worst] = [0.5, 0.99, 1.0].map(|share| quantile(&values, share).unwrap_or_default());
+        println!("| {name} | {p50:.0} | {p99:.0} | {worst:.0} |");
     }
     Ok(())
 }
@@ -63,10 +63,4 @@ fn run_lab(binary: &Path, json: &Path) -> Result<Value> {
     ensure!(output.status.success(), "the lab failed:\n{}", String::from_utf8_lossy(&output.stdout));
     let result: Value = serde_json::from_str(&fs::read_to_string(json)?)?;
     Ok(result["failover"].clone())
-}
-
-/// The smallest value that at least this share of all does not exceed.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[rank.clamp(1, sorted.len()) - 1]
 }

@@ -14,6 +14,7 @@
 
 pub mod backend;
 pub mod kubernetes;
+pub mod layer2;
 pub mod neighbours;
 pub mod probe;
 pub mod product;

@@ -283,6 +283,24 @@ impl Links {
         self.change(name, LinkMessageBuilder::down).await
     }
 
+    /// Plugs the near end of a cable into a bridge, out of whatever other bridge it was in.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn plug(&self, name: &str, bridge: &str) -> Result<()> {
+        let bridge = self.index(bridge).await?;
+        self.change(name, |link| link.controller(bridge)).await
+    }
+
+    /// Pulls the near end of a cable out of its bridge and leaves it up: whoever holds the other end keeps the carrier
+    /// and is heard by nobody.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub async fn unplug(&self, name: &str) -> Result<()> {
+        self.change(name, LinkMessageBuilder::nocontroller).await
+    }
+
     async fn change(
         &self,
         name: &str,

@@ -50,13 +50,15 @@ impl Stage {
     pub fn budget(self, length: Length) -> Duration {
         let minutes = match (self, length) {
             (Self::Lint | Self::Unit, _) => 4,
-            (Self::Net, Length::Short) => 5,
+            (Self::Net, Length::Short) => 6,
             // Every word of ten thousand worlds is sealed and opened.
             (Self::Sim, Length::Short) => 8,
             (Self::Kube, Length::Short) => 20,
             (Self::Fuzz, Length::Short) | (Self::Examples, _) => 3,
             (Self::Sim, Length::Long) => 30,
-            (Self::Net | Self::Kube | Self::Fuzz, Length::Long) => 60,
+            (Self::Kube | Self::Fuzz, Length::Long) => 60,
+            // Half an hour of it is the events of layer 2 by one profile.
+            (Self::Net, Length::Long) => 120,
         };
         Duration::from_secs(minutes * 60)
     }

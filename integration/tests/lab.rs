@@ -18,12 +18,27 @@ fn runs() -> u32 {
     std::env::var(LAB_RUNS).map_or(1, |runs| runs.parse().expect("a number of runs"))
 }
 
-fn show(scenario: Scenario) -> Value {
+/// Events of layer 2 that are over soon.
+const QUICK: [&str; 5] = ["link-cut", "speaker-kill", "drain", "move", "partition-heal"];
+
+/// Those that are measured when the lab is run often.
+const ALL: [&str; 8] = [
+    "link-cut",
+    "speaker-kill",
+    "speaker-freeze",
+    "drain",
+    "rolling-restart",
+    "move",
+    "partition-heal",
+    "false-takeover",
+];
+
+fn show(scenario: Scenario, more: &[String]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("result.json");
     let ferrogate = workspace::ship().unwrap();
     let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
-    lab.args(["--scenario", scenario.name(), "--json"]).arg(&json).arg("--binary").arg(ferrogate);
+    lab.args(["--scenario", scenario.name(), "--json"]).arg(&json).arg("--binary").arg(ferrogate).args(more);
 
     let output = lab.stdin(Stdio::null()).output().unwrap();
 
@@ -36,7 +51,7 @@ fn show(scenario: Scenario) -> Value {
 fn shows_everything(scenario: Scenario) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..runs() {
-        let result = show(scenario);
+        let result = show(scenario, &[]);
 
         assert_eq!(result["scenario"], scenario.name());
         assert_eq!(result["ok"], true);
@@ -67,6 +82,33 @@ fn an_edited_manifest_takes_effect_and_drops_nothing() {
 #[test]
 fn one_process_serves_a_folder_of_manifests_and_keeps_its_addresses() {
     shows_everything(Scenario::Standalone);
+}
+
+#[test]
+fn what_clients_lose_by_whatever_happens_to_an_owner_has_a_row_for_each_family() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let runs = runs();
+    let (events, profiles) =
+        if runs > 1 { (&ALL[..], &["default", "fast"][..]) } else { (&QUICK[..], &["default"][..]) };
+    let named =
+        |flag: &str, values: &[&str]| values.iter().flat_map(|value| [flag, *value].map(str::to_owned)).collect();
+    let more: [Vec<String>; 3] =
+        [named("--event", events), named("--profile", profiles), vec!["--runs".to_owned(), runs.to_string()]];
+
+    let result = show(Scenario::L2, &more.concat());
+
+    assert_eq!((&result["scenario"], &result["ok"]), (&"l2".into(), &true.into()));
+    let rows = result["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), events.len() * profiles.len() * 2, "{rows:?}");
+    for (profile, event) in profiles.iter().flat_map(|profile| events.iter().map(move |event| (*profile, *event))) {
+        for family in ["ipv4", "ipv6"] {
+            let is_it = |row: &&Value| row["event"] == event && row["profile"] == profile && row["family"] == family;
+            let row = rows.iter().find(is_it).unwrap_or_else(|| panic!("no row of {event}, {profile}, {family}"));
+            assert_eq!(row["runs"], runs, "{row}");
+            assert!(["p50_ms", "p99_ms", "worst_ms"].iter().all(|figure| row[figure].is_f64()), "{row}");
+            assert!(["lost", "broken_tcp"].iter().all(|count| row[count].is_u64()), "{row}");
+        }
+    }
 }
 
 #[test]

@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use ferrogate_integration::{
     kube::tools,
     kubelet::{launch, proxy},
     lab::{
-        backend,
+        backend, layer2,
         report::Report,
         scenario::{Scenario, World},
     },
@@ -47,6 +47,8 @@ struct Arguments {
     /// Show it in a real Kubernetes cluster: the same as --scenario kubernetes
     #[arg(long, conflicts_with = "scenario")]
     kubernetes: bool,
+    #[command(flatten)]
+    layer2: layer2::Options,
     /// Write the result as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -83,6 +85,10 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.layer2.are_given() && arguments.scenario() != Scenario::L2 {
+        let wrong = "--runs, --event and --profile belong to --scenario l2";
+        Arguments::command().error(ErrorKind::ArgumentConflict, wrong).exit();
+    }
     let done = match (&arguments.command, &arguments.inside) {
         (Some(Other::Backend(config)), _) => serve(config.clone()),
         (Some(Other::Container(config)), _) => contain(config),
@@ -166,7 +172,7 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<ExitCode> {
 
     let scenario = arguments.scenario();
     println!("making the network of scenario {}", scenario.name());
-    let mut world = World::new(scenario, binary, folder)?;
+    let mut world = World::new(scenario, &arguments.layer2, binary, folder)?;
     let mut report = Report::new(scenario.name());
     world.show(scenario, &mut report);
 

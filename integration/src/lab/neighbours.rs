@@ -5,7 +5,7 @@ use std::{
     io,
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -20,7 +20,10 @@ use ferrogate_wire::{
 };
 use pnet::datalink::{self, Channel, Config, DataLinkReceiver, DataLinkSender, NetworkInterface};
 
-use crate::{lab::topology::Topology, netns::Namespace};
+use crate::{
+    lab::{topology::Topology, wait::steadily},
+    netns::Namespace,
+};
 
 /// How long a question to everyone on the link waits for those who answer late.
 const EVERYONE: Duration = Duration::from_millis(200);
@@ -57,6 +60,28 @@ fn ask(interface: &str, address: IpAddr, patience: Duration) -> Result<BTreeSet<
         owners.extend(link.receive()?.and_then(|frame| answer(frame, address)));
     }
     Ok(owners)
+}
+
+/// Asks for some addresses in turn, steadily for a while. Returns how many questions left. Answers are not looked at.
+///
+/// # Errors
+/// When the interface is not there, or does not take a question.
+pub fn ask_steadily(
+    client: &Namespace,
+    interface: &str,
+    addresses: &[IpAddr],
+    per_second: f64,
+    time: Duration,
+) -> Result<usize> {
+    client.run(|| {
+        let (mut link, mac) = Link::open(interface)?;
+        let questions = addresses.iter().map(|address| question(&link.interface, mac, *address));
+        let questions = questions.collect::<Result<Vec<_>>>()?;
+        steadily(per_second, time, |number| {
+            let sent = link.sender.send_to(&questions[number % questions.len()], None);
+            Ok(sent.context("no room to send")??)
+        })
+    })
 }
 
 /// An interface on which frames are sent and received.
@@ -153,8 +178,21 @@ const QUESTIONS: Duration = Duration::from_millis(50);
 /// Asks for some addresses all the time, and remembers everyone who ever said to have one of them, asked or unasked.
 #[derive(Debug)]
 pub struct Witness {
+    addresses: Vec<IpAddr>,
+    heard: Arc<Mutex<Vec<Claim>>>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Claims>>,
+    thread: JoinHandle<Result<()>>,
+}
+
+/// Somebody said to have an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// When it was heard.
+    pub at: Instant,
+    /// Which.
+    pub address: IpAddr,
+    /// Who.
+    pub mac: Mac,
 }
 
 /// Who said to have an address, and how often.
@@ -166,10 +204,16 @@ impl Witness {
     /// # Errors
     /// When no thread can be made.
     pub fn start(client: &Namespace, addresses: &[IpAddr]) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ends, addresses) = (Arc::clone(&stop), addresses.to_vec());
-        let thread = client.spawn_thread(move || watch(&addresses, &ends))?;
-        Ok(Self { stop, thread })
+        let (stop, heard) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (ends, addresses, log) = (Arc::clone(&stop), addresses.to_vec(), Arc::clone(&heard));
+        let asked = addresses.clone();
+        let thread = client.spawn_thread(move || watch(&asked, &log, &ends))?;
+        Ok(Self { addresses, heard, stop, thread })
+    }
+
+    /// Everything heard so far, in order.
+    pub fn heard(&self) -> Vec<Claim> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends, and tells.
@@ -178,13 +222,17 @@ impl Witness {
     /// When it could not ask or listen.
     pub fn finish(self) -> Result<Claims> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the witness has panicked"))?
+        self.thread.join().map_err(|_| anyhow!("the witness has panicked"))??;
+        let mut claims: Claims = self.addresses.into_iter().map(|address| (address, BTreeMap::new())).collect();
+        for Claim { address, mac, .. } in self.heard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *claims.entry(*address).or_default().entry(*mac).or_default() += 1;
+        }
+        Ok(claims)
     }
 }
 
-fn watch(addresses: &[IpAddr], stop: &AtomicBool) -> Result<Claims> {
+fn watch(addresses: &[IpAddr], log: &Mutex<Vec<Claim>>, stop: &AtomicBool) -> Result<()> {
     let (mut link, mac) = Link::open("eth0")?;
-    let mut claims: Claims = addresses.iter().map(|address| (*address, BTreeMap::new())).collect();
     let mut asked = None;
     while !stop.load(Ordering::Relaxed) {
         if asked.is_none_or(|asked: Instant| asked.elapsed() >= QUESTIONS) {
@@ -192,10 +240,11 @@ fn watch(addresses: &[IpAddr], stop: &AtomicBool) -> Result<Claims> {
             addresses.iter().try_for_each(|address| link.ask(mac, *address))?;
         }
         if let Some((address, mac)) = link.receive()?.and_then(claim)
-            && let Some(known) = claims.get_mut(&address)
+            && addresses.contains(&address)
         {
-            *known.entry(mac).or_default() += 1;
+            let claim = Claim { at: Instant::now(), address, mac };
+            log.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
         }
     }
-    Ok(claims)
+    Ok(())
 }

@@ -138,6 +138,15 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// The longest time in which a client had no answer, in milliseconds: the longer of both gaps, that among requests
+    /// less what it is longer by only because there are fewer of them.
+    pub fn silence_ms(&self) -> f64 {
+        let rarer = milliseconds(REQUEST_EVERY - DATAGRAM_EVERY);
+        let among_requests = self.http_longest_gap_ms - rarer;
+        // Still to a tenth.
+        (self.longest_gap_ms.max(among_requests) * 10.0).round() / 10.0
+    }
+
     /// What was asked, when nothing at all was lost.
     ///
     /// # Errors
@@ -206,10 +215,15 @@ impl Stream {
         answered.last().filter(|_| answered.len() >= count).map(|first| first.asked)
     }
 
-    /// Stops asking, waits for answers that are under way, and adds up what was lost.
-    pub fn finish(self) -> Losses {
+    /// Stops asking.
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+    }
+
+    /// Stops asking, waits for answers that are under way, and adds up what was lost.
+    pub fn finish(mut self) -> Losses {
+        self.stop();
+        for thread in self.threads.drain(..) {
             // A thread that could no longer ask has stopped answering questions too, and that shows in the numbers.
             let _ = thread.join();
         }
@@ -225,6 +239,12 @@ impl Stream {
             tcp_broken: broken,
             tcp_open: self.connections.len(),
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -332,6 +352,15 @@ mod tests {
     #[test]
     fn silence_until_the_end_is_a_gap() {
         assert_eq!(longest_gap(&log(&[true, false, false, false])), Duration::from_millis(6));
+    }
+
+    #[test]
+    fn a_client_is_without_an_answer_as_long_as_the_worse_of_both_probes() {
+        let losses =
+            |longest_gap_ms, http_longest_gap_ms| Losses { longest_gap_ms, http_longest_gap_ms, ..Losses::default() };
+
+        assert_eq!(losses(120.0, 127.0).silence_ms(), 120.0);
+        assert_eq!(losses(2.0, 210.0).silence_ms(), 202.0);
     }
 
     #[test]

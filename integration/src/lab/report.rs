@@ -9,7 +9,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::lab::probe::{Losses, milliseconds};
+use crate::lab::{
+    layer2::row::{self, Row},
+    probe::{Losses, milliseconds},
+};
 
 /// One thing that was to be shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,12 +36,14 @@ pub struct Report {
     checks: Vec<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failover: Option<Losses>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rows: Vec<Row>,
 }
 
 impl Report {
     /// Nothing shown yet.
     pub fn new(scenario: &str) -> Self {
-        Self { scenario: scenario.to_owned(), ok: true, checks: Vec::new(), failover: None }
+        Self { scenario: scenario.to_owned(), ok: true, checks: Vec::new(), failover: None, rows: Vec::new() }
     }
 
     /// Whether everything held so far.
@@ -77,6 +82,16 @@ impl Report {
         self.failover = Some(losses);
     }
 
+    /// Keeps what was measured of one event.
+    pub fn add_row(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// What was measured of each event so far.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
     /// The table.
     pub fn table(&self) -> String {
         let width = self.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
@@ -99,6 +114,9 @@ impl Report {
                 lost.tcp_open,
             );
         }
+        if !self.rows.is_empty() {
+            table += &row::table(&self.rows);
+        }
         let failed = self.checks.iter().filter(|check| !check.ok).count();
         match failed {
             0 => table += &format!("{} all {} held in scenario {}\n", mark(true), self.checks.len(), self.scenario),
@@ -116,6 +134,12 @@ impl Report {
         text.push('\n');
         std::fs::write(path, text)
     }
+}
+
+/// The smallest of some sorted values that at least this share of all does not exceed.
+pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
 }
 
 fn mark(ok: bool) -> char {
@@ -146,6 +170,16 @@ mod tests {
         let columns: Vec<_> = table.lines().take(2).map(|line| line.find(" ms").unwrap()).collect();
 
         assert_eq!(columns[0], columns[1]);
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<_> = (1..=30).map(f64::from).collect();
+
+        assert_eq!(quantile(&values, 0.5), Some(15.0));
+        assert_eq!(quantile(&values, 0.99), Some(30.0));
+        assert_eq!(quantile(&values, 0.0), Some(1.0));
+        assert_eq!(quantile(&[], 0.5), None);
     }
 
     #[test]

@@ -16,12 +16,13 @@ use crate::{
     kubelet::image::{Image, Images},
     lab::{
         kubernetes::{Cluster, scenes},
+        layer2,
         neighbours::one_owner,
         probe::{self, Stream, Targets},
         product::Product,
         report::Report,
         standalone::Host,
-        topology::{CLIENT, Node, STRANGER, Topology},
+        topology::{CLIENT, Node, Plan, STRANGER, Topology},
         wait::until,
     },
     netns::Namespace,
@@ -56,6 +57,8 @@ pub enum Scenario {
     Standalone,
     /// A real Kubernetes cluster, and Ferrogate in it as it is installed
     Kubernetes,
+    /// What clients lose by everything that can happen to the owner of an address, measured
+    L2,
 }
 
 impl Scenario {
@@ -67,6 +70,7 @@ impl Scenario {
             Self::Edit => "edit",
             Self::Standalone => "standalone",
             Self::Kubernetes => "kubernetes",
+            Self::L2 => "l2",
         }
     }
 }
@@ -79,6 +83,8 @@ pub enum World {
     Host(Host),
     /// A Kubernetes cluster.
     Cluster(Box<Cluster>),
+    /// Networks for one event after the other.
+    Layer2(Box<layer2::Lab>),
 }
 
 impl World {
@@ -86,7 +92,7 @@ impl World {
     ///
     /// # Errors
     /// When the kernel refuses, or something does not start.
-    pub fn new(scenario: Scenario, binary: &Path, folder: &Path) -> Result<Self> {
+    pub fn new(scenario: Scenario, options: &layer2::Options, binary: &Path, folder: &Path) -> Result<Self> {
         let example = workspace::root().join("examples/quickstart");
         if scenario == Scenario::Standalone {
             return Ok(Self::Host(Host::new(binary, folder, &example)?));
@@ -98,7 +104,10 @@ impl World {
                 .with("backend", Image::new(&lab, "backend").args(&["backend"]));
             return Ok(Self::Cluster(Box::new(Cluster::start(folder, &lab, &images)?)));
         }
-        let topology = Topology::new()?;
+        if scenario == Scenario::L2 {
+            return Ok(Self::Layer2(Box::new(layer2::Lab::new(binary, folder, options))));
+        }
+        let topology = Topology::new(Plan::default())?;
         let mut product = Product::new(binary, folder, &example)?;
         product.start(&topology)?;
         Ok(Self::Network(topology, product))
@@ -109,12 +118,15 @@ impl World {
         let (topology, product) = match self {
             Self::Host(host) => return host.show(report),
             Self::Cluster(cluster) => return scenes::show(cluster, report),
+            Self::Layer2(lab) => return lab.show(report),
             Self::Network(topology, product) => (topology, product),
         };
         let mut stage = Stage { topology, product, report };
         let Some(addresses) = stage.settle() else { return };
         let shown = match scenario {
-            Scenario::Quickstart | Scenario::Standalone | Scenario::Kubernetes => stage.quickstart(&addresses),
+            Scenario::Quickstart | Scenario::Standalone | Scenario::Kubernetes | Scenario::L2 => {
+                stage.quickstart(&addresses)
+            }
             Scenario::Restart => stage.restart(&addresses),
             Scenario::Edit => stage.edit(&addresses),
         };
@@ -135,9 +147,8 @@ impl World {
                 let nodes = cluster.topology.nodes.iter().map(|node| &node.namespace);
                 nodes.chain([&cluster.topology.client, &cluster.namespace]).collect()
             }
-            Self::Network(topology, _) => {
-                topology.nodes.iter().map(|node| &node.namespace).chain([&topology.client]).collect()
-            }
+            Self::Network(topology, _) => topology.namespaces(),
+            Self::Layer2(lab) => lab.stand().map(|stand| stand.topology.namespaces()).unwrap_or_default(),
         }
     }
 
@@ -147,6 +158,10 @@ impl World {
             Self::Host(host) => (host.manifests(), host.state()),
             Self::Network(_, product) => (product.manifests(), product.state()),
             Self::Cluster(cluster) => return cluster.remote(),
+            Self::Layer2(lab) => match lab.stand() {
+                Some(stand) => (stand.product.manifests(), stand.product.state()),
+                None => return "what it ran on has gone, because something failed in it".to_owned(),
+            },
         };
         format!("edit {} and watch {}", manifests.display(), state.display())
     }
@@ -156,14 +171,18 @@ impl World {
         match self {
             Self::Host(host) => vec![host.log()],
             Self::Cluster(cluster) => cluster.all_logs(),
-            Self::Network(_, product) => {
-                let entries = fs::read_dir(product.logs()).into_iter().flatten().flatten();
-                let mut logs: Vec<_> = entries.map(|log| log.path()).collect();
-                logs.sort();
-                logs
-            }
+            Self::Network(_, product) => files(&product.logs()),
+            Self::Layer2(lab) => lab.failed().map(files).unwrap_or_default(),
         }
     }
+}
+
+/// The files in a folder, by their names.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries.map(|file| file.path()).collect();
+    files.sort();
+    files
 }
 
 /// The addresses that the Services of the quickstart were given.
@@ -461,14 +480,7 @@ fn neighbour(topology: &Topology, address: IpAddr, owner: &Node) -> Result<Strin
 
 /// What the state folder says the Services were given; fails until each has all it asked for.
 fn addresses(product: &Product) -> Result<Addresses> {
-    let of = |name: &str| -> Result<Vec<IpAddr>> {
-        let path = product.state().join("services/default").join(format!("{name}.yaml"));
-        let text = fs::read_to_string(&path).with_context(|| format!("{name} has no status yet"))?;
-        let service: Value = serde_saphyr::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
-        let addresses = ingress.iter().filter_map(|entry| entry["ip"].as_str()?.parse().ok());
-        Ok(addresses.collect())
-    };
+    let of = |name| service_addresses(product, name);
     let found = Addresses { ingress: of("ingress")?, echo: of("echo")?, private: of("private")? };
     for (name, addresses, families) in
         [("ingress", &found.ingress, 2), ("echo", &found.echo, 2), ("private", &found.private, 1)]
@@ -476,6 +488,19 @@ fn addresses(product: &Product) -> Result<Addresses> {
         ensure!(addresses.len() == families, "{name} has {} of {families} addresses: {addresses:?}", addresses.len());
     }
     Ok(found)
+}
+
+/// What the state folder says one Service was given.
+///
+/// # Errors
+/// When it says nothing yet.
+pub fn service_addresses(product: &Product, name: &str) -> Result<Vec<IpAddr>> {
+    let path = product.state().join("services/default").join(format!("{name}.yaml"));
+    let text = fs::read_to_string(&path).with_context(|| format!("{name} has no status yet"))?;
+    let service: Value = serde_saphyr::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+    let addresses = ingress.iter().filter_map(|entry| entry["ip"].as_str()?.parse().ok());
+    Ok(addresses.collect())
 }
 
 fn list(addresses: &[IpAddr]) -> String {

@@ -1,4 +1,4 @@
-//! Waiting until something is true, for a limited time.
+//! Waiting until something is true, for a limited time; and doing something over and over, for a given time.
 
 use std::{
     thread,
@@ -22,6 +22,25 @@ pub fn until<T, E>(limit: Duration, mut ask: impl FnMut() -> Result<T, E>) -> Re
     }
 }
 
+/// Does something so many times a second for some time, and tells how many times that was. What has become due while
+/// this thread slept is done at once.
+///
+/// # Errors
+/// The first one of what is done.
+pub fn steadily<E>(per_second: f64, time: Duration, mut beat: impl FnMut(usize) -> Result<(), E>) -> Result<usize, E> {
+    let begun = Instant::now();
+    let mut number = 0;
+    loop {
+        let due = Duration::from_secs_f64(number as f64 / per_second);
+        if due >= time {
+            return Ok(number);
+        }
+        thread::sleep(due.saturating_sub(begun.elapsed()));
+        beat(number)?;
+        number += 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +50,18 @@ mod tests {
         let mut answers = [Err("not yet"), Err("not yet"), Ok(7)].into_iter();
 
         assert_eq!(until(Duration::from_secs(60), || answers.next().unwrap()), Ok(7));
+    }
+
+    #[test]
+    fn what_is_done_steadily_is_done_as_often_as_told_and_no_longer_after_an_error() {
+        let mut beats = Vec::new();
+        let count = steadily(1000.0, Duration::from_millis(5), |number| {
+            beats.push(number);
+            Ok::<_, ()>(())
+        });
+
+        assert_eq!((count, beats), (Ok(5), vec![0, 1, 2, 3, 4]));
+        assert_eq!(steadily(1000.0, Duration::from_millis(5), |_| Err("no")), Err("no"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     kube::{ControlPlane, Options, plane},
     kubelet::{self, Kubelet, image::Images, proxy, proxy::KubeProxy},
     lab::{
-        topology::{Node, Topology, uplink, uplink_v6},
+        topology::{Node, Plan, Topology, uplink, uplink_v6},
         wait::until,
     },
     netns::Namespace,
@@ -55,7 +55,7 @@ impl Cluster {
     pub fn start(folder: &Path, launcher: &Path, images: &Images) -> Result<Self> {
         let begun = Instant::now();
         proxy::check()?;
-        let topology = Topology::without_pods()?;
+        let topology = Topology::without_pods(Plan::default())?;
         let namespace = Namespace::new("plane")?;
         let address = uplink(0);
         topology.attach(&namespace, [address.into(), uplink_v6(0).into()])?;

@@ -1,0 +1,378 @@
+//! What a speaker costs: when nothing happens, when it is asked all the time, and when the link carries what is none of
+//! its business.
+//!
+//! Five nodes on the lab's switch share 1,000 addresses, of both families in equal parts. What counts is CPU time of a
+//! speaker's threads (`/proc/PID/task/*/schedstat`) as a share of one core, how often they woke up, and what of its
+//! memory is resident. With this kernel the time includes what virtual Ethernet does on behalf of whoever sends. The
+//! program fails above a limit; what a speaker is told of a proxy that is ready comes from here.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use ferrogate_integration::{
+    lab::{
+        neighbours::ask_steadily,
+        product::{PROXY_ADMIN, Product},
+        topology::{CLIENT_V6, Plan, Topology, uplink, uplink_v6},
+        wait::{steadily, until},
+    },
+    netns::{self, Namespace},
+    workspace,
+};
+use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+
+/// How many nodes share the addresses.
+const NODES: u8 = 5;
+/// How many Services there are; each has an address of both families.
+const SERVICES: u16 = 500;
+/// ARP requests a second.
+const QUESTIONS: f64 = 10_000.0;
+/// Unrelated datagrams a second, to the node itself.
+const UNRELATED: f64 = 20_000.0;
+/// How long anything may take to become true.
+const LIMIT: Duration = Duration::from_secs(60);
+/// So long nobody announces anything before a speaker counts as idle: longer than between two announcements, and longer
+/// than an address outlives its ownership on a host.
+const QUIET: Duration = Duration::from_secs(7);
+
+/// How long questions are asked before they are counted.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Share of a core that an idle speaker may take.
+const IDLE_CPU: f64 = 0.01;
+/// What of its memory may be resident.
+const RESIDENT_MIB: f64 = 25.0;
+/// Share of a core that answering may take.
+const ANSWERING_CPU: f64 = 0.05;
+/// Share of the questions that must be answered.
+const ANSWERED: f64 = 0.99;
+/// How often an idle speaker may wake up under unrelated traffic, over how often it does without.
+const WAKES: f64 = 1.1;
+
+/// Measures the cost of a speaker.
+#[derive(Parser)]
+struct Args {
+    /// Length of one measurement, in seconds
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// The binary to measure; by default the one of this tree, built first
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Be the inner process, with its files in this folder
+    #[arg(long, value_name = "DIR", hide = true, requires = "binary")]
+    inside: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match (&args.inside, &args.binary) {
+        (Some(folder), Some(binary)) => inside(binary, folder, Duration::from_secs(args.seconds)),
+        _ => outside(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Leaves the machine's namespaces; whatever way this ends, the kernel ends everything below it.
+fn outside(args: &Args) -> Result<ExitCode> {
+    let binary = match &args.binary {
+        Some(binary) => fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))?,
+        None => workspace::ship()?,
+    };
+    let folder = tempfile::tempdir()?;
+    netns::enter()?;
+    let mut command = Command::new(std::env::current_exe().context("looking for this program")?);
+    command.arg("--binary").arg(binary).arg("--inside").arg(folder.path());
+    let status =
+        command.args(["--seconds", &args.seconds.to_string()]).status().context("starting the inner process")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
+    set_pdeathsig(Signal::SIGKILL).context("asking to end with the outer process")?;
+    netns::settle()?;
+    netns::check()?;
+    let bench = Bench::start(binary, folder)?;
+
+    let idle = bench.over(time, || Ok(()))?;
+    let owned = bench.owned(0)?;
+    let ask = |time| ask_steadily(&bench.topology.client, "eth0", &owned, QUESTIONS, time);
+    let answers = || bench.product.speaker_metric(&bench.topology, 0, "ferrogate_speaker_answers_total");
+    // What has never been counted is not shown.
+    ask(WARM_UP)?;
+    let (answered, mut asked) = (answers()?, 0);
+    let asking = bench.over(time, || {
+        asked = ask(time)?;
+        Ok(())
+    })?;
+    let answered = answers()? - answered;
+    let unrelated = bench.over(time, || bench.unrelated(time))?;
+
+    let worst = |spent: &[Spent]| spent.iter().map(|spent| spent.cpu).fold(0.0, f64::max);
+    let wakes = |spent: &[Spent]| spent.first().map_or(0.0, |spent| spent.wakes);
+    println!("| {} addresses, {NODES} nodes | seen | limit |\n|---|---:|---:|", 2 * SERVICES);
+    let rows = [
+        Row::at_most("CPU of an idle speaker, % of a core", 100.0 * worst(&idle), 100.0 * IDLE_CPU),
+        Row::at_most("its memory (RSS), MiB", bench.resident_mib()?, RESIDENT_MIB),
+        Row::at_most(
+            "CPU while 10,000 ARP requests/s are answered, % of a core",
+            100.0 * asking[0].cpu,
+            100.0 * ANSWERING_CPU,
+        ),
+        Row::at_least("of them answered, %", 100.0 * answered / asked as f64, 100.0 * ANSWERED),
+        Row::free("CPU of the others, who hear them too, % of a core", 100.0 * worst(&asking[1..])),
+        Row::at_most("wake-ups under 20,000 unrelated datagrams/s, over idle", wakes(&unrelated) / wakes(&idle), WAKES),
+        Row::free("CPU then, % of a core", 100.0 * unrelated[0].cpu),
+    ];
+    rows.iter().for_each(|row| println!("{row}"));
+    let failed: Vec<_> = rows.iter().filter(|row| !row.holds()).map(|row| row.what).collect();
+    ensure!(failed.is_empty(), "beyond the limit: {}", failed.join("; "));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line of the table.
+struct Row {
+    what: &'static str,
+    seen: f64,
+    at_least: Option<f64>,
+    at_most: Option<f64>,
+}
+
+impl Row {
+    fn free(what: &'static str, seen: f64) -> Self {
+        Self { what, seen, at_least: None, at_most: None }
+    }
+
+    fn at_most(what: &'static str, seen: f64, limit: f64) -> Self {
+        Self { at_most: Some(limit), ..Self::free(what, seen) }
+    }
+
+    fn at_least(what: &'static str, seen: f64, limit: f64) -> Self {
+        Self { at_least: Some(limit), ..Self::free(what, seen) }
+    }
+
+    fn holds(&self) -> bool {
+        self.at_most.is_none_or(|limit| self.seen <= limit) && self.at_least.is_none_or(|limit| self.seen >= limit)
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit = match (self.at_least, self.at_most) {
+            (Some(limit), _) => format!("≥ {limit}"),
+            (_, Some(limit)) => format!("≤ {limit}"),
+            _ => String::new(),
+        };
+        write!(f, "| {} | {:.2} | {limit} |", self.what, self.seen)
+    }
+}
+
+/// What a speaker took, each second.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    /// Of one core.
+    cpu: f64,
+    /// How often one of its threads had waited and went on.
+    wakes: f64,
+}
+
+/// The nodes with their speakers.
+struct Bench {
+    topology: Topology,
+    product: Product,
+}
+
+impl Bench {
+    fn start(binary: &Path, folder: &Path) -> Result<Self> {
+        let topology = Topology::new(Plan { nodes: NODES, pods_per_node: 0, management: false })?;
+        let spaces = topology.nodes.iter().map(|node| (&node.namespace, Ipv4Addr::new(198, 18, 0, node.number)));
+        for (namespace, address) in spaces.chain([(&topology.client, Ipv4Addr::new(198, 18, 0, 100))]) {
+            namespace.links(async |links| links.add_address("eth0", address.into(), 16).await)?;
+        }
+        let mut product = Product::without_manifests(binary, folder)?;
+        product.write("services.yaml", &manifests())?;
+        product.start_one(&topology, "controller", 0)?;
+        for (number, node) in topology.nodes.iter().enumerate() {
+            node.namespace.spawn_thread(|| say_ready().expect("nothing else listens here"))?;
+            product.start_one(&topology, "speaker", number)?;
+        }
+        product.wait_ready(&topology)?;
+        let bench = Self { topology, product };
+        let wanted = f64::from(2 * SERVICES);
+        let mut looked = (Instant::now(), bench.sum("ferrogate_speaker_announcements_total").unwrap_or_default());
+        until(LIMIT, || {
+            let owned = bench.sum("ferrogate_speaker_owned_addresses")?;
+            ensure!(owned == wanted, "{owned} of {wanted} addresses are owned");
+            let sent = bench.sum("ferrogate_speaker_announcements_total")?;
+            if sent != looked.1 {
+                looked = (Instant::now(), sent);
+            }
+            ensure!(looked.0.elapsed() >= QUIET, "addresses are still announced");
+            Ok(())
+        })?;
+        Ok(bench)
+    }
+
+    fn sum(&self, metric: &str) -> Result<f64> {
+        (0..NODES.into()).map(|node| self.product.speaker_metric(&self.topology, node, metric)).sum()
+    }
+
+    /// The IPv4 addresses that a node owns.
+    fn owned(&self, node: usize) -> Result<Vec<IpAddr>> {
+        let text = self.product.speaker_metrics(&self.topology, node)?;
+        let announced = text.lines().filter(|line| line.starts_with("ferrogate_speaker_announced{"));
+        let addresses = announced.filter_map(|line| line.split_once("address=\"")?.1.split_once('"')?.0.parse().ok());
+        let addresses: Vec<IpAddr> = addresses.filter(IpAddr::is_ipv4).collect();
+        ensure!(!addresses.is_empty(), "{} owns no IPv4 address", self.topology.nodes[node].name);
+        Ok(addresses)
+    }
+
+    /// What each speaker takes while something happens that lasts about so long. A takeover is no part of it: on a
+    /// machine so busy that speakers miss each other nothing is measured.
+    fn over(&self, time: Duration, work: impl FnOnce() -> Result<()> + Send) -> Result<Vec<Spent>> {
+        let takeovers = self.sum("ferrogate_speaker_takeovers_total")?;
+        let before = self.taken()?;
+        let begun = Instant::now();
+        work()?;
+        thread::sleep(time.saturating_sub(begun.elapsed()));
+        let (after, seconds) = (self.taken()?, begun.elapsed().as_secs_f64());
+        let takeovers = self.sum("ferrogate_speaker_takeovers_total")? - takeovers;
+        ensure!(takeovers == 0.0, "{takeovers} addresses were taken over meanwhile, although no speaker failed");
+        let spent = before.into_iter().zip(after).map(|((cpu, wakes), (cpu_after, wakes_after))| Spent {
+            cpu: (cpu_after - cpu) as f64 / 1e9 / seconds,
+            wakes: (wakes_after - wakes) as f64 / seconds,
+        });
+        Ok(spent.collect())
+    }
+
+    /// CPU time of each speaker in nanoseconds, and its wake-ups, since its start.
+    fn taken(&self) -> Result<Vec<(u64, u64)>> {
+        (0..NODES.into()).map(|node| taken(self.product.pid("speaker", node)?)).collect()
+    }
+
+    /// The largest of all speakers.
+    fn resident_mib(&self) -> Result<f64> {
+        let resident = |node| {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.product.pid("speaker", node)?))?;
+            field(&status, "VmRSS:")
+        };
+        let all = (0..NODES.into()).map(resident).collect::<Result<Vec<_>>>()?;
+        Ok(all.into_iter().max().unwrap_or_default() as f64 / 1024.0)
+    }
+
+    /// Datagrams by both families to the first node, which has a socket for them and never reads it.
+    fn unrelated(&self, time: Duration) -> Result<()> {
+        let node = &self.topology.nodes[0];
+        let open = |namespace: &Namespace, address: IpAddr| namespace.run(|| UdpSocket::bind((address, 0)));
+        let mut pairs = Vec::new();
+        let clients = [IpAddr::from(Ipv4Addr::UNSPECIFIED), CLIENT_V6.into()];
+        for (client, address) in clients.into_iter().zip([uplink(1).into(), IpAddr::from(uplink_v6(1))]) {
+            let sink = open(&node.namespace, address)?;
+            let source = open(&self.topology.client, client)?;
+            source.connect(sink.local_addr()?)?;
+            pairs.push((source, sink));
+        }
+        steadily(UNRELATED, time, |number| pairs[number % 2].0.send(&[0; 64]).map(drop))?;
+        Ok(())
+    }
+}
+
+fn taken(pid: u32) -> Result<(u64, u64)> {
+    let (mut cpu, mut wakes) = (0, 0);
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("this needs a /proc of its own")? {
+        let task = task?.path();
+        let schedstat = fs::read_to_string(task.join("schedstat"))?;
+        cpu += schedstat.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        wakes += field(&fs::read_to_string(task.join("status"))?, "voluntary_ctxt_switches:")?;
+    }
+    Ok((cpu, wakes))
+}
+
+/// A number of `/proc/PID/status`.
+fn field(status: &str, name: &str) -> Result<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+    value.with_context(|| format!("no {name} in /proc"))
+}
+
+/// Says to whoever asks, on a connection that stays, that the proxy of this node is ready.
+fn say_ready() -> std::io::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_ADMIN)))?;
+    for stream in listener.incoming() {
+        let stream = stream?;
+        thread::spawn(move || answer(stream));
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut buffer = [0; 1024];
+    // A question fits into one read, and the next one comes after its answer.
+    while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
+            return;
+        }
+    }
+}
+
+/// The nodes, a pool, and Services that each have an endpoint.
+fn manifests() -> String {
+    let plan = Plan { nodes: NODES, ..Plan::default() };
+    // Addresses that are set aside for benchmarks (RFC 2544).
+    let mut text = "\
+apiVersion: ferrogate.io/v1beta1
+kind: IPAddressPool
+metadata: {name: main}
+spec: {addresses: [198.18.1.0-198.18.4.255, '2001:db8::1:0-2001:db8::1:ffff']}
+---
+apiVersion: ferrogate.io/v1beta1
+kind: L2Advertisement
+metadata: {name: main}
+spec: {ipAddressPools: [main]}
+"
+    .to_owned();
+    for node in 1..=NODES {
+        text += &format!(
+            "---
+apiVersion: v1
+kind: Node
+metadata: {{name: node-{node}}}
+status: {{addresses: [{{type: InternalIP, address: {}}}]}}
+",
+            plan.node_address(node)
+        );
+    }
+    for service in 0..SERVICES {
+        text += &format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: s-{service}}}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
+  ipFamilies: [IPv4, IPv6]
+  ports: [{{port: 80}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: s-{service}, labels: {{kubernetes.io/service-name: s-{service}}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints: [{{addresses: [198.51.100.18], nodeName: node-1}}]
+"
+        );
+    }
+    text
+}
