@@ -312,6 +312,8 @@ impl World {
             },
             // The world of the simulator has no kube-proxy.
             Action::CheckHealth { .. } => {}
+            // Gossip alone finds out here who is lost.
+            Action::Watch(_) => {}
             Action::Listen { interfaces } => self.link.nodes[node].listens = interfaces.contains(INTERFACE),
             Action::Hold { address } => {
                 if !self.nodes[node].addresses.insert(address) {

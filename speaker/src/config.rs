@@ -11,7 +11,7 @@ use ferrogate_core::{
     model::NodeName,
     speaker::{
         Announcements, DETECT_MULTIPLIER, DataPath, EXCLUDED_INTERFACES, GOSSIP_INTERVAL, HAND_OVER_GRACE,
-        SHUTDOWN_GRACE,
+        SHUTDOWN_GRACE, bfd::Settings,
     },
 };
 use tokio::sync::watch;
@@ -124,6 +124,7 @@ impl Config {
             excluded_interfaces: flags.exclude_interface.clone(),
             gossip_interval: flags.gossip_interval,
             detect_multiplier: flags.detect_multiplier,
+            bfd: Some(Settings::DEFAULT),
             health_checks: flags.health_checks,
             announcements: Announcements {
                 quick: flags.announce_quick,

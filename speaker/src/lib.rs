@@ -294,6 +294,7 @@ impl Hands {
             Action::Gossip { to, datagram } => self.gossip.send(&to, &datagram)?,
             Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
             Action::CheckHealth { ports, at } => self.health.follow(&ports, at),
+            Action::Watch(_) => {}
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),

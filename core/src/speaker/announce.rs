@@ -29,6 +29,7 @@ use crate::{
         DataPath,
         elect::{self, Rank},
         health::Refusals,
+        watch::Watched,
     },
 };
 
@@ -436,11 +437,16 @@ impl Ground {
     /// Whether an election has to be held again now that this node is another than it was.
     pub(crate) fn upsets(&self, node: &NodeName, lead: Option<&Lead>) -> bool {
         let Some(lead) = lead else { return true };
-        if lead.rank.node == *node {
+        if lead.rank.node == *node || lead.next.as_ref().is_some_and(|next| next.rank.node == *node) {
             return true;
         }
         let is_out = self.nodes.get(node).is_none_or(|footing| footing.silence.is_some());
-        !is_out && (!lead.is_best_possible || elect::hash_text(node, &lead.elected_by) < lead.rank.hash)
+        // Whoever does not come before the next in line does not come before the first.
+        !is_out
+            && lead
+                .next
+                .as_ref()
+                .is_none_or(|next| !next.is_best_possible || elect::hash_text(node, &lead.elected_by) < next.rank.hash)
     }
 
     fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
@@ -600,6 +606,14 @@ pub(crate) struct Lead {
     pub(crate) rank: Rank,
     /// The address that the hash is taken of, as text.
     elected_by: Arc<str>,
+    /// Who takes over when the owner is lost.
+    next: Option<Next>,
+}
+
+/// The second of a contest.
+#[derive(Clone, Debug)]
+struct Next {
+    rank: Rank,
     /// Only a smaller hash could beat it: nobody can serve more, or be preferred more.
     is_best_possible: bool,
 }
@@ -607,6 +621,8 @@ pub(crate) struct Lead {
 /// How a contest ended, as one node sees it.
 pub(crate) struct Verdict {
     pub(crate) lead: Option<Lead>,
+    /// Where the owner announces, if this node comes next and is the one to watch it.
+    pub(crate) watched: Option<Arc<Watched>>,
     pub(crate) outcomes: Vec<(ServiceKey, Result<Announcement, Silence>)>,
 }
 
@@ -643,14 +659,38 @@ impl Contest<'_> {
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
         let weight = |claim: &Claim| (Reverse(claim.yields), claim.serves, claim.preference);
-        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
         // Hashing is what costs here, so only those who tie are hashed.
-        let best = claims.iter().filter(|(_, claim)| weight(claim) == most);
-        let rank = best.map(|(node, claim)| claim.rank(node, &elected_by)).min()?;
+        let ranks = |tied| {
+            let tied = claims.iter().filter(move |(_, claim)| weight(claim) == tied);
+            tied.map(|(node, claim)| claim.rank(node, &elected_by)).collect::<BTreeSet<Rank>>()
+        };
+        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
+        let mut first = ranks(most).into_iter();
+        let rank = first.next()?;
+        let next = first.next().map(|next| (next, most)).or_else(|| {
+            let less = claims.iter().map(|(_, claim)| weight(claim)).filter(|weight| *weight < most).max()?;
+            Some((ranks(less).pop_first()?, less))
+        });
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
-        let is_best_possible = most == (Reverse(false), everything, highest);
-        Some(Lead { rank, elected_by, is_best_possible })
+        let next =
+            next.map(|(rank, weight)| Next { rank, is_best_possible: weight == (Reverse(false), everything, highest) });
+        Some(Lead { rank, elected_by, next })
+    }
+
+    /// Where the owner announces the set, if a node comes next.
+    fn watched(&self, node: &NodeName, lead: &Lead) -> Option<Watched> {
+        lead.next.as_ref().filter(|next| next.rank.node == *node)?;
+        let owner = &lead.rank.node;
+        let footing = self.ground.nodes.get(owner)?;
+        let links = footing.links.as_ref()?;
+        let mut interfaces = BTreeSet::new();
+        for offer in self.offers().filter(|offer| offer.claim(owner, footing).is_ok()) {
+            let allowed = offer.allowed_on(owner);
+            let addresses = offer.addresses.iter();
+            interfaces.extend(addresses.flat_map(|&address| carriers(links, &allowed, address).cloned()));
+        }
+        Some(Watched { node: owner.clone(), interfaces })
     }
 
     /// Who owns the set, and what that means for each Service on this node, whose interfaces are `links`.
@@ -671,7 +711,8 @@ impl Contest<'_> {
             Ok(Announcement { pool: offer.pool.clone(), addresses, allowed })
         };
         let outcomes = self.offers.iter().map(|(key, offer)| ((*key).clone(), outcome(offer))).collect();
-        Verdict { lead, outcomes }
+        let watched = lead.as_ref().and_then(|lead| self.watched(node, lead)).map(Arc::new);
+        Verdict { lead, watched, outcomes }
     }
 
     /// Whether this node would own the set if only it had an interface: it is the one to complain.

@@ -35,6 +35,7 @@ use crate::{
         Config, Disbelieved, Verdict,
         announce::{Carries, Links, Liveness, Standing, Standings},
         health::Refusals,
+        watch::Watchable,
     },
 };
 
@@ -734,6 +735,15 @@ impl Membership {
         };
         standings.insert(self.node.clone(), standing);
         standings
+    }
+
+    /// Other nodes that could be watched.
+    pub(super) fn watchable(&self) -> impl Iterator<Item = Watchable<'_>> {
+        let is_leaving = |member: &Member| member.word.as_ref().is_some_and(|word| word.leaving);
+        let staying = self.members.iter().filter(move |(_, member)| !is_leaving(member));
+        staying.filter_map(|(node, member)| {
+            Some(Watchable { node, links: member.links.as_ref()?, dead: &member.dead_links })
+        })
     }
 
     pub(super) fn disbelieved(&self) -> Disbelieved {

@@ -42,6 +42,7 @@ mod health;
 mod link;
 mod liveness;
 mod settlement;
+mod watch;
 
 const MS: Duration = Duration::from_millis(1);
 const INTERVAL: Duration = Duration::from_millis(50);
