@@ -165,6 +165,8 @@ pub struct Standing {
     pub refusals: Refusals,
     /// Where it could announce; `None` while that is not known, which counts as everywhere.
     pub links: Option<Links>,
+    /// Where it could too, but for somebody who finds these interfaces dead: there it announces what nobody else can.
+    pub dead_links: Links,
 }
 
 /// Whether a speaker is there.
@@ -355,6 +357,7 @@ struct Footing {
     proxy_ready: bool,
     refusals: Refusals,
     links: Option<Links>,
+    dead_links: Links,
 }
 
 impl Ground {
@@ -400,6 +403,7 @@ impl Ground {
                 proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
                 refusals: standing.map(|standing| standing.refusals.clone()).unwrap_or_default(),
                 links: standing.and_then(|standing| standing.links.clone()),
+                dead_links: standing.map(|standing| standing.dead_links.clone()).unwrap_or_default(),
             };
             (node.name.clone(), footing)
         });
@@ -519,6 +523,7 @@ pub(crate) fn health_check(service: &Service) -> Option<NonZeroU16> {
 #[derive(Clone, Copy, Default)]
 struct Claim {
     yields: bool,
+    is_cut_off: bool,
     serves: usize,
     preference: u32,
 }
@@ -527,6 +532,7 @@ impl Claim {
     fn rank(self, node: &NodeName, elected_by: &str) -> Rank {
         Rank {
             yields: self.yields,
+            is_cut_off: self.is_cut_off,
             serves: Reverse(self.serves),
             preference: Reverse(self.preference),
             hash: elect::hash_text(node, elected_by),
@@ -566,18 +572,22 @@ impl Offer<'_> {
         if let Some(port) = self.health_check.filter(|port| footing.refusals.contains(*port)) {
             return Err(Silence::HealthCheckFails { port });
         }
-        let serves = match &footing.links {
-            None => self.addresses.len(),
+        let (is_cut_off, serves) = match &footing.links {
+            None => (false, self.addresses.len()),
             Some(links) => {
                 let allowed = self.allowed_on(node);
-                let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
-                match self.addresses.iter().filter(is_carried).count() {
-                    0 => return Err(Silence::NoUsableInterface { allowed }),
-                    carried => carried,
+                let carried = |links: &Links| {
+                    let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
+                    self.addresses.iter().filter(is_carried).count()
+                };
+                match (carried(links), carried(&footing.dead_links)) {
+                    (0, 0) => return Err(Silence::NoUsableInterface { allowed }),
+                    (0, dead) => (true, dead),
+                    (alive, _) => (false, alive),
                 }
             }
         };
-        Ok(Claim { yields: footing.yields, serves, preference })
+        Ok(Claim { yields: footing.yields, is_cut_off, serves, preference })
     }
 }
 
@@ -639,26 +649,29 @@ impl Contest<'_> {
     /// What a node can do for the whole set; if nothing, why not for the first Service.
     fn claim(&self, node: &NodeName) -> Result<Claim, Silence> {
         let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
-        let mut total = Claim::default();
+        let (mut total, mut cut_off) = (Claim::default(), Claim::default());
         let mut silence = None;
         for offer in self.offers() {
             match offer.claim(node, footing) {
                 Ok(claim) => {
+                    let total = if claim.is_cut_off { &mut cut_off } else { &mut total };
                     total.yields = claim.yields;
+                    total.is_cut_off = claim.is_cut_off;
                     total.serves += claim.serves;
                     total.preference += claim.preference;
                 }
                 Err(found) => silence = silence.or(Some(found)),
             }
         }
-        if total.serves > 0 { Ok(total) } else { Err(silence.unwrap_or(Silence::NoAddress)) }
+        let best = [total, cut_off].into_iter().find(|claim| claim.serves > 0);
+        best.ok_or_else(|| silence.unwrap_or(Silence::NoAddress))
     }
 
     fn lead(&self) -> Option<Lead> {
         let elected_by: Arc<str> = self.elected_by()?.to_string().into();
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
-        let weight = |claim: &Claim| (Reverse(claim.yields), claim.serves, claim.preference);
+        let weight = |claim: &Claim| (Reverse((claim.yields, claim.is_cut_off)), claim.serves, claim.preference);
         // Hashing is what costs here, so only those who tie are hashed.
         let ranks = |tied| {
             let tied = claims.iter().filter(move |(_, claim)| weight(claim) == tied);
@@ -673,8 +686,10 @@ impl Contest<'_> {
         });
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
-        let next =
-            next.map(|(rank, weight)| Next { rank, is_best_possible: weight == (Reverse(false), everything, highest) });
+        let next = next.map(|(rank, weight)| Next {
+            rank,
+            is_best_possible: weight == (Reverse((false, false)), everything, highest),
+        });
         Some(Lead { rank, elected_by, next })
     }
 
@@ -683,9 +698,11 @@ impl Contest<'_> {
         lead.next.as_ref().filter(|next| next.rank.node == *node)?;
         let owner = &lead.rank.node;
         let footing = self.ground.nodes.get(owner)?;
-        let links = footing.links.as_ref()?;
+        let alive = footing.links.as_ref()?;
         let mut interfaces = BTreeSet::new();
-        for offer in self.offers().filter(|offer| offer.claim(owner, footing).is_ok()) {
+        for offer in self.offers() {
+            let Ok(claim) = offer.claim(owner, footing) else { continue };
+            let links = if claim.is_cut_off { &footing.dead_links } else { alive };
             let allowed = offer.allowed_on(owner);
             let addresses = offer.addresses.iter();
             interfaces.extend(addresses.flat_map(|&address| carriers(links, &allowed, address).cloned()));
@@ -700,7 +717,7 @@ impl Contest<'_> {
         let outcome = |offer: &Result<Offer<'_>, Silence>| {
             let offer = offer.as_ref().map_err(Silence::clone)?;
             let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
-            offer.claim(node, footing)?;
+            let links = if offer.claim(node, footing)?.is_cut_off { &footing.dead_links } else { links };
             if let Some(owner) = owner.filter(|owner| *owner != node) {
                 return Err(Silence::NotElected { owner: owner.clone() });
             }

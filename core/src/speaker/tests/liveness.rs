@@ -508,7 +508,8 @@ proptest! {
                 if let Some(owner) = expected.as_ref().filter(|_| next == Some("k1".into()))
                     && standings[owner].links.is_some()
                 {
-                    to_watch.extend(facts.nodes[owner].internal_addresses.clone());
+                    let number = owner.as_str().trim_start_matches('k').parse().unwrap();
+                    to_watch.insert(watch::path(number).remote);
                 }
                 match outcome {
                     Ok(_) => prop_assert_eq!(expected, Some("k1".into())),

@@ -19,9 +19,10 @@ const AFTER_K2: [&str; 2] = [SECOND, "2001:db8::3"];
 /// `k1` comes after `k3`.
 const AFTER_K3: &str = "192.0.2.11";
 
+/// The interface of a node that serves; its words come from another address.
 pub(super) fn watch_link(node: u8) -> Link {
     Link {
-        watch_ipv4: Some((Ipv4Addr::new(198, 51, 100, 10 + node), 24)),
+        watch_ipv4: Some((Ipv4Addr::new(198, 51, 100, 110 + node), 24)),
         watch_ipv6: Some(link_local(node)),
         ..wire_link("eth1")
     }
@@ -31,8 +32,12 @@ fn link_local(node: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, node.into())
 }
 
-fn path(node: u8) -> Path {
-    Path { remote: IpAddr::from([198, 51, 100, 10 + node]), local: ip("198.51.100.11"), interface: Some("eth1".into()) }
+pub(super) fn path(node: u8) -> Path {
+    Path {
+        remote: IpAddr::from([198, 51, 100, 110 + node]),
+        local: ip("198.51.100.11"),
+        interface: Some("eth1".into()),
+    }
 }
 
 fn path6(node: u8) -> Path {
@@ -126,7 +131,7 @@ fn the_session_goes_by_ipv4_within_one_subnet_and_else_by_link_local_addresses()
     let link = watch_link(2);
     for (link, expected) in [
         (link.clone(), Some(path(2))),
-        (Link { watch_ipv4: on("198.51.100.12", 8), ..link.clone() }, Some(path(2))),
+        (Link { watch_ipv4: on("198.51.100.112", 8), ..link.clone() }, Some(path(2))),
         (Link { watch_ipv4: on("198.51.100.200", 25), ..link.clone() }, Some(path6(2))),
         (Link { watch_ipv4: on("203.0.113.12", 24), ..link.clone() }, Some(path6(2))),
         (Link { watch_ipv4: on("198.51.100.11", 24), ..link.clone() }, Some(path6(2))),
@@ -219,6 +224,35 @@ fn who_still_sees_what_another_finds_dead_goes_on_watching_and_says_so() {
     assert!(!stand.owns(SECOND));
     assert_eq!(watch(&later), None);
     assert_eq!(words(&later).last().unwrap().vouches, [accusation(1)]);
+}
+
+#[test]
+fn who_hears_words_from_an_interface_answers_for_it_unwatched() {
+    let (mut stand, _) = meeting([service("won", &[WON])]);
+    let own = Link { watch_ipv4: Some((v4("198.51.100.12"), 24)), ..watch_link(2) };
+
+    let before = stand.hear_accused(1);
+    assert_eq!(words(&before).last().unwrap().vouches, []);
+    let after = [stand.hear_links(2, vec![own]), only(stand.pass(INTERVAL))].concat();
+    assert_eq!(words(&after).last().unwrap().vouches, [accusation(1)]);
+
+    let silent = only(stand.pass(DETECTION));
+    assert_eq!(words(&silent).last().unwrap().vouches, []);
+}
+
+#[test]
+fn what_nobody_else_can_serve_stays_where_it_is_though_its_interface_is_found_dead() {
+    let (mut stand, _) = meeting([local("mine", &[WON], &["k1"]), service("any", &["192.0.2.12"])]);
+    assert!(stand.owns(WON) && stand.owns("192.0.2.12"));
+    let dead = Statement { node: tag("k1"), interface: Some("eth1".to_owned()), number: 1 };
+    for _ in 0..4 {
+        let word = Word { accuses: vec![dead.clone()], links: vec![watch_link(3)], ..stand.word(3) };
+        stand.receive(3, word);
+        stand.hear_links(2, vec![watch_link(2)]);
+        stand.pass(INTERVAL);
+    }
+
+    assert!(stand.owns(WON) && !stand.owns("192.0.2.12"));
 }
 
 #[test]
