@@ -56,6 +56,8 @@ pub enum Report {
         path: Path,
         /// How.
         change: Change,
+        /// When the thread saw it.
+        at: Instant,
     },
     /// A session has flapped, and stays down until then.
     Held {
@@ -295,7 +297,7 @@ impl Runner {
                     is_different = true;
                     self.metrics.changed(change.to);
                     if change.from == State::Up || change.to == State::Up {
-                        self.report(Report::Changed { path, change });
+                        self.report(Report::Changed { path, change, at: now });
                     }
                 }
                 Action::Held { path, until } => {

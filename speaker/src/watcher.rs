@@ -3,7 +3,7 @@
 use ferrogate_core::speaker::{Event, Watch};
 use ferrogate_wire::bfd::State;
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     bfd::{Bfd, Priority, Report},
@@ -51,10 +51,11 @@ impl Watcher {
     /// What a report means for the machine.
     pub(crate) fn take(&self, report: Report) -> Option<Event> {
         match report {
-            Report::Changed { path, change } => {
+            Report::Changed { path, change, at } => {
                 let peer = path.remote;
                 let interface = path.interface.as_ref().map(tracing::field::display);
                 let (from, to, reason) = (change.from, change.to, change.diagnostic);
+                debug!(%peer, interface, ?from, ?to, waited = ?at.elapsed(), "BFD session changed");
                 if change.is_failure() {
                     warn!(%peer, interface, ?from, ?to, ?reason, "BFD session lost");
                 } else if to == State::Up {
