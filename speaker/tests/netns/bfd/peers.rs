@@ -37,6 +37,10 @@ impl Peer {
         self.daemons.clear();
     }
 
+    fn start(name: &str, stand: &Stand) -> Self {
+        if name == "FRR" { Self::frr(stand) } else { Self::bird(stand) }
+    }
+
     fn frr(stand: &Stand) -> Self {
         let folder = folder("frr");
         let (near, far) = (link_local(&stand.node), link_local(&stand.client));
@@ -120,40 +124,34 @@ fn wait_until_spoken_to(node: &Namespace, address: IpAddr) {
     heard.recv_timeout(PATIENCE).expect("the neighbour speaks").unwrap();
 }
 
-fn peers() -> [(&'static str, fn(&Stand) -> Peer); 2] {
-    [("FRR", Peer::frr), ("BIRD", Peer::bird)]
-}
-
 #[test]
 fn n_080_n_087_sessions_with_frr_and_bird_come_up_whoever_starts_and_stay_until_the_peer_dies() {
-    for (name, start) in peers() {
-        for is_first in [true, false] {
-            let stand = Stand::new();
-            let addresses = [IpAddr::from(NODE_IP), link_local(&stand.node)];
-            let remotes = [IpAddr::from(CLIENT_IP), link_local(&stand.client)];
-            for (local, remote) in addresses.into_iter().zip(remotes) {
-                let mut peer = None;
-                if !is_first {
-                    peer = Some(start(&stand));
-                    wait_until_spoken_to(&stand.node, local);
-                }
-                let mut end = End::start(&stand.node);
-                end.watches(remote, local);
-                let mut peer = peer.unwrap_or_else(|| start(&stand));
-
-                end.comes_to(State::Up);
-                end.reckons_with(Duration::from_millis(150));
-
-                let context = format!("{name} over {local}, ours first: {is_first}");
-                // As many seconds as a loop of Up and Down would have shown itself in.
-                assert_eq!(end.changes_within(Duration::from_secs(3)), None, "{context}");
-                peer.kill();
-                let killed = Instant::now();
-                let (change, at) = end.comes_to(State::Down);
-                assert!(change.is_failure(), "{context}: {change:?}");
-                let silent = at.saturating_duration_since(killed);
-                assert!(silent <= Duration::from_millis(200), "{context}: {silent:?}");
+    for (name, is_first) in [("FRR", true), ("FRR", false), ("BIRD", true), ("BIRD", false)] {
+        let stand = Stand::new();
+        let addresses = [IpAddr::from(NODE_IP), link_local(&stand.node)];
+        let remotes = [IpAddr::from(CLIENT_IP), link_local(&stand.client)];
+        for (local, remote) in addresses.into_iter().zip(remotes) {
+            let mut peer = None;
+            if !is_first {
+                peer = Some(Peer::start(name, &stand));
+                wait_until_spoken_to(&stand.node, local);
             }
+            let mut end = End::start(&stand.node);
+            end.watches(remote, local);
+            let mut peer = peer.unwrap_or_else(|| Peer::start(name, &stand));
+
+            end.comes_to(State::Up);
+            end.reckons_with(Duration::from_millis(150));
+
+            let context = format!("{name} over {local}, ours first: {is_first}");
+            // As many seconds as a loop of Up and Down would have shown itself in.
+            assert_eq!(end.changes_within(Duration::from_secs(3)), None, "{context}");
+            peer.kill();
+            let killed = Instant::now();
+            let (change, at) = end.comes_to(State::Down);
+            assert!(change.is_failure(), "{context}: {change:?}");
+            let silent = at.saturating_duration_since(killed);
+            assert!(silent <= Duration::from_millis(200), "{context}: {silent:?}");
         }
     }
 }
