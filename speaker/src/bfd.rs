@@ -25,10 +25,7 @@ use ferrogate_core::speaker::bfd::{
     sessions::{Action, Event, Path, Wanted},
 };
 use ferrogate_wire::bfd::State;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, ppoll},
-};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, trace, warn};
 
@@ -185,32 +182,47 @@ struct Runner {
     is_stopping: bool,
 }
 
+/// What there is to do.
+struct Ready {
+    has_commands: bool,
+    has_packets: bool,
+}
+
 impl Runner {
     fn run(mut self) {
         while !self.is_stopping {
-            self.wait();
-            self.receive();
-            self.obey();
+            let ready = self.wait();
+            let is_due = self.sessions.deadline().is_some_and(|deadline| deadline <= Instant::now());
+            if ready.has_packets || is_due {
+                self.receive();
+            }
+            if ready.has_commands {
+                self.obey();
+            }
             let now = Instant::now();
             if self.open_at.is_some_and(|open_at| open_at <= now) {
                 self.listen(now);
             }
-            if self.sessions.deadline().is_some_and(|deadline| deadline <= now) {
+            if is_due {
                 self.step(now, Event::Tick);
             }
         }
     }
 
-    fn wait(&self) {
+    /// Waits for whatever is next.
+    fn wait(&self) -> Ready {
         let deadline = [self.sessions.deadline(), self.open_at].into_iter().flatten().min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).into());
         let sockets = self.receivers.values().map(|receiver| receiver.as_fd());
         let all = [self.rung.as_fd()].into_iter().chain(sockets);
         let mut all: Vec<PollFd> = all.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
         match ppoll(&mut all, timeout, None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            // Only memory can be short; whatever is due is looked at all the same.
-            Err(error) => trace!(%error, "BFD cannot wait"),
+            Ok(_) => {
+                let mut ready = all.iter().map(|socket| socket.any().unwrap_or(true));
+                Ready { has_commands: ready.next().unwrap_or(true), has_packets: ready.any(|is_ready| is_ready) }
+            }
+            // A signal, or memory is short: whatever may have come is looked at.
+            Err(_) => Ready { has_commands: true, has_packets: true },
         }
     }
 
