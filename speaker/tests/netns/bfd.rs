@@ -1,7 +1,7 @@
 //! BFD on a real kernel: sessions between two of ours, and what becomes of an address when one is lost.
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     num::NonZeroU8,
     time::{Duration, Instant},
 };
@@ -18,12 +18,14 @@ use ferrogate_speaker::{
     Metrics,
     bfd::{Bfd, Priority, Report},
 };
-use ferrogate_wire::bfd::State;
+use ferrogate_wire::{bfd::State, ethernet::Mac};
 use prometheus_client::registry::Registry;
 use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
 
-use crate::stand::{CLIENT_IP, NODE_IP, Namespace, PATIENCE, RunningSpeaker, Stand, VIP, runtime, snapshot};
+use crate::stand::{
+    CLIENT_IP, NODE_IP, Namespace, PATIENCE, RunningSpeaker, Stand, VIP, runtime, snapshot, with_interfaces,
+};
 
 mod peers;
 
@@ -197,30 +199,54 @@ fn two_nodes() -> Snapshot {
 /// Gossip that would miss nobody for half an hour.
 const SLOW_GOSSIP: &[&str] = &["--gossip-interval=10s", "--detect-multiplier=255"];
 
-#[test]
-fn next_in_line_takes_over_when_the_session_with_the_owner_is_lost_whatever_gossip_says() {
-    let stand = Stand::new();
+/// The speakers of two nodes, with their session up.
+fn two_speakers(stand: &Stand, snapshot: &Snapshot, flags: &[&str]) -> [RunningSpeaker; 2] {
     stand.client.set("ipv4/conf/all/arp_ignore", "1");
     stand.client.set("ipv4/conf/all/arp_announce", "2");
-    let start = |node: &str, namespace: &Namespace| {
-        RunningSpeaker::start_on(node, namespace, two_nodes(), SLOW_GOSSIP, CapabilitySet::empty())
-    };
-    let (first, second) = (start("node-a", &stand.node), start("node-b", &stand.client));
+    let speakers = [("node-a", &stand.node), ("node-b", &stand.client)].map(|(node, namespace)| {
+        RunningSpeaker::start_on(node, namespace, snapshot.clone(), flags, CapabilitySet::empty())
+    });
     let is_up = |speaker: &RunningSpeaker| {
         let states = speaker.metrics("ferrogate_speaker_bfd_sessions");
         states.iter().any(|line| line.ends_with("\"Up\"} 1"))
     };
     let give_up_at = Instant::now() + PATIENCE;
-    while !is_up(&first) || !is_up(&second) {
+    while !speakers.iter().all(is_up) {
         assert!(Instant::now() < give_up_at, "no session");
     }
     stand.node.wait_until_held([VIP.into()]);
     stand.client.wait_until_held([]);
+    speakers
+}
+
+#[test]
+fn next_in_line_takes_over_when_the_session_with_the_owner_is_lost_whatever_gossip_says() {
+    let stand = Stand::new();
+    let speakers = two_speakers(&stand, &two_nodes(), SLOW_GOSSIP);
 
     stand.node.lose("eth0", CLIENT_IP.into());
     stand.client.lose("eth0", NODE_IP.into());
 
     stand.client.wait_until_held([VIP.into()]);
-    first.kill();
-    second.kill();
+    speakers.into_iter().for_each(RunningSpeaker::kill);
+}
+
+#[test]
+fn an_interface_that_is_dead_while_gossip_goes_on_by_another_costs_its_node_the_address() {
+    let (near, far) = (Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2));
+    let stand = Stand::new();
+    stand.lay_cable("eth1", Mac([2, 0, 0, 0, 0, 2]));
+    stand.node.up("eth1");
+    stand.node.add_address("eth1", near.into(), 24);
+    stand.client.add_address("eth1", far.into(), 24);
+    stand.node.wait_until_linked("eth1");
+    stand.client.wait_until_linked("eth1");
+    let speakers = two_speakers(&stand, &with_interfaces(two_nodes(), &["eth1"]), &["--hand-over-grace=0s"]);
+
+    stand.node.lose("eth1", far.into());
+    stand.client.lose("eth1", near.into());
+
+    stand.client.wait_until_held([VIP.into()]);
+    stand.node.wait_until_held([]);
+    speakers.into_iter().for_each(RunningSpeaker::kill);
 }
