@@ -188,7 +188,16 @@ fn verdict(verdict: Verdict) -> Address {
 fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTreeSet<NodeName>) -> Owner {
     let lost = |node: &NodeName| {
         let refusals = Refusals::default();
-        (node.clone(), Standing { liveness: Liveness::Lost, proxy_ready: false, refusals, links: None })
+        (
+            node.clone(),
+            Standing {
+                liveness: Liveness::Lost,
+                proxy_ready: false,
+                refusals,
+                links: None,
+                dead_links: Default::default(),
+            },
+        )
     };
     let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
     let names: Vec<String> = reported.iter().map(ToString::to_string).collect();

@@ -28,6 +28,7 @@ use crate::{
         health::{HealthChecks, News},
         layer2::Layer2,
         membership::{Heard, Membership, Own, Taken},
+        watch::{Watched, Watches},
     },
     write::{self, L2Status, Severity, Write},
 };
@@ -40,8 +41,10 @@ mod layer2;
 mod membership;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use layer2::DEFEND_INTERVAL;
+pub use watch::Watch;
 
 /// How traffic for an announced address reaches its endpoints on the node that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct Config {
     pub gossip_interval: Duration,
     /// After how many silent intervals a speaker counts as lost.
     pub detect_multiplier: NonZeroU8,
+    /// How the owners of addresses are watched by those next in line; `None` leaves it to gossip alone.
+    pub bfd: Option<bfd::Settings>,
     /// Whether the node's kube-proxy is asked at `healthCheckNodePort` before a Service with traffic policy `Local` is
     /// announced ([`DataPath::KubeProxy`] only).
     pub health_checks: bool,
@@ -150,6 +155,7 @@ impl Config {
             excluded_interfaces: EXCLUDED_INTERFACES.map(str::to_owned).to_vec(),
             gossip_interval: GOSSIP_INTERVAL,
             detect_multiplier: DETECT_MULTIPLIER,
+            bfd: Some(bfd::Settings::DEFAULT),
             health_checks: true,
             announcements: Announcements::default(),
             hand_over_grace: HAND_OVER_GRACE,
@@ -272,6 +278,8 @@ pub enum Action {
         /// Addresses of this node, the likeliest first.
         at: Vec<IpAddr>,
     },
+    /// Have exactly these BFD sessions, and tell what [`Watch::told`] makes of their changes.
+    Watch(Watch),
     /// Put an address on the host, as `/32` or `/128`.
     Hold {
         /// Which.
@@ -436,6 +444,7 @@ pub struct Speaker {
     /// Addresses this node once owned and has left, with the owner that was told so, until it is owned again.
     left: BTreeMap<IpAddr, Left>,
     listening: BTreeSet<InterfaceName>,
+    watches: Watches,
     /// Whom the last `Write::Membership` named.
     missed: BTreeSet<NodeName>,
     phase: Phase,
@@ -455,6 +464,7 @@ enum Phase {
 #[derive(Debug)]
 struct Outcome {
     lead: Option<Lead>,
+    watched: Option<Arc<Watched>>,
     result: Result<Announcement, Silence>,
     /// Nobody can announce it for want of an interface, and this node is the one to say so.
     complains: bool,
@@ -497,6 +507,7 @@ impl Speaker {
             ),
             checking: None,
             layer2: Layer2::new(&config),
+            watches: Watches::new(config.bfd),
             config,
             snapshot: None,
             interfaces: None,
@@ -527,7 +538,10 @@ impl Speaker {
             Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt),
             Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
             Event::Heard { from, datagram } => self.take_datagram(now, from, *datagram, &mut doubt, &mut actions),
-            Event::Watched { node, interface, verdict } => self.membership.verdict(&node, interface, verdict),
+            Event::Watched { node, interface, verdict } => {
+                self.watches.see(&node, &interface, verdict);
+                self.membership.verdict(&node, interface, verdict);
+            }
             Event::ProxyReady(ready) => {
                 if self.own.proxy_ready != ready {
                     self.own.proxy_ready = ready;
@@ -560,8 +574,10 @@ impl Speaker {
         }
         if doubt.ground {
             self.tell_membership(&mut actions);
+            self.watches.doubt();
         }
         self.review(now, doubt, &mut actions);
+        self.watch(&mut actions);
         for conflict in self.layer2.tick(now, &mut actions) {
             self.complain(conflict, &mut actions);
         }
@@ -673,6 +689,12 @@ impl Speaker {
         let changed = self.layer2.interfaces(now, &interfaces, &self.config.excluded_interfaces, actions);
         if changed || self.interfaces.is_none() {
             self.own.links = self.layer2.links();
+            if self.config.bfd.is_none() {
+                // Nobody would answer there.
+                for carries in self.own.links.values_mut() {
+                    (carries.watch_ipv4, carries.watch_ipv6) = (None, None);
+                }
+            }
             self.membership.hurry(now);
             doubt.ground = true;
             doubt.everything = true;
@@ -773,7 +795,8 @@ impl Speaker {
                 open.remove(&service);
                 addresses.extend(snapshot.services.get(&service).into_iter().flat_map(|own| announce::addresses(own)));
                 let complains = complains && matches!(result, Err(Silence::NoUsableInterface { .. }));
-                self.note(service, Some(Outcome { lead: verdict.lead.clone(), result, complains }), actions);
+                let (lead, watched) = (verdict.lead.clone(), verdict.watched.clone());
+                self.note(service, Some(Outcome { lead, watched, result, complains }), actions);
             }
         }
         self.ground = Some(ground);
@@ -788,9 +811,20 @@ impl Speaker {
             listening.extend(self.own.links.keys().cloned());
         }
         if listening != self.listening {
+            self.watches.doubt();
             self.listening.clone_from(&listening);
             actions.push(Action::Listen { interfaces: listening });
         }
+    }
+
+    /// Has owners watched, if this node comes next, and lets those who come next watch it.
+    fn watch(&mut self, actions: &mut Vec<Action>) {
+        let takes_part = !self.own.leaving && !self.listening.is_empty();
+        let (watch, unwatched) = self.watches.review(&self.own.links, self.membership.watchable(), takes_part);
+        for (node, interface) in unwatched {
+            self.membership.verdict(&node, interface, Verdict::Unwatched);
+        }
+        actions.extend(watch.map(Action::Watch));
     }
 
     /// Remembers what was decided about a Service, and tells who reads about it.
@@ -800,6 +834,8 @@ impl Speaker {
         let before = self.outcomes.remove(&service);
         self.candidacies -= usize::from(before.as_ref().is_some_and(is_candidate));
         self.candidacies += usize::from(outcome.as_ref().is_some_and(is_candidate));
+        let watched = |outcome: &Option<Outcome>| outcome.as_ref().and_then(|outcome| outcome.watched.clone());
+        self.watches.note(watched(&before).as_deref(), watched(&outcome).as_deref());
         let old = before.as_ref().and_then(status);
         let new = outcome.as_ref().and_then(status);
         let node = self.config.node.clone();

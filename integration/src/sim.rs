@@ -1,14 +1,14 @@
 //! A world on one virtual clock: the real machines of `core` for several nodes and a controller, a switch, clients,
 //! and faults drawn from a seed.
 //!
-//! Nothing in here decides anything that `core` decides. A [`World`] moves frames, sealed gossip, snapshots and writes,
-//! each with a delay, and breaks what it is told to break. After every step it checks what must *never* be
+//! Nothing in here decides anything that `core` decides. A [`World`] moves frames, sealed gossip, BFD packets, snapshots
+//! and writes, each with a delay, and breaks what it is told to break. After every step it checks what must *never* be
 //! ([`Violation`]); [`World::check_settled`] checks what must be *in the end*, once faults are over.
 //!
 //! ```text
 //!                  ┌──────────── truth (objects and statuses) ◄───────────┐ writes
 //!        snapshots ▼                                          ▼ snapshots │
-//!   Speaker of each node ◄────── gossip ──────► …         Controller ─────┘
+//!   Speaker of each node ◄── gossip and BFD ──► …         Controller ─────┘
 //!        │  ▲
 //!        ▼  │ frames
 //!       switch ◄────► clients (a neighbour table each)
@@ -28,10 +28,14 @@ use ferrogate_core::{
     controller::{self, Controller},
     model::{InterfaceName, NodeName},
     snapshot::Snapshot,
-    speaker::{self, Action, DataPath, Frame, Interface, Report, Speaker},
+    speaker::{
+        self, Action, DataPath, Frame, Interface, Report, Speaker, Watch,
+        bfd::sessions::{self, Arrival, Path, Sessions},
+    },
     write::Write,
 };
 use ferrogate_wire::{
+    bfd,
     ethernet::Mac,
     gossip::{Datagram, Key, Keys},
 };
@@ -72,6 +76,10 @@ pub struct NodeHost {
     speaker: Option<Speaker>,
     /// Its deadline.
     due: Option<Duration>,
+    bfd: Sessions,
+    bfd_due: Option<Duration>,
+    /// What its speaker wants watched.
+    watch: Watch,
     starts: u64,
     is_stopping: bool,
     /// The addresses on the host.
@@ -114,10 +122,19 @@ pub struct World {
     pub steps: u64,
 }
 
+/// A machine that has a deadline.
+#[derive(Clone, Copy, Debug)]
+enum Machine {
+    Speaker(usize),
+    Bfd(usize),
+    Controller,
+}
+
 /// What happens at a time of its own.
 #[derive(Debug)]
 enum Happening {
     Gossip { from: usize, to: usize, bytes: Arc<[u8]> },
+    Bfd { to: usize, arrival: Arrival, bytes: [u8; bfd::LEN] },
     Packet { to: link::Port, packet: Packet },
     SnapshotForNode(usize),
     SnapshotForController,
@@ -155,6 +172,9 @@ impl World {
                 name,
                 speaker: None,
                 due: None,
+                bfd: Sessions::new(0),
+                bfd_due: None,
+                watch: Watch::default(),
                 starts: 0,
                 is_stopping: false,
                 addresses: BTreeSet::new(),
@@ -221,8 +241,9 @@ impl World {
                 (_, Some((due, who))) if due <= end => {
                     self.now = self.now.max(due);
                     match who {
-                        Some(node) => self.step(node, speaker::Event::Tick),
-                        None => self.step_controller(controller::Event::Tick),
+                        Machine::Speaker(node) => self.step(node, speaker::Event::Tick),
+                        Machine::Bfd(node) => self.step_bfd(node, sessions::Event::Tick),
+                        Machine::Controller => self.step_controller(controller::Event::Tick),
                     }
                 }
                 _ => {
@@ -241,10 +262,13 @@ impl World {
         self.run_until(self.now + time)
     }
 
-    /// The machine that has something to do next: a node's speaker, or the controller (`None`).
-    fn next_machine(&self) -> Option<(Duration, Option<usize>)> {
-        let speakers = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((node.due?, Some(index))));
-        speakers.chain(self.controller_due.map(|due| (due, None))).min_by_key(|(due, _)| *due)
+    /// The machine that has something to do next.
+    fn next_machine(&self) -> Option<(Duration, Machine)> {
+        let nodes = self.nodes.iter().enumerate();
+        let machines =
+            nodes.flat_map(|(index, node)| [(node.due, Machine::Speaker(index)), (node.bfd_due, Machine::Bfd(index))]);
+        let machines = machines.chain([(self.controller_due, Machine::Controller)]);
+        machines.filter_map(|(due, machine)| Some((due?, machine))).min_by_key(|(due, _)| *due)
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -256,6 +280,10 @@ impl World {
                 }
                 Err(error) => self.blame(format!("a datagram cannot be opened: {error}")),
             },
+            Happening::Bfd { to, arrival, bytes } => {
+                let packet = bfd::decode(&bytes);
+                self.step_bfd(to, sessions::Event::Received { arrival, packet });
+            }
             Happening::Packet { to, packet } => self.arrive(to, packet),
             Happening::SnapshotForNode(node) => {
                 let host = &mut self.nodes[node];
@@ -291,6 +319,44 @@ impl World {
         self.check_splits(node);
     }
 
+    fn step_bfd(&mut self, node: usize, event: sessions::Event) {
+        let now = self.begin + self.now;
+        let host = &mut self.nodes[node];
+        if host.speaker.is_none() {
+            return;
+        }
+        self.steps += 1;
+        let actions = host.bfd.step(now, event);
+        host.bfd_due = host.bfd.deadline().map(|due| due.saturating_duration_since(self.begin));
+        for action in actions {
+            match action {
+                sessions::Action::Send { path, packet } => self.send_bfd(node, path, packet.encode()),
+                sessions::Action::Changed { path, change } => {
+                    if let Some(event) = self.nodes[node].watch.told(&path, &change) {
+                        self.step(node, event);
+                    }
+                }
+                sessions::Action::Refused { path } => self.blame(format!("there is no room for {path:?}")),
+                sessions::Action::Opened { .. }
+                | sessions::Action::Closed { .. }
+                | sessions::Action::Held { .. }
+                | sessions::Action::Discarded { .. }
+                | sessions::Action::Finished => {}
+            }
+        }
+    }
+
+    fn send_bfd(&mut self, from: usize, path: Path, bytes: [u8; bfd::LEN]) {
+        let Some(to) = (0..self.nodes.len()).find(|&node| facts::node_address(node) == path.remote) else {
+            return self.blame(format!("{} watches {path:?}, which nobody has", self.nodes[from].name));
+        };
+        if self.link.carries_gossip(&mut self.rng, from, to) {
+            let delay = self.link.delay(&mut self.rng);
+            let path = Path { remote: path.local, local: path.remote, ..path };
+            self.plan(delay, Happening::Bfd { to, arrival: Arrival { path, ttl: 255 }, bytes });
+        }
+    }
+
     fn step_controller(&mut self, event: controller::Event) {
         let now = self.begin + self.now;
         let Some(controller) = self.controller.as_mut() else { return };
@@ -312,6 +378,10 @@ impl World {
             },
             // The world of the simulator has no kube-proxy.
             Action::CheckHealth { .. } => {}
+            Action::Watch(watch) => {
+                self.nodes[node].watch = watch.clone();
+                self.step_bfd(node, sessions::Event::Want(watch.wanted));
+            }
             Action::Listen { interfaces } => self.link.nodes[node].listens = interfaces.contains(INTERFACE),
             Action::Hold { address } => {
                 if !self.nodes[node].addresses.insert(address) {
@@ -509,6 +579,9 @@ impl World {
         let config =
             speaker::Config { node: host.name.clone(), incarnation: host.starts, seed, ..self.template.clone() };
         host.speaker = Some(Speaker::new(config));
+        host.bfd = Sessions::new(seed);
+        host.bfd_due = None;
+        host.watch = Watch::default();
         host.version = 0;
         self.link.nodes[node].restart();
         self.step(node, speaker::Event::Interfaces(interfaces));
@@ -520,8 +593,8 @@ impl World {
     /// Ends the speaker of a node without a word.
     pub fn kill(&mut self, node: usize) {
         self.unsettle();
-        self.nodes[node].speaker = None;
-        self.nodes[node].due = None;
+        let host = &mut self.nodes[node];
+        (host.speaker, host.due, host.bfd_due) = (None, None, None);
         self.link.nodes[node].restart();
         self.link.forgive_clients_of(node);
     }

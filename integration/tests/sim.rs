@@ -15,7 +15,7 @@ use std::{
 
 use ferrogate_core::{
     model::{Family, advertisement::PreferredNodes, selector::LabelSelector},
-    speaker::{Config, DataPath},
+    speaker::{Config, DataPath, bfd::Settings},
 };
 use ferrogate_integration::sim::{World, chaos, facts};
 
@@ -70,7 +70,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let config = Config::new("any".into(), DataPath::Proxy, 0);
+        Self::with(Config::new("any".into(), DataPath::Proxy, 0))
+    }
+
+    fn with(config: Config) -> Self {
         let mut world = World::new(1, config, facts::cluster(3), 2);
         let web = facts::service("web", 80, &[Family::V4, Family::V6], &[0, 1, 2]);
         world.change(|facts| drop(facts.services.insert(web.key.clone(), Arc::new(web))));
@@ -142,6 +145,25 @@ fn m_120_when_the_owner_dies_clients_lose_at_most_200_ms() {
 
     assert!(longest <= MS * 200, "{longest:?}");
     scene.world.check_settled().unwrap();
+}
+
+#[test]
+fn n_105_with_the_fast_profile_clients_lose_at_most_60_ms_when_the_link_of_the_owner_is_cut_or_the_owner_dies() {
+    for cut_after in 0..50 {
+        let config = Config { bfd: Some(Settings::FAST), ..Config::new("any".into(), DataPath::Proxy, 0) };
+        let mut scene = Scene::with(config);
+        scene.world.run(MS * cut_after).unwrap();
+
+        if cut_after % 2 == 0 {
+            scene.world.set_cable(scene.owner, false);
+        } else {
+            scene.world.set_power(scene.owner, false);
+        }
+        let (longest, _) = scene.probe(Duration::from_secs(1));
+
+        assert!(longest <= MS * 60, "cut {cut_after} ms later: {longest:?}");
+        scene.world.check_settled().unwrap();
+    }
 }
 
 #[test]

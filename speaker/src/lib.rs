@@ -6,6 +6,7 @@
 //!  interfaces (task) ─────────┤                         ├─► gossip: sealed datagrams
 //!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo
 //!  gossip (task per socket) ──┤                         ├─► writes
+//!  bfd (thread) ──────────────┤                         ├─► bfd: sessions
 //!  proxy_probe (task) ────────┤                         ├─► health_probe: ports to ask at
 //!  health_probe (task per port)                         └─► log, metrics
 //! ```
@@ -38,6 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 
+pub mod bfd;
 mod config;
 mod gossip;
 mod health_probe;
@@ -48,8 +50,10 @@ mod layer2;
 mod metrics;
 mod packet;
 mod proxy_probe;
+mod realtime;
+mod watcher;
 
-pub use config::{Config, Flags, GOSSIP_PORT, ProxyReadiness};
+pub use config::{BfdProfile, Config, Flags, GOSSIP_PORT, ProxyReadiness};
 pub use gossip::GossipError;
 pub use host::{ADDRESS_LABEL, ADDRESS_PROTOCOL, HostError};
 pub use interfaces::InterfacesError;
@@ -63,6 +67,7 @@ use crate::{
     host::Host,
     layer2::Layer2,
     metrics::{Announced, GossipRefusal},
+    watcher::Watcher,
 };
 
 /// Frames and datagrams that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
@@ -131,11 +136,13 @@ async fn follow(
     let mut proxy = proxy_readiness(&config, &mut tasks);
     let (events, mut received) = mpsc::channel(EVENTS);
     let flags = &config.flags;
+    let (watcher, mut watched) = Watcher::new(flags.bfd_profile, metrics.clone());
     let mut hands = Hands {
         layer2: Layer2::new(events.clone(), metrics.clone()),
         health: HealthProbes::new(events.clone()),
         gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), events, metrics.clone()),
         keys,
+        watcher,
         disbelieved: Disbelieved::default(),
         host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,
@@ -171,6 +178,10 @@ async fn follow(
             Some(interfaces) = interfaces.recv() => Event::Interfaces(interfaces),
             Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
             Some(event) = received.recv() => event,
+            Some(report) = watched.recv() => match hands.watcher.take(report) {
+                Some(event) => event,
+                None => continue,
+            },
             () = hands.outbox.moves() => continue,
             Some(_) = tasks.join_next() => {
                 hands.host.clear().await;
@@ -217,6 +228,7 @@ struct Hands {
     health: HealthProbes,
     gossip: Gossip,
     keys: watch::Receiver<Keys>,
+    watcher: Watcher,
     /// What was counted of it so far.
     disbelieved: Disbelieved,
     host: Host,
@@ -294,6 +306,7 @@ impl Hands {
             Action::Gossip { to, datagram } => self.gossip.send(&to, &datagram)?,
             Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
             Action::CheckHealth { ports, at } => self.health.follow(&ports, at),
+            Action::Watch(watch) => self.watcher.follow(watch),
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),

@@ -8,9 +8,10 @@ use std::{
 use ferrogate_core::{
     configuration::{ConfigurationState, Judgement},
     model::{NodeName, ServiceKey},
+    speaker::bfd::Discard,
     write::Write,
 };
-use ferrogate_wire::gossip::OpenError;
+use ferrogate_wire::{bfd::State, gossip::OpenError};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family, gauge::Gauge},
@@ -37,6 +38,33 @@ pub struct Metrics {
     gossip_received: Counter,
     gossip_refused: family::Family<GossipRefusalLabel, Counter>,
     gossip_sealed: Gauge,
+    bfd_sessions: family::Family<StateLabel, Gauge>,
+    bfd_transitions: family::Family<StateLabel, Counter>,
+    bfd_sent: Counter,
+    bfd_received: Counter,
+    bfd_unsent: Counter,
+    bfd_discarded: family::Family<DiscardLabel, Counter>,
+}
+
+/// What the thread of BFD counts. It never waits for anyone to do so.
+#[derive(Clone, Debug)]
+pub(crate) struct BfdMetrics {
+    sessions: BTreeMap<State, Gauge>,
+    transitions: BTreeMap<State, Counter>,
+    discarded: BTreeMap<Discard, Counter>,
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+    pub(crate) unsent: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DiscardLabel {
+    reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -147,6 +175,12 @@ impl Metrics {
             gossip_received: Counter::default(),
             gossip_refused: family::Family::default(),
             gossip_sealed: Gauge::default(),
+            bfd_sessions: family::Family::default(),
+            bfd_transitions: family::Family::default(),
+            bfd_sent: Counter::default(),
+            bfd_received: Counter::default(),
+            bfd_unsent: Counter::default(),
+            bfd_discarded: family::Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("ferrogate_speaker");
         registry.register(
@@ -208,6 +242,20 @@ impl Metrics {
             metrics.gossip_refused.clone(),
         );
         registry.register("gossip_sealed", "1 while gossip is sealed with a key", metrics.gossip_sealed.clone());
+        registry.register("bfd_sessions", "BFD sessions by state", metrics.bfd_sessions.clone());
+        registry.register(
+            "bfd_transitions",
+            "Times a BFD session came to a state, by that state",
+            metrics.bfd_transitions.clone(),
+        );
+        registry.register("bfd_sent", "BFD packets sent", metrics.bfd_sent.clone());
+        registry.register("bfd_received", "BFD packets received, discarded ones too", metrics.bfd_received.clone());
+        registry.register("bfd_unsent", "BFD packets the kernel did not take", metrics.bfd_unsent.clone());
+        registry.register(
+            "bfd_discarded",
+            "BFD packets received and discarded, by reason",
+            metrics.bfd_discarded.clone(),
+        );
         metrics
     }
 
@@ -290,6 +338,51 @@ impl Metrics {
 
     pub(crate) fn gossip_sealed(&self, is_sealed: bool) {
         self.gossip_sealed.set(i64::from(is_sealed));
+    }
+
+    /// For the thread of BFD; from now on the page shows all of it.
+    pub(crate) fn bfd(&self) -> BfdMetrics {
+        let states = [State::AdminDown, State::Down, State::Init, State::Up];
+        let label = |state: State| StateLabel { state: format!("{state:?}") };
+        let sessions = states.map(|state| (state, self.bfd_sessions.get_or_create_owned(&label(state))));
+        let transitions = states.map(|state| (state, self.bfd_transitions.get_or_create_owned(&label(state))));
+        let discarded = Discard::ALL.map(|discard| {
+            let label = DiscardLabel { reason: format!("{discard:?}") };
+            (discard, self.bfd_discarded.get_or_create_owned(&label))
+        });
+        BfdMetrics {
+            sessions: sessions.into(),
+            transitions: transitions.into(),
+            discarded: discarded.into(),
+            sent: self.bfd_sent.clone(),
+            received: self.bfd_received.clone(),
+            unsent: self.bfd_unsent.clone(),
+        }
+    }
+}
+
+impl BfdMetrics {
+    /// Replaces all figures by those of these sessions.
+    pub(crate) fn sessions(&self, states: impl Iterator<Item = State>) {
+        let mut counts: BTreeMap<State, i64> = BTreeMap::new();
+        for state in states {
+            *counts.entry(state).or_default() += 1;
+        }
+        for (state, gauge) in &self.sessions {
+            gauge.set(counts.get(state).copied().unwrap_or_default());
+        }
+    }
+
+    pub(crate) fn changed(&self, to: State) {
+        if let Some(counter) = self.transitions.get(&to) {
+            counter.inc();
+        }
+    }
+
+    pub(crate) fn discarded(&self, reason: Discard) {
+        if let Some(counter) = self.discarded.get(&reason) {
+            counter.inc();
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! the filter stands. Bound to one EtherType it never sees what this node sends, so `PACKET_IGNORE_OUTGOING` has
 //! nothing to do; and it is never promiscuous.
 //!
-//! This is the one file of the crate with `unsafe` code: no safe wrapper knows `sockaddr_ll`, which says where an
-//! AF_PACKET socket is bound, and tokio wants a promise about the descriptor it watches.
+//! `unsafe` is needed here because no safe wrapper knows `sockaddr_ll`, which says where an AF_PACKET socket is bound, and
+//! tokio wants a promise about the descriptor it watches.
 #![allow(unsafe_code)]
 
 use std::io;

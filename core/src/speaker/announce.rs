@@ -29,6 +29,7 @@ use crate::{
         DataPath,
         elect::{self, Rank},
         health::Refusals,
+        watch::Watched,
     },
 };
 
@@ -164,6 +165,8 @@ pub struct Standing {
     pub refusals: Refusals,
     /// Where it could announce; `None` while that is not known, which counts as everywhere.
     pub links: Option<Links>,
+    /// Where it could too, but for somebody who finds these interfaces dead: there it announces what nobody else can.
+    pub dead_links: Links,
 }
 
 /// Whether a speaker is there.
@@ -354,6 +357,7 @@ struct Footing {
     proxy_ready: bool,
     refusals: Refusals,
     links: Option<Links>,
+    dead_links: Links,
 }
 
 impl Ground {
@@ -399,6 +403,7 @@ impl Ground {
                 proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
                 refusals: standing.map(|standing| standing.refusals.clone()).unwrap_or_default(),
                 links: standing.and_then(|standing| standing.links.clone()),
+                dead_links: standing.map(|standing| standing.dead_links.clone()).unwrap_or_default(),
             };
             (node.name.clone(), footing)
         });
@@ -436,11 +441,16 @@ impl Ground {
     /// Whether an election has to be held again now that this node is another than it was.
     pub(crate) fn upsets(&self, node: &NodeName, lead: Option<&Lead>) -> bool {
         let Some(lead) = lead else { return true };
-        if lead.rank.node == *node {
+        if lead.rank.node == *node || lead.next.as_ref().is_some_and(|next| next.rank.node == *node) {
             return true;
         }
         let is_out = self.nodes.get(node).is_none_or(|footing| footing.silence.is_some());
-        !is_out && (!lead.is_best_possible || elect::hash_text(node, &lead.elected_by) < lead.rank.hash)
+        // Whoever does not come before the next in line does not come before the first.
+        !is_out
+            && lead
+                .next
+                .as_ref()
+                .is_none_or(|next| !next.is_best_possible || elect::hash_text(node, &lead.elected_by) < next.rank.hash)
     }
 
     fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
@@ -513,6 +523,7 @@ pub(crate) fn health_check(service: &Service) -> Option<NonZeroU16> {
 #[derive(Clone, Copy, Default)]
 struct Claim {
     yields: bool,
+    is_cut_off: bool,
     serves: usize,
     preference: u32,
 }
@@ -521,6 +532,7 @@ impl Claim {
     fn rank(self, node: &NodeName, elected_by: &str) -> Rank {
         Rank {
             yields: self.yields,
+            is_cut_off: self.is_cut_off,
             serves: Reverse(self.serves),
             preference: Reverse(self.preference),
             hash: elect::hash_text(node, elected_by),
@@ -560,18 +572,22 @@ impl Offer<'_> {
         if let Some(port) = self.health_check.filter(|port| footing.refusals.contains(*port)) {
             return Err(Silence::HealthCheckFails { port });
         }
-        let serves = match &footing.links {
-            None => self.addresses.len(),
+        let (is_cut_off, serves) = match &footing.links {
+            None => (false, self.addresses.len()),
             Some(links) => {
                 let allowed = self.allowed_on(node);
-                let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
-                match self.addresses.iter().filter(is_carried).count() {
-                    0 => return Err(Silence::NoUsableInterface { allowed }),
-                    carried => carried,
+                let carried = |links: &Links| {
+                    let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
+                    self.addresses.iter().filter(is_carried).count()
+                };
+                match (carried(links), carried(&footing.dead_links)) {
+                    (0, 0) => return Err(Silence::NoUsableInterface { allowed }),
+                    (0, dead) => (true, dead),
+                    (alive, _) => (false, alive),
                 }
             }
         };
-        Ok(Claim { yields: footing.yields, serves, preference })
+        Ok(Claim { yields: footing.yields, is_cut_off, serves, preference })
     }
 }
 
@@ -600,6 +616,14 @@ pub(crate) struct Lead {
     pub(crate) rank: Rank,
     /// The address that the hash is taken of, as text.
     elected_by: Arc<str>,
+    /// Who takes over when the owner is lost.
+    next: Option<Next>,
+}
+
+/// The second of a contest.
+#[derive(Clone, Debug)]
+struct Next {
+    rank: Rank,
     /// Only a smaller hash could beat it: nobody can serve more, or be preferred more.
     is_best_possible: bool,
 }
@@ -607,6 +631,8 @@ pub(crate) struct Lead {
 /// How a contest ended, as one node sees it.
 pub(crate) struct Verdict {
     pub(crate) lead: Option<Lead>,
+    /// Where the owner announces, if this node comes next and is the one to watch it.
+    pub(crate) watched: Option<Arc<Watched>>,
     pub(crate) outcomes: Vec<(ServiceKey, Result<Announcement, Silence>)>,
 }
 
@@ -623,34 +649,65 @@ impl Contest<'_> {
     /// What a node can do for the whole set; if nothing, why not for the first Service.
     fn claim(&self, node: &NodeName) -> Result<Claim, Silence> {
         let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
-        let mut total = Claim::default();
+        let (mut total, mut cut_off) = (Claim::default(), Claim::default());
         let mut silence = None;
         for offer in self.offers() {
             match offer.claim(node, footing) {
                 Ok(claim) => {
+                    let total = if claim.is_cut_off { &mut cut_off } else { &mut total };
                     total.yields = claim.yields;
+                    total.is_cut_off = claim.is_cut_off;
                     total.serves += claim.serves;
                     total.preference += claim.preference;
                 }
                 Err(found) => silence = silence.or(Some(found)),
             }
         }
-        if total.serves > 0 { Ok(total) } else { Err(silence.unwrap_or(Silence::NoAddress)) }
+        let best = [total, cut_off].into_iter().find(|claim| claim.serves > 0);
+        best.ok_or_else(|| silence.unwrap_or(Silence::NoAddress))
     }
 
     fn lead(&self) -> Option<Lead> {
         let elected_by: Arc<str> = self.elected_by()?.to_string().into();
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
-        let weight = |claim: &Claim| (Reverse(claim.yields), claim.serves, claim.preference);
-        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
+        let weight = |claim: &Claim| (Reverse((claim.yields, claim.is_cut_off)), claim.serves, claim.preference);
         // Hashing is what costs here, so only those who tie are hashed.
-        let best = claims.iter().filter(|(_, claim)| weight(claim) == most);
-        let rank = best.map(|(node, claim)| claim.rank(node, &elected_by)).min()?;
+        let ranks = |tied| {
+            let tied = claims.iter().filter(move |(_, claim)| weight(claim) == tied);
+            tied.map(|(node, claim)| claim.rank(node, &elected_by)).collect::<BTreeSet<Rank>>()
+        };
+        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
+        let mut first = ranks(most).into_iter();
+        let rank = first.next()?;
+        let next = first.next().map(|next| (next, most)).or_else(|| {
+            let less = claims.iter().map(|(_, claim)| weight(claim)).filter(|weight| *weight < most).max()?;
+            Some((ranks(less).pop_first()?, less))
+        });
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
-        let is_best_possible = most == (Reverse(false), everything, highest);
-        Some(Lead { rank, elected_by, is_best_possible })
+        let next = next.map(|(rank, weight)| Next {
+            rank,
+            is_best_possible: weight == (Reverse((false, false)), everything, highest),
+        });
+        Some(Lead { rank, elected_by, next })
+    }
+
+    /// Where the owner announces the set, if a node comes next.
+    fn watched(&self, node: &NodeName, lead: &Lead) -> Option<Watched> {
+        lead.next.as_ref().filter(|next| next.rank.node == *node)?;
+        let owner = &lead.rank.node;
+        let footing = self.ground.nodes.get(owner)?;
+        let alive = footing.links.as_ref()?;
+        let mut interfaces = BTreeSet::new();
+        for offer in self.offers() {
+            let Ok(claim) = offer.claim(owner, footing) else { continue };
+            let links = if claim.is_cut_off { &footing.dead_links } else { alive };
+            let allowed = offer.allowed_on(owner);
+            let addresses = offer.addresses.iter();
+            interfaces.extend(addresses.flat_map(|&address| carriers(links, &allowed, address).cloned()));
+        }
+        Some(Watched { node: owner.clone(), interfaces })
     }
 
     /// Who owns the set, and what that means for each Service on this node, whose interfaces are `links`.
@@ -660,7 +717,7 @@ impl Contest<'_> {
         let outcome = |offer: &Result<Offer<'_>, Silence>| {
             let offer = offer.as_ref().map_err(Silence::clone)?;
             let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
-            offer.claim(node, footing)?;
+            let links = if offer.claim(node, footing)?.is_cut_off { &footing.dead_links } else { links };
             if let Some(owner) = owner.filter(|owner| *owner != node) {
                 return Err(Silence::NotElected { owner: owner.clone() });
             }
@@ -671,7 +728,8 @@ impl Contest<'_> {
             Ok(Announcement { pool: offer.pool.clone(), addresses, allowed })
         };
         let outcomes = self.offers.iter().map(|(key, offer)| ((*key).clone(), outcome(offer))).collect();
-        Verdict { lead, outcomes }
+        let watched = lead.as_ref().and_then(|lead| self.watched(node, lead)).map(Arc::new);
+        Verdict { lead, watched, outcomes }
     }
 
     /// Whether this node would own the set if only it had an interface: it is the one to complain.

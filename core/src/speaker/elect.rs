@@ -11,12 +11,15 @@ use crate::model::NodeName;
 
 /// Where a candidate stands for one set of addresses. The smallest comes first and owns.
 ///
-/// The fields stand in the order of the rule: who does not yield to the others, then who can serve most of what shares
+/// The fields stand in the order of the rule: who does not yield to the others, then who is seen to be reached, then who
+/// can serve most of what shares
 /// the addresses, then who is preferred most, then the hash, which spreads addresses over nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     /// It is not heard by others who could do it.
     pub yields: bool,
+    /// Only interfaces that somebody finds dead could carry it.
+    pub is_cut_off: bool,
     /// How many addresses of how many Services it can serve, summed up.
     pub serves: Reverse<usize>,
     /// Summed weights of the `preferredNodeSelectors` that match.
@@ -95,6 +98,7 @@ mod tests {
         fn more_service_beats_preference_and_preference_beats_the_hash(a: (u8, u8, [u8; 32]), b: (u8, u8, [u8; 32])) {
             let rank = |(serves, preference, hash): (u8, u8, [u8; 32]), node: &str| Rank {
                 yields: false,
+                is_cut_off: false,
                 serves: Reverse(serves.into()),
                 preference: Reverse(preference.into()),
                 hash,

@@ -35,6 +35,7 @@ use crate::{
         Config, Disbelieved, Verdict,
         announce::{Carries, Links, Liveness, Standing, Standings},
         health::Refusals,
+        watch::Watchable,
     },
 };
 
@@ -130,6 +131,8 @@ struct Member {
     hearing: Watch,
     /// Interfaces of it that are watched.
     watches: BTreeMap<InterfaceName, Watch>,
+    /// Interfaces of it that its words come from, with the newest accusation after which one did.
+    spoke_from: BTreeMap<InterfaceName, u32>,
     /// Since when it goes on without this speaker though it is within reach, and whether for too long.
     is_mute: Option<(Instant, bool)>,
     /// It is there, as far as words tell.
@@ -274,6 +277,7 @@ impl Membership {
                 is_missed: !self.has_started && unreachable.contains(&node.name),
                 hearing: Watch { accused: u32::from(first == State::Silent), ..Watch::default() },
                 watches: BTreeMap::new(),
+                spoke_from: BTreeMap::new(),
                 is_mute: None,
                 is_there: first != State::Silent,
                 dead_links: BTreeSet::new(),
@@ -345,7 +349,7 @@ impl Membership {
         match message {
             Message::Word(word) => {
                 let identity = Identity::new(tag, word.life, word.renewals);
-                let mut taken = self.hear_word(now, &name, word, is_same_life);
+                let mut taken = self.hear_word(now, from, &name, word, is_same_life);
                 self.swim.introduce(now, identity);
                 taken.changed |= self.reckon(now);
                 Heard::Taken(taken)
@@ -358,7 +362,7 @@ impl Membership {
     }
 
     /// A word from the speaker itself.
-    fn hear_word(&mut self, now: Instant, name: &NodeName, word: Word, is_same_life: bool) -> Taken {
+    fn hear_word(&mut self, now: Instant, from: IpAddr, name: &NodeName, word: Word, is_same_life: bool) -> Taken {
         let is_leaving = word.leaving;
         let Some(member) = self.members.get_mut(name) else { return Taken::default() };
         let was_heard = matches!(member.state, State::Heard { .. });
@@ -368,6 +372,18 @@ impl Membership {
         // Whoever knew of the accusations of the moment has been told by this word that they are wrong.
         member.hearing.seen_after = self.testimonies.accusation(&Subject::node(member.tag), self.tag);
         member.hearing.is_up = true;
+        // So has whoever knew of accusations of the interface that it comes from.
+        let is_source = |link: &&Link| {
+            let ipv4 = link.watch_ipv4.map(|(address, _)| IpAddr::from(address));
+            [ipv4, link.watch_ipv6.map(IpAddr::from)].contains(&Some(from))
+        };
+        let sources = word.links.iter().filter(is_source).map(|link| {
+            let interface = InterfaceName::from(link.name.as_str());
+            let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
+            (interface, self.testimonies.accusation(&subject, self.tag))
+        });
+        let sources = sources.collect();
+        self.is_in_doubt |= std::mem::replace(&mut member.spoke_from, sources) != member.spoke_from;
         let was_accused = std::mem::take(&mut member.hearing.accused) != 0;
         self.is_in_doubt |= !was_heard || was_accused || member.hearing.seen_after != 0;
         let was_there = is_same_life && was_heard && !was_leaving;
@@ -582,6 +598,15 @@ impl Membership {
                 }
             }
         }
+        for member in self.members.values().filter(|member| matches!(member.state, State::Heard { .. })) {
+            for (interface, heard_after) in &member.spoke_from {
+                let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
+                let number = self.testimonies.accusation(&subject, self.tag);
+                if number != 0 && *heard_after >= number && !testimony.accuses.contains_key(&subject) {
+                    testimony.vouches.insert(subject, number);
+                }
+            }
+        }
         let accused = self.testimonies.accusation(&Subject::node(self.tag), self.tag);
         // Whoever is accused speaks up, so that others can answer.
         let is_called = accused > std::mem::replace(&mut self.accused, accused);
@@ -713,8 +738,12 @@ impl Membership {
     /// The links of this node that others can use: those it has, but for those they find dead.
     pub(super) fn usable_links(&self, own: &Own) -> Links {
         let is_dead = |name: &InterfaceName| self.dead_links.get(name).is_some_and(|(_, is_settled)| *is_settled);
-        let links = own.links.iter().take(MAX_LINKS).filter(|(name, _)| !is_dead(name));
-        links.map(|(name, carries)| (name.clone(), *carries)).collect()
+        self.links_said(own).filter(|(name, _)| !is_dead(name)).map(owned).collect()
+    }
+
+    /// The links of this node that others know of.
+    fn links_said<'a>(&self, own: &'a Own) -> impl Iterator<Item = (&'a InterfaceName, &'a Carries)> + use<'a> {
+        own.links.iter().take(MAX_LINKS)
     }
 
     /// What is known about every node, this one included.
@@ -726,14 +755,25 @@ impl Membership {
             false if self.yields => Liveness::Yielding,
             false => Liveness::Alive,
         };
+        let usable = self.usable_links(own);
         let standing = Standing {
             liveness,
             proxy_ready: own.proxy_ready,
             refusals: own.refusals.clone(),
-            links: Some(self.usable_links(own)),
+            dead_links: self.links_said(own).filter(|(name, _)| !usable.contains_key(*name)).map(owned).collect(),
+            links: Some(usable),
         };
         standings.insert(self.node.clone(), standing);
         standings
+    }
+
+    /// Other nodes that could be watched.
+    pub(super) fn watchable(&self) -> impl Iterator<Item = Watchable<'_>> {
+        let is_leaving = |member: &Member| member.word.as_ref().is_some_and(|word| word.leaving);
+        let staying = self.members.iter().filter(move |(_, member)| !is_leaving(member));
+        staying.filter_map(|(node, member)| {
+            Some(Watchable { node, links: member.links.as_ref()?, dead: &member.dead_links })
+        })
     }
 
     pub(super) fn disbelieved(&self) -> Disbelieved {
@@ -755,10 +795,9 @@ impl Member {
     }
 
     fn standing(&self) -> Standing {
-        let links = self.links.as_ref().map(|links| {
-            let usable = links.iter().filter(|(name, _)| !self.dead_links.contains(*name));
-            usable.map(|(name, carries)| (name.clone(), *carries)).collect()
-        });
+        let is_dead = |name: &InterfaceName| self.dead_links.contains(name);
+        let usable = |links: &Links| links.iter().filter(|(name, _)| !is_dead(name)).map(owned).collect();
+        let dead = self.links.iter().flatten().filter(|(name, _)| is_dead(name));
         Standing {
             liveness: match &self.word {
                 _ if !self.is_there => Liveness::Lost,
@@ -767,9 +806,14 @@ impl Member {
             },
             proxy_ready: self.word.as_ref().is_none_or(|word| word.proxy_ready),
             refusals: self.word.as_ref().map(Refusals::of).unwrap_or_default(),
-            links,
+            links: self.links.as_ref().map(usable),
+            dead_links: dead.map(owned).collect(),
         }
     }
+}
+
+fn owned((name, carries): (&InterfaceName, &Carries)) -> (InterfaceName, Carries) {
+    (name.clone(), *carries)
 }
 
 impl Watch {

@@ -42,6 +42,7 @@ mod health;
 mod link;
 mod liveness;
 mod settlement;
+mod watch;
 
 const MS: Duration = Duration::from_millis(1);
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -209,7 +210,13 @@ fn candidates(ranking: &Ranking) -> Vec<&str> {
 }
 
 fn standing() -> Standing {
-    Standing { liveness: Liveness::Alive, proxy_ready: true, refusals: Refusals::default(), links: None }
+    Standing {
+        liveness: Liveness::Alive,
+        proxy_ready: true,
+        refusals: Refusals::default(),
+        links: None,
+        dead_links: Default::default(),
+    }
 }
 
 fn mac(number: u8) -> Mac {

@@ -11,7 +11,10 @@ use ferrogate_core::{
         service::{Service, TrafficPolicy},
     },
     snapshot::Snapshot,
-    speaker::{Announcements, Config, DataPath},
+    speaker::{
+        Announcements, Config, DataPath,
+        bfd::{Damping, Settings},
+    },
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -70,8 +73,14 @@ impl Chaos {
         let interval = *[50, 100, 200].choose(&mut rng).unwrap_or(&50) * MS;
         // Long bursts would hide that somebody should have spoken up again.
         let (quick, slow) = *[(1, 1), (0, 2), (5, 5)].choose(&mut rng).unwrap_or(&(5, 5));
+        // Flaps are forgotten soon, so that nobody is still held down when all should be well.
+        let damping = Damping { initial: MS * 100, maximum: MS * 400, forgive_after: Duration::from_secs(2) };
+        let bfd = [Some(Settings::DEFAULT), Some(Settings::DEFAULT), Some(Settings::FAST), None];
+        let bfd = bfd.choose(&mut rng).copied().flatten();
+        let bfd = bfd.map(|settings| Settings { damping: Some(damping), ..settings });
         let config = Config {
             gossip_interval: interval,
+            bfd,
             announcements: Announcements { quick, slow, ..Announcements::default() },
             ..Config::new("any".into(), data_path, 0)
         };
@@ -96,7 +105,7 @@ impl Chaos {
             self.lose_one_way()?;
         }
         self.mend();
-        self.world.run(Duration::from_secs(1) + self.detection * 2)?;
+        self.world.run(self.settling())?;
         self.world.check_settled()?;
         if self.rng.random_ratio(1, 16) {
             self.world.run(Duration::from_secs(6))?;
@@ -118,10 +127,16 @@ impl Chaos {
         (0..self.world.nodes().len()).filter(|_| self.rng.random_bool(chance)).collect()
     }
 
+    /// How long it takes at most until all is well: a BFD session that is down may be held there, and then speaks once a
+    /// second.
+    fn settling(&self) -> Duration {
+        Duration::from_millis(1500) + self.detection * 2
+    }
+
     /// Mends all, then lets some nodes not hear some others, and asks what they have agreed on.
     fn lose_one_way(&mut self) -> Result<(), Violation> {
         self.mend();
-        let settle = Duration::from_secs(1) + self.detection * 2;
+        let settle = self.settling();
         self.world.run(settle)?;
         self.world.unsettle();
         let (one, kind) = (self.any_node(), self.rng.random_range(0..3));

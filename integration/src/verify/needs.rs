@@ -54,10 +54,16 @@ const NEEDS: &[Need] = &[
         stages: &[Stage::Kube],
     },
     Need {
-        name: "setpriv",
-        probe: &["setpriv", "--version"],
+        name: "FRR and BIRD (neighbours for BFD)",
+        probe: &["sh", "-c", "ls /usr/lib/frr/bfdd /usr/lib/frr/zebra /usr/sbin/bird"],
+        source: Source::Debian("frr bird2"),
+        stages: &[Stage::Net],
+    },
+    Need {
+        name: "setpriv and chrt",
+        probe: &["sh", "-c", "setpriv --version && chrt --version"],
         source: Source::Debian("util-linux"),
-        stages: &[Stage::Kube],
+        stages: &[Stage::Net, Stage::Kube],
     },
     Need {
         name: "libfaketime (a clock of day that is set while a process runs)",

@@ -4,6 +4,7 @@
 //! order, so what is missing before the answer was never sent. Nothing waits for a fixed time.
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod bfd;
 mod stand;
 
 use std::{

@@ -173,6 +173,15 @@ impl Namespace {
         });
     }
 
+    /// Sends nothing any more to an address that would arrive, and the link stays up.
+    pub fn lose(&self, interface: &'static str, address: IpAddr) {
+        self.netlink(async move |netlink| {
+            let index = index(&netlink, interface).await;
+            let entry = netlink.neighbours().add(index, address).link_layer_address(&[2, 0, 0, 0, 0xff, 0xff]);
+            entry.state(NeighbourState::Permanent).replace().execute().await.unwrap();
+        });
+    }
+
     /// Waits until the kernel believes that an address is there.
     pub fn wait_until_believed(&self, address: IpAddr, mac: Mac) {
         self.run(move || {
@@ -221,7 +230,7 @@ impl Namespace {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
@@ -235,7 +244,7 @@ async fn up(netlink: &Handle, name: &str) {
 }
 
 /// The addresses that can be used.
-async fn addresses_on(netlink: &Handle, interface: &str) -> BTreeSet<IpAddr> {
+pub async fn addresses_on(netlink: &Handle, interface: &str) -> BTreeSet<IpAddr> {
     let index = index(netlink, interface).await;
     let addresses = netlink.address().get().set_link_index_filter(index).execute();
     let messages: Vec<_> = addresses.try_collect().await.unwrap();
@@ -475,6 +484,17 @@ pub struct RunningSpeaker {
 impl RunningSpeaker {
     /// A speaker that lacks some of root's rights.
     pub fn start(namespace: &Namespace, snapshot: Snapshot, flags: &[&str], missing: CapabilitySet) -> Self {
+        Self::start_on("node-a", namespace, snapshot, flags, missing)
+    }
+
+    /// A speaker of another node than `node-a`.
+    pub fn start_on(
+        node: &str,
+        namespace: &Namespace,
+        snapshot: Snapshot,
+        flags: &[&str],
+        missing: CapabilitySet,
+    ) -> Self {
         let (snapshots, snapshots_receiver) = watch::channel(Arc::new(snapshot));
         let (proxy_ready, proxy) = watch::channel(true);
         let (ready_sender, ready) = watch::channel(false);
@@ -482,7 +502,7 @@ impl RunningSpeaker {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let config = Config {
-            node: "node-a".into(),
+            node: node.into(),
             data_path: DataPath::Proxy,
             proxy: Some(ProxyReadiness::Watch(proxy)),
             flags: Command::parse_from([&["speaker"], flags].concat()).flags,

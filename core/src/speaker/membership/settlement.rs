@@ -15,8 +15,9 @@
 //! | is in mutual reach of somebody else | it stays with them, and all of them count the deaf one as lost |
 //! | has nobody else | it yields to the accuser, but for what the accuser cannot serve |
 //!
-//! The same is said of a single interface of a node, by whoever watches that interface. There both sides of a cut may
-//! accuse each other and yet speak, by another network. Unless somebody vouches for one of them, the smaller tag stays.
+//! The same is said of a single interface of a node, by whoever watches that interface. Whoever hears the node speak from
+//! an address of that interface vouches for it too. There both sides of a cut may accuse each other and yet speak, by
+//! another network. Unless somebody vouches for one of them, the smaller tag stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -466,7 +466,7 @@ proptest! {
 
     /// Only what a change can touch is decided again; that must not show.
     #[test]
-    fn whatever_is_heard_owners_are_those_of_a_fresh_look(
+    fn whatever_is_heard_owners_and_the_watched_are_those_of_a_fresh_look(
         is_preferring in any::<bool>(),
         changes in prop::collection::vec((2_u8..5, any::<[bool; 5]>(), 0_u64..120), 1..30),
     ) {
@@ -485,25 +485,39 @@ proptest! {
             set_advertisement(&mut facts, L2Advertisement { preferred_nodes: vec![preferred], ..advertisement() });
         }
         let mut stand = Stand::started(DataPath::Proxy, facts.clone());
+        let mut watched = BTreeSet::new();
         for (node, [proxy_ready, leaving, ipv4, ipv6, own], pause) in changes {
-            let links = vec![Link { ipv4, ipv6, ..wire_link("eth1") }];
+            let links = vec![Link { ipv4, ipv6, ..watch::watch_link(node) }];
             let word = Word { proxy_ready, leaving: leaving && ipv4, links, ..stand.word(node) };
-            stand.receive(node, word);
+            let mut actions = stand.receive(node, word);
             if pause % 4 == 0 {
-                stand.step(Event::ProxyReady(own));
+                actions.extend(stand.step(Event::ProxyReady(own)));
             }
-            stand.pass(MS * u32::try_from(pause).unwrap());
+            actions.extend(only(stand.pass(MS * u32::try_from(pause).unwrap())));
+            if let Some(watch) = watch::watch(&actions) {
+                watched = watch.wanted.sessions.keys().map(|path| path.remote).collect();
+            }
 
             let standings = stand.speaker.standings();
+            let mut to_watch = BTreeSet::new();
             for (service, outcome) in stand.speaker.outcomes() {
                 let expected = announce::ranking(&facts, PROXY, &standings, service);
-                let expected = expected.ok().and_then(|ranking| Some(ranking.candidates.first()?.node.clone()));
+                let expected = expected.map(|ranking| ranking.candidates).unwrap_or_default();
+                let mut expected = expected.into_iter().map(|rank| rank.node);
+                let (expected, next) = (expected.next(), expected.next());
+                if let Some(owner) = expected.as_ref().filter(|_| next == Some("k1".into()))
+                    && standings[owner].links.is_some()
+                {
+                    let number = owner.as_str().trim_start_matches('k').parse().unwrap();
+                    to_watch.insert(watch::path(number).remote);
+                }
                 match outcome {
                     Ok(_) => prop_assert_eq!(expected, Some("k1".into())),
                     Err(Silence::NotElected { owner }) => prop_assert_eq!(expected.as_ref(), Some(owner)),
                     Err(_) => {}
                 }
             }
+            prop_assert_eq!(&watched, &to_watch);
         }
     }
 

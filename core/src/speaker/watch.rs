@@ -1,0 +1,229 @@
+//! Whom this node watches by BFD, and who may watch it.
+//!
+//! Next in line for an address watches the interfaces on which its owner announces it: one session for each interface,
+//! however many addresses are announced there. What such a session sees is the [`Verdict`] on that interface; the
+//! owner's end of it only answers. Any speaker that gossip knows on a link of this node may watch it, so that a new one
+//! next in line need not wait until this node has found out who that is.
+//!
+//! While an interface is said to be dead, everyone who watched it goes on, next in line or not any more: whoever took over
+//! gives back when its session is up again, and whoever still sees it says so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU8,
+};
+
+use ferrogate_wire::bfd::State;
+
+use crate::{
+    model::{InterfaceName, NodeName},
+    speaker::{
+        Event, Verdict,
+        announce::{Carries, Links},
+        bfd::{
+            Change, Settings,
+            sessions::{Neighbor, Path, Wanted, Wish},
+        },
+    },
+};
+
+/// Sessions that are to be there from now on, and no others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// For whatever runs the sessions.
+    pub wanted: Wanted,
+    /// The node and its interface that each wanted session looks at.
+    subjects: BTreeMap<Path, (NodeName, InterfaceName)>,
+}
+
+impl Watch {
+    /// What there is to tell the speaker of a session that has changed. Nothing of one that a neighbour has opened, or
+    /// that is wanted no more.
+    pub fn told(&self, path: &Path, change: &Change) -> Option<Event> {
+        let (node, interface) = self.subjects.get(path)?.clone();
+        let verdict = match change.to {
+            State::Up => Verdict::Up,
+            State::Down if change.is_failure() => Verdict::Down,
+            // Either end was switched off.
+            State::Down | State::AdminDown if change.from == State::Up => Verdict::Unwatched,
+            // On its way up, or not even that.
+            State::Down | State::AdminDown | State::Init => return None,
+        };
+        Some(Event::Watched { node, interface, verdict })
+    }
+}
+
+/// Interfaces of a node that owns addresses, to be watched by who comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) node: NodeName,
+    pub(crate) interfaces: BTreeSet<InterfaceName>,
+}
+
+/// A node that could be watched: it is not stopping.
+pub(super) struct Watchable<'a> {
+    pub(super) node: &'a NodeName,
+    /// The interfaces it says it has.
+    pub(super) links: &'a Links,
+    /// Those of them that are found dead.
+    pub(super) dead: &'a BTreeSet<InterfaceName>,
+}
+
+/// Keeps the sessions that are wanted in step with the elections.
+#[derive(Debug)]
+pub(super) struct Watches {
+    settings: Option<Settings>,
+    /// How many Services there are for which an interface of another node is to be watched.
+    services: BTreeMap<(NodeName, InterfaceName), usize>,
+    /// By which session each is watched.
+    sessions: BTreeMap<(NodeName, InterfaceName), Session>,
+    watch: Watch,
+    is_in_doubt: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    path: Path,
+    verdict: Verdict,
+}
+
+impl Watches {
+    pub(super) fn new(settings: Option<Settings>) -> Self {
+        Self {
+            settings,
+            services: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            watch: Watch::default(),
+            is_in_doubt: false,
+        }
+    }
+
+    /// What is known about nodes and their interfaces, this one included, may be different.
+    pub(super) fn doubt(&mut self) {
+        self.is_in_doubt = true;
+    }
+
+    /// Takes in what a Service wants watched now instead of before.
+    pub(super) fn note(&mut self, before: Option<&Watched>, now: Option<&Watched>) {
+        if before == now {
+            return;
+        }
+        if let Some(Watched { node, interfaces }) = now {
+            for interface in interfaces {
+                let count = self.services.entry((node.clone(), interface.clone())).or_default();
+                self.is_in_doubt |= *count == 0;
+                *count += 1;
+            }
+        }
+        if let Some(Watched { node, interfaces }) = before {
+            for interface in interfaces {
+                let subject = (node.clone(), interface.clone());
+                let Some(count) = self.services.get_mut(&subject) else { continue };
+                *count -= 1;
+                if *count == 0 {
+                    self.services.remove(&subject);
+                    self.is_in_doubt = true;
+                }
+            }
+        }
+    }
+
+    /// Takes in what is seen of an interface of another node.
+    pub(super) fn see(&mut self, node: &NodeName, interface: &InterfaceName, verdict: Verdict) {
+        if let Some(session) = self.sessions.get_mut(&(node.clone(), interface.clone())) {
+            session.verdict = verdict;
+            self.is_in_doubt = true;
+        }
+    }
+
+    /// Decides again which sessions there are to be, if that is in doubt: between `own` interfaces and those of the
+    /// `others`, none at all unless this node `takes_part`.
+    ///
+    /// Returns what is wanted if that is new, and the interfaces that nobody looks at any more.
+    pub(super) fn review<'a>(
+        &mut self,
+        own: &Links,
+        others: impl Iterator<Item = Watchable<'a>>,
+        takes_part: bool,
+    ) -> (Option<Watch>, Vec<(NodeName, InterfaceName)>) {
+        let Some(settings) = self.settings.filter(|_| std::mem::take(&mut self.is_in_doubt)) else {
+            return (None, Vec::new());
+        };
+        let mut paths: BTreeMap<(NodeName, InterfaceName), Path> = BTreeMap::new();
+        let mut permitted = BTreeMap::new();
+        for Watchable { node, links, dead } in others.filter(|_| takes_part) {
+            for (interface, carries) in links {
+                permitted.extend(neighbors(own, carries).map(|neighbor| (neighbor, settings)));
+                let subject = (node.clone(), interface.clone());
+                let is_in_dispute = dead.contains(interface) && self.sessions.contains_key(&subject);
+                if (is_in_dispute || self.services.contains_key(&subject))
+                    && let Some(path) = path(own, interface, carries)
+                {
+                    paths.insert(subject, path);
+                }
+            }
+        }
+        let mut unwatched = Vec::new();
+        self.sessions.retain(|subject, session| {
+            let path = paths.get(subject);
+            // What was found dead stays so until a session is up, also one by another way.
+            let is_kept = path.is_some_and(|path| *path == session.path || session.verdict == Verdict::Down);
+            if !is_kept && session.verdict != Verdict::Unwatched {
+                unwatched.push(subject.clone());
+            }
+            is_kept
+        });
+        for (subject, path) in &paths {
+            let verdict = Verdict::Unwatched;
+            let session =
+                self.sessions.entry(subject.clone()).or_insert_with(|| Session { path: path.clone(), verdict });
+            session.path.clone_from(path);
+        }
+        let wish = Wish { settings, minimum_ttl: NonZeroU8::MAX };
+        let sessions = paths.values().map(|path| (path.clone(), wish)).collect();
+        let subjects = paths.into_iter().map(|(subject, path)| (path, subject)).collect();
+        let watch = Watch { wanted: Wanted { sessions, permitted }, subjects };
+        if watch == self.watch {
+            return (None, unwatched);
+        }
+        self.watch = watch.clone();
+        (Some(watch), unwatched)
+    }
+}
+
+/// By which way an interface of another node is watched, if there is one: IPv4 where both ends are in one subnet, else
+/// link-local addresses from the interface of the same name, or the first that has one.
+fn path(own: &Links, interface: &InterfaceName, theirs: &Carries) -> Option<Path> {
+    let same_name = own.get_key_value(interface).into_iter();
+    let mut candidates = same_name.chain(own.iter().filter(|(name, _)| *name != interface));
+    let ipv4 = candidates.clone().find_map(|(name, ours)| {
+        let (local, remote) = in_one_subnet(ours, theirs)?;
+        Some(Path { remote: remote.into(), local: local.into(), interface: Some(name.clone()) })
+    });
+    ipv4.or_else(|| {
+        let remote = theirs.watch_ipv6?;
+        let (name, local) = candidates.find_map(|(name, ours)| Some((name, ours.watch_ipv6?)))?;
+        let interface = Some(name.clone());
+        (local != remote).then_some(Path { remote: remote.into(), local: local.into(), interface })
+    })
+}
+
+/// At which addresses an interface of another node may be heard, and where.
+fn neighbors<'a>(own: &'a Links, theirs: &'a Carries) -> impl Iterator<Item = Neighbor> + 'a {
+    own.iter().flat_map(|(name, ours)| {
+        let ipv4 = in_one_subnet(ours, theirs).map(|(_, remote)| IpAddr::from(remote));
+        let ipv6 = theirs.watch_ipv6.filter(|_| ours.watch_ipv6.is_some()).map(IpAddr::from);
+        let remotes = ipv4.into_iter().chain(ipv6);
+        remotes.map(|remote| Neighbor { remote, interface: name.clone() })
+    })
+}
+
+/// The addresses of two interfaces, ours first, if each finds the other on its link.
+fn in_one_subnet(ours: &Carries, theirs: &Carries) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let ((local, length), (remote, their_length)) = (ours.watch_ipv4?, theirs.watch_ipv4?);
+    // The shorter prefix finds whom the longer one does.
+    let mask = u32::MAX.checked_shl(32 - u32::from(length.max(their_length).min(32))).unwrap_or_default();
+    let is_neighbor = (local.to_bits() ^ remote.to_bits()) & mask == 0 && local != remote;
+    is_neighbor.then_some((local, remote))
+}

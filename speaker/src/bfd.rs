@@ -1,0 +1,361 @@
+//! BFD on a thread of its own, so that nothing else this process does makes it late. What the sessions say and when is
+//! decided in `ferrogate_core::speaker::bfd`.
+//!
+//! ```text
+//!            commands                        ┌─► sockets of sessions: packets out
+//!  Bfd ──────────────────► thread: Sessions ─┤
+//!   ▲                          ▲             └─► metrics
+//!   └───────── reports ────────┴──── UDP 3784 and 4784: packets in
+//! ```
+//!
+//! The thread waits in `ppoll` until a packet, a command or the deadline of a session comes, and takes every packet that
+//! has arrived before it looks at a deadline.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::mpsc as std_mpsc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use ferrogate_core::speaker::bfd::{
+    Change, Discard, Sessions, Status,
+    sessions::{Action, Event, Path, Wanted},
+};
+use ferrogate_wire::bfd::State;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, trace, warn};
+
+use self::socket::{Receiver, Sender};
+use crate::{
+    metrics::{BfdMetrics, Metrics},
+    realtime,
+};
+
+mod socket;
+
+/// Packets taken from one socket before deadlines are looked at: more than one holds by default, so that everything that had
+/// arrived by a deadline is taken before it.
+const BATCH: usize = 1024;
+
+/// When sockets that could not be opened are tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
+
+/// What there is to tell of sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A session has come up, or is up no more.
+    Changed {
+        /// Which.
+        path: Path,
+        /// How.
+        change: Change,
+        /// When the thread saw it.
+        at: Instant,
+    },
+    /// A session has flapped, and stays down until then.
+    Held {
+        /// Which.
+        path: Path,
+        /// For how long.
+        time: Duration,
+    },
+    /// A session that is wanted cannot be: there are too many.
+    Refused {
+        /// Which.
+        path: Path,
+    },
+}
+
+/// How the thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Like any other.
+    Usual,
+    /// Before all that has none (`SCHED_FIFO`), if the kernel permits it.
+    RealTime,
+}
+
+/// The sessions of this process. When it is dropped every neighbour is told that its session is switched off, and the
+/// thread is gone.
+#[derive(Debug)]
+pub struct Bfd {
+    /// Taken by the thread as soon as it is woken.
+    commands: std_mpsc::Sender<Command>,
+    bell: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Want(Wanted),
+    Tell(oneshot::Sender<Vec<(Path, Status)>>),
+    Stop,
+}
+
+impl Bfd {
+    /// Starts the thread, with no session yet. It stays in the network namespace of the caller.
+    ///
+    /// Reports that do not fit are lost: only what begins or ends being up is told, which damping keeps rare.
+    ///
+    /// # Errors
+    /// When the kernel has no thread or descriptor left.
+    pub fn start(reports: mpsc::Sender<Report>, metrics: &Metrics, priority: Priority) -> io::Result<Self> {
+        let (commands, commanded) = std_mpsc::channel();
+        let (bell, rung) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
+        let runner = Runner {
+            sessions: Sessions::new(rand::random()),
+            commanded,
+            rung,
+            reports,
+            metrics: metrics.bfd(),
+            receivers: BTreeMap::new(),
+            needed: BTreeSet::new(),
+            open_at: None,
+            senders: BTreeMap::new(),
+            is_stopping: false,
+        };
+        let thread = thread::Builder::new().name("bfd".to_owned()).spawn(move || {
+            if priority == Priority::RealTime {
+                match realtime::claim() {
+                    Ok(()) => info!("BFD runs with real-time priority"),
+                    Err(error) => warn!(
+                        %error,
+                        "BFD runs without real-time priority and may raise false alarms on a busy machine; give this \
+                         process CAP_SYS_NICE"
+                    ),
+                }
+            }
+            runner.run();
+        })?;
+        Ok(Self { commands, bell, thread: Some(thread) })
+    }
+
+    /// Has exactly these sessions from now on.
+    pub fn want(&self, wanted: Wanted) {
+        self.command(Command::Want(wanted));
+    }
+
+    /// How every session stands.
+    pub async fn statuses(&self) -> Vec<(Path, Status)> {
+        let (sender, statuses) = oneshot::channel();
+        self.command(Command::Tell(sender));
+        statuses.await.unwrap_or_default()
+    }
+
+    fn command(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            // A bell that takes no more has been rung already.
+            let _ = (&self.bell).write(&[0]);
+        }
+    }
+}
+
+impl Drop for Bfd {
+    fn drop(&mut self) {
+        self.command(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic of it has been told where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread.
+struct Runner {
+    sessions: Sessions,
+    commanded: std_mpsc::Receiver<Command>,
+    rung: UnixStream,
+    reports: mpsc::Sender<Report>,
+    metrics: BfdMetrics,
+    receivers: BTreeMap<socket::Port, Receiver>,
+    /// What is to be listened at.
+    needed: BTreeSet<socket::Port>,
+    /// When those that are missing are opened again.
+    open_at: Option<Instant>,
+    senders: BTreeMap<Path, Sender>,
+    is_stopping: bool,
+}
+
+/// What there is to do.
+struct Ready {
+    has_commands: bool,
+    has_packets: bool,
+}
+
+impl Runner {
+    fn run(mut self) {
+        while !self.is_stopping {
+            let ready = self.wait();
+            let is_due = self.sessions.deadline().is_some_and(|deadline| deadline <= Instant::now());
+            if ready.has_packets || is_due {
+                self.receive();
+            }
+            if ready.has_commands {
+                self.obey();
+            }
+            let now = Instant::now();
+            if self.open_at.is_some_and(|open_at| open_at <= now) {
+                self.listen(now);
+            }
+            if is_due {
+                self.step(now, Event::Tick);
+            }
+        }
+    }
+
+    /// Waits for whatever is next.
+    fn wait(&self) -> Ready {
+        let deadline = [self.sessions.deadline(), self.open_at].into_iter().flatten().min();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).into());
+        let sockets = self.receivers.values().map(|receiver| receiver.as_fd());
+        let all = [self.rung.as_fd()].into_iter().chain(sockets);
+        let mut all: Vec<PollFd> = all.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
+        match ppoll(&mut all, timeout, None) {
+            Ok(_) => {
+                let mut ready = all.iter().map(|socket| socket.any().unwrap_or(true));
+                Ready { has_commands: ready.next().unwrap_or(true), has_packets: ready.any(|is_ready| is_ready) }
+            }
+            // A signal, or memory is short: whatever may have come is looked at.
+            Err(_) => Ready { has_commands: true, has_packets: true },
+        }
+    }
+
+    fn receive(&mut self) {
+        let mut arrivals = Vec::new();
+        for receiver in self.receivers.values_mut() {
+            for _ in 0..BATCH {
+                match receiver.next() {
+                    Ok(Some(arrival)) => arrivals.push(arrival),
+                    Ok(None) => break,
+                    Err(error) => {
+                        trace!(%error, "BFD socket interrupted");
+                        break;
+                    }
+                }
+            }
+        }
+        let now = Instant::now();
+        for (arrival, packet) in arrivals {
+            self.metrics.received.inc();
+            self.step(now, Event::Received { arrival, packet });
+        }
+    }
+
+    fn obey(&mut self) {
+        while matches!((&self.rung).read(&mut [0; 64]), Ok(64)) {}
+        let mut wanted = None;
+        loop {
+            match self.commanded.try_recv() {
+                Ok(Command::Want(newest)) => wanted = Some(newest),
+                Ok(Command::Tell(listener)) => {
+                    let statuses = self.sessions.statuses().map(|(path, status)| (path.clone(), status));
+                    let _ = listener.send(statuses.collect());
+                }
+                Ok(Command::Stop) | Err(std_mpsc::TryRecvError::Disconnected) => {
+                    self.is_stopping = true;
+                    self.step(Instant::now(), Event::Shutdown);
+                    return;
+                }
+                Err(std_mpsc::TryRecvError::Empty) => break,
+            }
+        }
+        if let Some(wanted) = wanted {
+            let now = Instant::now();
+            self.receivers.values_mut().for_each(Receiver::forget_names);
+            self.needed = socket::ports(&wanted);
+            self.listen(now);
+            self.step(now, Event::Want(wanted));
+        }
+    }
+
+    /// Opens the sockets that are needed and not there, before any session speaks.
+    fn listen(&mut self, now: Instant) {
+        self.open_at = None;
+        for port in &self.needed {
+            if self.receivers.contains_key(port) {
+                continue;
+            }
+            match Receiver::open(*port) {
+                Ok(receiver) => drop(self.receivers.insert(*port, receiver)),
+                Err(error) => {
+                    warn!(
+                        port = port.number(), %error,
+                        "cannot listen for BFD, and next in line learns by gossip alone that an owner is lost; if another \
+                         program has the UDP port, end it or choose --bfd-profile off"
+                    );
+                    self.open_at = Some(now + OPEN_AGAIN);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, now: Instant, event: Event) {
+        let mut is_different = false;
+        for action in self.sessions.step(now, event) {
+            match action {
+                Action::Opened { .. } => is_different = true,
+                Action::Closed { path } => {
+                    is_different = true;
+                    self.senders.remove(&path);
+                }
+                Action::Send { path, packet } => self.send(path, &packet.encode()),
+                Action::Changed { path, change } => {
+                    is_different = true;
+                    self.metrics.changed(change.to);
+                    if change.from == State::Up || change.to == State::Up {
+                        self.report(Report::Changed { path, change, at: now });
+                    }
+                }
+                Action::Held { path, until } => {
+                    self.report(Report::Held { path, time: until.saturating_duration_since(now) });
+                }
+                Action::Discarded { path, reason } => self.discard(&path, reason),
+                Action::Refused { path } => self.report(Report::Refused { path }),
+                Action::Finished => {}
+            }
+        }
+        if is_different {
+            self.metrics.sessions(self.sessions.statuses().map(|(_, status)| status.state));
+        }
+    }
+
+    fn send(&mut self, path: Path, packet: &[u8]) {
+        let sent = match self.senders.get(&path) {
+            Some(sender) => sender.send(packet),
+            None => {
+                let taken: BTreeSet<u16> = self.senders.values().map(Sender::port).collect();
+                Sender::open(&path, &taken).and_then(|sender| {
+                    let sent = sender.send(packet);
+                    self.senders.insert(path.clone(), sender);
+                    sent
+                })
+            }
+        };
+        match sent {
+            Ok(()) => drop(self.metrics.sent.inc()),
+            Err(error) => {
+                self.metrics.unsent.inc();
+                debug!(peer = %path.remote, %error, "BFD packet not sent");
+                // The interface is another one by now, or gone.
+                if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::EINVAL)) {
+                    self.senders.remove(&path);
+                }
+            }
+        }
+    }
+
+    fn discard(&self, path: &Path, reason: Discard) {
+        self.metrics.discarded(reason);
+        trace!(peer = %path.remote, ?reason, "BFD packet discarded");
+    }
+
+    fn report(&self, report: Report) {
+        let _ = self.reports.try_send(report);
+    }
+}

@@ -1,0 +1,23 @@
+//! Real-time priority for one thread.
+//!
+//! `unsafe` is needed here because no safe wrapper knows `sched_setscheduler`.
+#![allow(unsafe_code)]
+
+use std::io;
+
+/// The lowest of the real-time priorities: before everything that has none, and behind everything that has another.
+const PRIORITY: libc::c_int = 1;
+
+/// Gives the calling thread real-time priority (`SCHED_FIFO`). What it starts does not inherit it.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_SYS_NICE or a limit (`RLIMIT_RTPRIO`) that allows it.
+pub(crate) fn claim() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: PRIORITY };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the kernel reads one `sched_param`, which lives until the call returns; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
