@@ -19,11 +19,12 @@ fn runs() -> u32 {
 }
 
 /// Events of layer 2 that are over soon.
-const QUICK: [&str; 5] = ["link-cut", "speaker-kill", "drain", "move", "partition-heal"];
+const QUICK: [&str; 6] = ["link-cut", "carrier-up-cut", "speaker-kill", "drain", "move", "partition-heal"];
 
 /// Those that are measured when the lab is run often.
-const ALL: [&str; 8] = [
+const ALL: [&str; 9] = [
     "link-cut",
+    "carrier-up-cut",
     "speaker-kill",
     "speaker-freeze",
     "drain",

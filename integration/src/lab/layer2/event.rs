@@ -63,7 +63,7 @@ impl Profile {
     pub fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Default => &[],
-            Self::Fast => &["--gossip-interval", "10ms"],
+            Self::Fast => &["--bfd-profile", "fast"],
         }
     }
 }
