@@ -745,7 +745,10 @@ impl Speaker {
                 // What has changed about others matters only where they own or could.
                 Some(mut others) if is_carrying_less || !others.contains(own) => {
                     others.remove(own);
-                    let upset = |outcome: &Outcome| others.iter().any(|node| fresh.upsets(node, outcome.lead.as_ref()));
+                    let upset = |outcome: &Outcome| {
+                        let lead = outcome.lead.as_ref();
+                        ground.as_ref().is_none_or(|old| others.iter().any(|node| fresh.upsets(old, node, lead)))
+                    };
                     let upset = self.outcomes.iter().filter(|(_, outcome)| upset(outcome));
                     doubt.services.extend(upset.map(|(service, _)| service.clone()));
                 }
@@ -848,7 +851,10 @@ impl Speaker {
             && outcomes.iter().any(|outcome| {
                 matches!(
                     &outcome.result,
-                    Err(Silence::NotElected { .. } | Silence::SpeakerLeaving | Silence::NodeExcluded)
+                    Err(Silence::NotElected { .. }
+                        | Silence::NotInSubnet { .. }
+                        | Silence::SpeakerLeaving
+                        | Silence::NodeExcluded)
                 )
             });
         if self.owned.remove(&address).is_some() {

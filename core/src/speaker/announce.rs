@@ -19,7 +19,7 @@ use ferrogate_wire::ethernet::Mac;
 
 use crate::{
     model::{
-        Family, InterfaceName, NodeName, PoolName, ServiceKey,
+        Family, InterfaceName, NodeName, PoolName, Prefix, ServiceKey,
         advertisement::L2Advertisement,
         node::EXCLUDE_LABEL,
         service::{Endpoint, Service, TrafficPolicy},
@@ -79,6 +79,11 @@ pub enum Silence {
         /// The interfaces that the advertisements allow; empty means any.
         allowed: BTreeSet<InterfaceName>,
     },
+    /// No interface of the node has an address in the subnet of an address, and another node's has.
+    NotInSubnet {
+        /// The address.
+        address: IpAddr,
+    },
     /// Another node comes first.
     NotElected {
         /// That node.
@@ -106,6 +111,7 @@ impl Silence {
             Self::NoLocalEndpoint => "NoLocalEndpoint",
             Self::HealthCheckFails { .. } => "HealthCheckFails",
             Self::NoUsableInterface { .. } => "NoUsableInterface",
+            Self::NotInSubnet { .. } => "NotInSubnet",
             Self::NotElected { .. } => "NotElected",
         }
     }
@@ -138,6 +144,9 @@ impl fmt::Display for Silence {
             Self::NoUsableInterface { allowed } => {
                 f.write_str("none of the interfaces of the L2Advertisement is usable on the node:")?;
                 allowed.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Self::NotInSubnet { address } => {
+                write!(f, "no interface of the node has an address in the subnet of {address}, and another node's has")
             }
             Self::NotElected { owner } => write!(f, "node {owner} announces it"),
         }
@@ -183,7 +192,7 @@ pub enum Liveness {
 pub type Links = BTreeMap<InterfaceName, Carries>;
 
 /// Which families an interface can be announced on, and where it is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carries {
     /// ARP works there.
     pub ipv4: bool,
@@ -195,15 +204,22 @@ pub struct Carries {
     pub watch_ipv4: Option<(Ipv4Addr, u8)>,
     /// A link-local address of its own, at which a neighbour can watch it.
     pub watch_ipv6: Option<Ipv6Addr>,
+    /// The subnets of its addresses, but for link-local ones; `None` where they are not known, which counts as all.
+    pub subnets: Option<BTreeSet<Prefix>>,
 }
 
 impl Carries {
     /// Whether this family is among them.
-    pub fn family(self, family: Family) -> bool {
+    pub fn family(&self, family: Family) -> bool {
         match family {
             Family::V4 => self.ipv4,
             Family::V6 => self.ipv6,
         }
+    }
+
+    /// Whether an address is in one of its subnets.
+    fn is_at_home(&self, address: IpAddr) -> bool {
+        self.subnets.as_ref().is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(address)))
     }
 }
 
@@ -433,10 +449,18 @@ impl Ground {
         same.then_some(ports)
     }
 
-    /// Whether an election has to be held again now that this node is another than it was.
-    pub(crate) fn upsets(&self, node: &NodeName, lead: Option<&Lead>) -> bool {
+    /// Whether an election has to be held again now that this node is another than it was before.
+    pub(crate) fn upsets(&self, before: &Self, node: &NodeName, lead: Option<&Lead>) -> bool {
         let Some(lead) = lead else { return true };
         if lead.rank.node == *node {
+            return true;
+        }
+        // It is in their subnets or was, which decides what everybody else can serve.
+        let settles_homes = |ground: &Self| {
+            let footing = ground.nodes.get(node);
+            lead.away.iter().any(|address| footing.is_some_and(|footing| footing.is_at_home(*address)))
+        };
+        if settles_homes(self) || settles_homes(before) {
             return true;
         }
         let is_out = self.nodes.get(node).is_none_or(|footing| footing.silence.is_some());
@@ -485,7 +509,49 @@ impl Ground {
 
     /// The contest between all nodes for one address set.
     pub(crate) fn contest<'a>(&'a self, services: impl Iterator<Item = &'a Arc<Service>>) -> Contest<'a> {
-        Contest { ground: self, offers: services.map(|service| (&service.key, self.offer(service))).collect() }
+        let offers: Vec<_> = services.map(|service| (&service.key, self.offer(service))).collect();
+        let homes = self.homes(offers.iter().filter_map(|(_, offer)| offer.as_ref().ok()));
+        Contest { ground: self, offers, homes }
+    }
+
+    /// The addresses that some node could serve in their own subnet.
+    fn homes<'a>(&self, offers: impl Iterator<Item = &'a Offer<'a>>) -> BTreeSet<IpAddr> {
+        let mut homes = BTreeSet::new();
+        for offer in offers {
+            let mut away: Vec<IpAddr> =
+                offer.addresses.iter().copied().filter(|address| !homes.contains(address)).collect();
+            for (node, footing) in &self.nodes {
+                if away.is_empty() {
+                    break;
+                }
+                // Whoever yields to the others must not stand in their way.
+                if !footing.yields && offer.is_served_by(node, footing).is_ok() {
+                    let allowed = offer.allowed_on(node);
+                    homes.extend(away.extract_if(.., |address| footing.is_home(&allowed, *address)));
+                }
+            }
+        }
+        homes
+    }
+}
+
+impl Footing {
+    /// Whether it can announce this address at all, on one of the interfaces allowed; none listed means any.
+    fn carries(&self, allowed: &BTreeSet<InterfaceName>, address: IpAddr) -> bool {
+        self.links.as_ref().is_none_or(|links| carriers(links, allowed, address).next().is_some())
+    }
+
+    /// Whether it can announce this address in the address's own subnet.
+    fn is_home(&self, allowed: &BTreeSet<InterfaceName>, address: IpAddr) -> bool {
+        self.links.as_ref().is_none_or(|links| {
+            let is_home = |name: &InterfaceName| links.get(name).is_some_and(|carries| carries.is_at_home(address));
+            carriers(links, allowed, address).any(is_home)
+        })
+    }
+
+    /// Whether any interface it has is in the subnet of this address.
+    fn is_at_home(&self, address: IpAddr) -> bool {
+        self.links.as_ref().is_none_or(|links| links.values().any(|carries| carries.is_at_home(address)))
     }
 }
 
@@ -542,12 +608,11 @@ impl Offer<'_> {
         allowed
     }
 
-    fn claim(&self, node: &NodeName, footing: &Footing) -> Result<Claim, Silence> {
-        let mut preferences = self.reaches.iter().filter_map(|reach| reach.nodes.get(node)).peekable();
-        if preferences.peek().is_none() {
+    /// Whether a node may and can do what the Service needs, wherever its interfaces are.
+    fn is_served_by(&self, node: &NodeName, footing: &Footing) -> Result<(), Silence> {
+        if !self.reaches.iter().any(|reach| reach.nodes.contains_key(node)) {
             return Err(Silence::NoAdvertisementSelectsThisNode);
         }
-        let preference = preferences.sum();
         if let Some(silence) = &footing.silence {
             return Err(silence.clone());
         }
@@ -560,18 +625,24 @@ impl Offer<'_> {
         if let Some(port) = self.health_check.filter(|port| footing.refusals.contains(*port)) {
             return Err(Silence::HealthCheckFails { port });
         }
-        let serves = match &footing.links {
-            None => self.addresses.len(),
-            Some(links) => {
-                let allowed = self.allowed_on(node);
-                let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
-                match self.addresses.iter().filter(is_carried).count() {
-                    0 => return Err(Silence::NoUsableInterface { allowed }),
-                    carried => carried,
-                }
+        Ok(())
+    }
+
+    /// What a node can do for the Service, where these addresses are served in their own subnets by those who are there.
+    fn claim(&self, node: &NodeName, footing: &Footing, homes: &BTreeSet<IpAddr>) -> Result<Claim, Silence> {
+        self.is_served_by(node, footing)?;
+        let allowed = self.allowed_on(node);
+        let carried = self.addresses.iter().copied().filter(|address| footing.carries(&allowed, *address));
+        let carried: Vec<IpAddr> = carried.collect();
+        let Some(&first) = carried.first() else { return Err(Silence::NoUsableInterface { allowed }) };
+        let serves = |address: &&IpAddr| !homes.contains(*address) || footing.is_home(&allowed, **address);
+        match carried.iter().filter(serves).count() {
+            0 => Err(Silence::NotInSubnet { address: first }),
+            serves => {
+                let preference = self.reaches.iter().filter_map(|reach| reach.nodes.get(node)).sum();
+                Ok(Claim { yields: footing.yields, serves, preference })
             }
-        };
-        Ok(Claim { yields: footing.yields, serves, preference })
+        }
     }
 }
 
@@ -592,6 +663,8 @@ fn carriers<'a>(
 pub(crate) struct Contest<'a> {
     ground: &'a Ground,
     offers: Vec<(&'a ServiceKey, Result<Offer<'a>, Silence>)>,
+    /// Addresses that nodes outside of their subnets do not serve.
+    homes: BTreeSet<IpAddr>,
 }
 
 /// The one in front of a contest, who owns the set.
@@ -602,6 +675,8 @@ pub(crate) struct Lead {
     elected_by: Arc<str>,
     /// Only a smaller hash could beat it: nobody can serve more, or be preferred more.
     is_best_possible: bool,
+    /// Addresses that it does not serve in their own subnet, so that it matters who does.
+    away: Vec<IpAddr>,
 }
 
 /// How a contest ended, as one node sees it.
@@ -626,7 +701,7 @@ impl Contest<'_> {
         let mut total = Claim::default();
         let mut silence = None;
         for offer in self.offers() {
-            match offer.claim(node, footing) {
+            match offer.claim(node, footing, &self.homes) {
                 Ok(claim) => {
                     total.yields = claim.yields;
                     total.serves += claim.serves;
@@ -650,7 +725,14 @@ impl Contest<'_> {
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
         let is_best_possible = most == (Reverse(false), everything, highest);
-        Some(Lead { rank, elected_by, is_best_possible })
+        let footing = self.ground.nodes.get(&rank.node)?;
+        let away = self.offers().flat_map(|offer| {
+            let allowed = offer.allowed_on(&rank.node);
+            let addresses = offer.addresses.iter().copied();
+            addresses.filter(move |address| footing.yields || !footing.is_home(&allowed, *address))
+        });
+        let away = away.collect();
+        Some(Lead { rank, elected_by, is_best_possible, away })
     }
 
     /// Who owns the set, and what that means for each Service on this node, whose interfaces are `links`.
@@ -660,9 +742,15 @@ impl Contest<'_> {
         let outcome = |offer: &Result<Offer<'_>, Silence>| {
             let offer = offer.as_ref().map_err(Silence::clone)?;
             let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
-            offer.claim(node, footing)?;
+            let claim = offer.claim(node, footing, &self.homes);
             if let Some(owner) = owner.filter(|owner| *owner != node) {
+                claim?;
                 return Err(Silence::NotElected { owner: owner.clone() });
+            }
+            match claim {
+                // What the owner of the set does not announce, nobody does.
+                Ok(_) | Err(Silence::NotInSubnet { .. }) => {}
+                Err(silence) => return Err(silence),
             }
             let allowed = offer.allowed_on(node);
             let addresses = offer.addresses.iter();

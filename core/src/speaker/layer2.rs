@@ -20,11 +20,12 @@ use std::{
 use ferrogate_wire::{
     arp::{Arp, Operation},
     ethernet::Mac,
+    gossip::MAX_SUBNETS,
     ndp::{Advertisement, Ndp, Solicitation, solicited_node},
 };
 
 use crate::{
-    model::InterfaceName,
+    model::{InterfaceName, Prefix},
     speaker::{
         Action, Announcements, Config, Frame, Interface,
         announce::{Carries, Links},
@@ -66,11 +67,24 @@ pub(super) fn usable(
             _ => None,
         });
         let (ipv4, ipv6) = (interface.broadcast, watch_ipv6.is_some());
-        let carries = Carries { ipv4, ipv6, mac: interface.mac, watch_ipv4, watch_ipv6 };
+        let subnets = subnets(&interface.addresses);
+        let carries = Carries { ipv4, ipv6, mac: interface.mac, watch_ipv4, watch_ipv6, subnets };
         let port = Port { index: interface.index, mac: interface.mac?, carries };
-        (carries.ipv4 || carries.ipv6).then(|| (name.clone(), port))
+        (ipv4 || ipv6).then(|| (name.clone(), port))
     };
     interfaces.iter().filter_map(port).collect()
+}
+
+/// The subnets of an interface; `None` where there are more than others can be told, so that all go by the same.
+/// Link-local prefixes are on every link, and a prefix of full length is an address, no subnet.
+fn subnets(addresses: &[Prefix]) -> Option<BTreeSet<Prefix>> {
+    let is_subnet = |prefix: &&Prefix| match prefix {
+        Prefix::V4(prefix) => prefix.prefix() < 32,
+        Prefix::V6(prefix) => prefix.prefix() < 128 && !prefix.ip().is_unicast_link_local(),
+    };
+    let subnet = |prefix: &Prefix| Prefix::new(prefix.network(), prefix.prefix()).ok();
+    let subnets: BTreeSet<Prefix> = addresses.iter().filter(is_subnet).filter_map(subnet).collect();
+    Some(subnets).filter(|subnets| subnets.len() <= MAX_SUBNETS)
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters.
@@ -196,7 +210,7 @@ impl Layer2 {
 
     /// The usable interfaces, as elections see them.
     pub(super) fn links(&self) -> Links {
-        self.ports.iter().map(|(name, port)| (name.clone(), port.carries)).collect()
+        self.ports.iter().map(|(name, port)| (name.clone(), port.carries.clone())).collect()
     }
 
     /// Answers for an address on these interfaces from now on, and announces it wherever it was not before.

@@ -30,7 +30,7 @@ use self::{
     swim::{Identity, Swim},
 };
 use crate::{
-    model::{InterfaceName, NodeName, node::Node},
+    model::{InterfaceName, NodeName, Prefix, node::Node},
     speaker::{
         Config, Disbelieved, Verdict,
         announce::{Carries, Links, Liveness, Standing, Standings},
@@ -714,7 +714,7 @@ impl Membership {
     pub(super) fn usable_links(&self, own: &Own) -> Links {
         let is_dead = |name: &InterfaceName| self.dead_links.get(name).is_some_and(|(_, is_settled)| *is_settled);
         let links = own.links.iter().take(MAX_LINKS).filter(|(name, _)| !is_dead(name));
-        links.map(|(name, carries)| (name.clone(), *carries)).collect()
+        links.map(|(name, carries)| (name.clone(), carries.clone())).collect()
     }
 
     /// What is known about every node, this one included.
@@ -757,7 +757,7 @@ impl Member {
     fn standing(&self) -> Standing {
         let links = self.links.as_ref().map(|links| {
             let usable = links.iter().filter(|(name, _)| !self.dead_links.contains(*name));
-            usable.map(|(name, carries)| (name.clone(), *carries)).collect()
+            usable.map(|(name, carries)| (name.clone(), carries.clone())).collect()
         });
         Standing {
             liveness: match &self.word {
@@ -794,13 +794,17 @@ impl Watch {
 impl From<&Link> for Carries {
     fn from(link: &Link) -> Self {
         let Link { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, .. } = *link;
-        Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6 }
+        let subnet = |&(address, length): &(IpAddr, u8)| Prefix::new(address, length).ok();
+        let subnets = link.subnets.as_ref().map(|subnets| subnets.iter().filter_map(subnet).collect());
+        Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, subnets }
     }
 }
 
 impl Carries {
     fn link(&self, name: &InterfaceName) -> Link {
-        let Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6 } = *self;
-        Link { name: name.to_string(), ipv4, ipv6, mac, watch_ipv4, watch_ipv6 }
+        let Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, .. } = *self;
+        let subnets = self.subnets.as_ref();
+        let subnets = subnets.map(|subnets| subnets.iter().map(|one| (one.ip(), one.prefix())).collect());
+        Link { name: name.to_string(), ipv4, ipv6, mac, watch_ipv4, watch_ipv6, subnets }
     }
 }

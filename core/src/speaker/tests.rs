@@ -42,6 +42,7 @@ mod health;
 mod link;
 mod liveness;
 mod settlement;
+mod subnets;
 
 const MS: Duration = Duration::from_millis(1);
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -226,16 +227,19 @@ fn interface(number: u8) -> Interface {
         no_arp: false,
         loopback: false,
         enslaved: false,
-        addresses: vec!["fe80::1/64".parse().unwrap()],
+        addresses: [&["fe80::1/64"], HOMES].concat().into_iter().map(|prefix| prefix.parse().unwrap()).collect(),
     }
 }
+
+/// Addresses of an interface in the subnet of each range that Services have addresses of.
+const HOMES: &[&str] = &["192.0.2.251/24", "203.0.112.251/20", "2001:db8::fb/64"];
 
 /// `eth1` to `ethN`; `eth1` has the address of node `k1`.
 fn interfaces(count: u8) -> BTreeMap<InterfaceName, Interface> {
     let mut interfaces: BTreeMap<InterfaceName, Interface> =
         (1..=count).map(|number| (format!("eth{number}").as_str().into(), interface(number))).collect();
     if let Some(first) = interfaces.get_mut("eth1") {
-        first.addresses.push("198.51.100.11/24".parse().unwrap());
+        first.addresses.insert(0, "198.51.100.11/24".parse().unwrap());
     }
     interfaces
 }

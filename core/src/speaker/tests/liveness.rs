@@ -102,6 +102,12 @@ fn a_word_goes_to_every_address_of_every_other_node_at_each_interval() {
         mac: Some(mac(1)),
         watch_ipv4: Some((v4("198.51.100.11"), 24)),
         watch_ipv6: Some(v6("fe80::1")),
+        subnets: Some(vec![
+            (ip("192.0.2.0"), 24),
+            (ip("198.51.100.0"), 24),
+            (ip("203.0.112.0"), 20),
+            (ip("2001:db8::"), 64),
+        ]),
         ..wire_link("eth1")
     };
     let expected = Word { node: "k1".to_owned(), life: 1, version: 1, links: vec![link], ..Word::default() };
