@@ -90,6 +90,26 @@ mod tests {
         assert!(shares.values().all(|share| (880..1120).contains(share)), "{shares:?}");
     }
 
+    /// The hash is MetalLB's, so its spread is what it is: how even it is shows over many clusters.
+    #[test]
+    fn of_a_thousand_addresses_on_ten_nodes_none_has_more_than_a_quarter_above_the_mean_in_most_clusters() {
+        let busiest = |cluster: u32| -> usize {
+            let nodes: Vec<NodeName> =
+                (0..10).map(|number| format!("c{cluster}-worker-{number}").as_str().into()).collect();
+            let mut shares: BTreeMap<&NodeName, usize> = BTreeMap::new();
+            for number in 0..1000_u32 {
+                let address = IpAddr::from((0xc000_0200 + number).to_be_bytes());
+                *shares.entry(nodes.iter().min_by_key(|node| hash(node, address)).unwrap()).or_default() += 1;
+            }
+            shares.into_values().max().unwrap()
+        };
+
+        let mut busiest: Vec<usize> = (0..100).map(busiest).collect();
+        busiest.sort_unstable();
+
+        assert!(busiest[50] <= 125, "{busiest:?}");
+    }
+
     proptest! {
         #[test]
         fn more_service_beats_preference_and_preference_beats_the_hash(a: (u8, u8, [u8; 32]), b: (u8, u8, [u8; 32])) {
