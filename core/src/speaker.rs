@@ -15,7 +15,7 @@ use ferrogate_wire::{
     arp::Arp,
     ethernet::Mac,
     gossip::Datagram,
-    ndp::{Advertisement, Ndp},
+    ndp::{Advertisement, Ndp, Solicitation},
 };
 
 use imbl::ordmap::DiffItem;
@@ -24,9 +24,9 @@ use crate::{
     model::{InterfaceName, NodeName, ObjectRef, Prefix, ServiceKey},
     snapshot::Snapshot,
     speaker::{
-        announce::{Announcement, Ground, Lead, Policy, Sharing, Silence, Standings},
+        announce::{Announcement, Ground, Lead, Liveness, Policy, Sharing, Silence, Standings},
         health::{HealthChecks, News},
-        layer2::Layer2,
+        layer2::{Layer2, Seen},
         membership::{Heard, Membership, Own, Taken},
     },
     write::{self, L2Status, Severity, Write},
@@ -311,6 +311,8 @@ pub enum Frame {
     Arp(Arp),
     /// A neighbour advertisement, for IPv6.
     Advertisement(Advertisement),
+    /// A neighbour solicitation, for IPv6.
+    Solicitation(Solicitation),
 }
 
 /// A network interface of this node.
@@ -383,6 +385,17 @@ pub enum Report {
         interface: InterfaceName,
         /// Who claims it.
         mac: Mac,
+    },
+    /// Another speaker announces an address that this node owns, and knows no better. One of the two leaves it.
+    Rival {
+        /// Which.
+        address: IpAddr,
+        /// Where it was seen.
+        interface: InterfaceName,
+        /// The other node.
+        node: NodeName,
+        /// Whether this node leaves it to the other.
+        yields: bool,
     },
 }
 
@@ -462,7 +475,10 @@ struct Outcome {
 
 impl Outcome {
     fn owner(&self) -> Option<&NodeName> {
-        self.lead.as_ref().map(|lead| &lead.rank.node)
+        match &self.result {
+            Err(Silence::NotElected { owner }) => Some(owner),
+            _ => self.lead.as_ref().map(|lead| &lead.rank.node),
+        }
     }
 }
 
@@ -559,12 +575,13 @@ impl Speaker {
             self.take_health(now, news, &mut doubt, &mut actions);
         }
         if doubt.ground {
+            self.layer2.peers(self.membership.macs());
             self.tell_membership(&mut actions);
         }
         self.review(now, doubt, &mut actions);
-        for conflict in self.layer2.tick(now, &mut actions) {
-            self.complain(conflict, &mut actions);
-        }
+        let seen = self.layer2.tick(now, &mut actions);
+        let doubt = self.take_seen(now, seen, &mut actions);
+        self.review(now, doubt, &mut actions);
         self.release_due(now, &mut actions);
         if self.interfaces.is_some() {
             let datagrams = self.membership.datagrams(now, &self.own).into_iter();
@@ -724,7 +741,56 @@ impl Speaker {
         doubt.ground |= taken.changed;
         if taken.yielded {
             self.layer2.remind(now);
+            // It knows better now, and may have left what was ceded to it.
+            let ceded: Vec<IpAddr> = self.layer2.ceded().collect();
+            for address in ceded {
+                self.layer2.take_back(address);
+                doubt.services.extend(self.sharing.of(address).cloned());
+            }
         }
+    }
+
+    /// Follows what is seen on the link.
+    fn take_seen(&mut self, now: Instant, seen: Vec<Seen>, actions: &mut Vec<Action>) -> Doubt {
+        let mut doubt = Doubt::default();
+        let mut grounds = BTreeMap::new();
+        for seen in seen {
+            match seen {
+                Seen::Conflict { address, interface, mac } => self.complain(address, interface, mac, actions),
+                Seen::Rival { address, interface, node } => {
+                    let yields = self.comes_second(address, &node, &mut grounds);
+                    if yields {
+                        self.layer2.cede(now, address, node.clone(), actions);
+                        doubt.services.extend(self.sharing.of(address).cloned());
+                    } else {
+                        self.layer2.defend(now, address, actions);
+                    }
+                    actions.push(Action::Report(Report::Rival { address, interface, node, yields }));
+                }
+                Seen::Free { address } => doubt.services.extend(self.sharing.of(address).cloned()),
+            }
+        }
+        doubt
+    }
+
+    /// Whether another speaker that owns an address as well comes before this one. Both come to the same answer: where
+    /// neither hears the other, their facts are the same but for that; where they do, these are what they differ in, and
+    /// only the names are left to go by.
+    fn comes_second(&self, address: IpAddr, rival: &NodeName, grounds: &mut BTreeMap<NodeName, Ground>) -> bool {
+        let own = &self.config.node;
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.membership.is_lost(rival)) else {
+            return elect::hash(rival, address) < elect::hash(own, address);
+        };
+        let ground = grounds.entry(rival.clone()).or_insert_with(|| {
+            let mut standings = self.standings();
+            if let Some(standing) = standings.get_mut(rival) {
+                standing.liveness = Liveness::Alive;
+            }
+            Ground::new(snapshot, self.config.policy(), &standings)
+        });
+        let Some(service) = self.sharing.of(address).next() else { return false };
+        let set = self.sharing.set_of(snapshot, service);
+        ground.contest(set.iter().filter_map(|key| snapshot.services.get(key))).is_ahead(rival, own)
     }
 
     /// Decides again whatever is in doubt, and does what follows from it.
@@ -772,8 +838,13 @@ impl Speaker {
             let contest = ground.contest(set.iter().filter_map(|key| snapshot.services.get(key)));
             let verdict = contest.verdict(&self.config.node, &links);
             let complains = verdict.lead.is_none() && contest.lacks_only_an_interface(&self.config.node);
-            for (service, result) in verdict.outcomes {
+            let is_lead = verdict.lead.as_ref().is_some_and(|lead| lead.rank.node == self.config.node);
+            let rival = self.rival(&snapshot, &set, is_lead);
+            for (service, mut result) in verdict.outcomes {
                 open.remove(&service);
+                if let Some(owner) = rival.clone().filter(|_| result.is_ok()) {
+                    result = Err(Silence::NotElected { owner });
+                }
                 addresses.extend(snapshot.services.get(&service).into_iter().flat_map(|own| announce::addresses(own)));
                 let complains = complains && matches!(result, Err(Silence::NoUsableInterface { .. }));
                 self.note(service, Some(Outcome { lead: verdict.lead.clone(), result, complains }), actions);
@@ -794,6 +865,17 @@ impl Speaker {
             self.listening.clone_from(&listening);
             actions.push(Action::Listen { interfaces: listening });
         }
+    }
+
+    /// To whom addresses of these Services were ceded. That counts only while this node would own them.
+    fn rival(&mut self, snapshot: &Snapshot, set: &BTreeSet<ServiceKey>, is_lead: bool) -> Option<NodeName> {
+        let services = set.iter().filter_map(|key| snapshot.services.get(key));
+        let mut addresses = services.flat_map(|service| announce::addresses(service));
+        if is_lead {
+            return addresses.find_map(|address| self.layer2.ceded_to(address)).cloned();
+        }
+        addresses.for_each(|address| self.layer2.take_back(address));
+        None
     }
 
     /// Remembers what was decided about a Service, and tells who reads about it.
@@ -874,6 +956,7 @@ impl Speaker {
             self.layer2.drop(address, actions);
         }
         if is_gone {
+            self.layer2.take_back(address);
             self.left.remove(&address);
             self.release(address, actions);
         }
@@ -949,8 +1032,7 @@ impl Speaker {
         }
     }
 
-    fn complain(&self, conflict: layer2::Conflict, actions: &mut Vec<Action>) {
-        let layer2::Conflict { address, interface, mac } = conflict;
+    fn complain(&self, address: IpAddr, interface: InterfaceName, mac: Mac, actions: &mut Vec<Action>) {
         let message = format!(
             "{mac} on {interface} of node {} claims {address} too; find that device and take the address from it",
             self.config.node

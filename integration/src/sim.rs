@@ -612,11 +612,16 @@ impl World {
                 advertisement.target_link_layer.unwrap_or(advertisement.source_mac),
                 advertisement.target.into(),
             ),
+            Frame::Solicitation(solicitation) => {
+                (solicitation.source_mac, solicitation.source_mac, solicitation.source.into())
+            }
         };
         if source != mac || sender != mac || interface.as_str() != INTERFACE {
             self.blame(format!("{} sent a frame that is not its own: {frame:?}", self.nodes[node].name));
         }
-        if self.template.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address) {
+        let speaks_for_it = !address.is_unspecified();
+        if speaks_for_it && self.template.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address)
+        {
             self.blame(format!("{} spoke for {address} without having it on the host", self.nodes[node].name));
         }
         self.transmit(link::Port::Node(node), Packet::from(frame));

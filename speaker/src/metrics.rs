@@ -24,6 +24,7 @@ pub struct Metrics {
     pub(crate) members: Gauge,
     pub(crate) takeovers: Counter,
     pub(crate) conflicts: Counter,
+    pub(crate) rivals: Counter,
     announced: family::Family<AnnouncedLabels, Gauge>,
     questions: family::Family<AddressLabels, Counter>,
     answers: family::Family<AddressLabels, Counter>,
@@ -134,6 +135,7 @@ impl Metrics {
             members: Gauge::default(),
             takeovers: Counter::default(),
             conflicts: Counter::default(),
+            rivals: Counter::default(),
             announced: family::Family::default(),
             questions: family::Family::default(),
             answers: family::Family::default(),
@@ -160,6 +162,11 @@ impl Metrics {
             "conflicts",
             "Times a stranger claimed an address that this node owns",
             metrics.conflicts.clone(),
+        );
+        registry.register(
+            "rivals",
+            "Times another speaker answered for an address that this node owns, and one of the two left it",
+            metrics.rivals.clone(),
         );
         registry.register(
             "announced",

@@ -762,6 +762,16 @@ impl Contest<'_> {
         Verdict { lead, outcomes }
     }
 
+    /// Whether a node comes before another one that can own the set, too.
+    pub(crate) fn is_ahead(&self, one: &NodeName, other: &NodeName) -> bool {
+        let Some(elected_by) = self.elected_by().map(|address| address.to_string()) else { return false };
+        let rank = |node: &NodeName| Some(self.claim(node).ok()?.rank(node, &elected_by));
+        match (rank(one), rank(other)) {
+            (Some(one), Some(other)) => one < other,
+            (one, _) => one.is_some(),
+        }
+    }
+
     /// Whether this node would own the set if only it had an interface: it is the one to complain.
     pub(crate) fn lacks_only_an_interface(&self, node: &NodeName) -> bool {
         let Some(elected_by) = self.elected_by() else { return false };

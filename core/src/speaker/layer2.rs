@@ -25,12 +25,16 @@ use ferrogate_wire::{
 };
 
 use crate::{
-    model::{InterfaceName, Prefix},
+    model::{InterfaceName, NodeName, Prefix},
     speaker::{
         Action, Announcements, Config, Frame, Interface,
         announce::{Carries, Links},
     },
 };
+
+mod ceded;
+
+use self::ceded::Ceded;
 
 /// Time between two defences of an address (RFC 5227 §2.4).
 pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -109,8 +113,11 @@ pub(super) struct Layer2 {
     patience: Duration,
     ports: BTreeMap<InterfaceName, Port>,
     own_macs: BTreeSet<Mac>,
+    /// The hardware addresses of the other speakers' interfaces.
+    peers: BTreeMap<Mac, NodeName>,
     owned: BTreeMap<IpAddr, Owned>,
     yielding: BTreeMap<IpAddr, Yielding>,
+    ceded: Ceded,
     /// Whose claims on owned addresses wait for an explanation.
     claims: BTreeMap<IpAddr, Claim>,
     /// What is to be announced when, by round: earlier rounds go first when the rate is short.
@@ -138,14 +145,28 @@ struct Claim {
     seen: Instant,
     /// When it becomes a conflict. A planned move looks the same until the old owner has heard of it.
     due: Instant,
+    /// What to find out, where it is another speaker of ours.
+    rival: Option<Rival>,
 }
 
-/// Somebody else claims an address that this node owns.
+/// Another speaker that may have announced its last just before it knew better, so it is asked.
 #[derive(Debug)]
-pub(super) struct Conflict {
-    pub(super) address: IpAddr,
-    pub(super) interface: InterfaceName,
-    pub(super) mac: Mac,
+struct Rival {
+    node: NodeName,
+    /// When to ask; past once it was.
+    ask_at: Option<Instant>,
+    has_answered: bool,
+}
+
+/// What is seen on the link of an address that this node owns, or left to another that owns it too.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// A stranger claims it.
+    Conflict { address: IpAddr, interface: InterfaceName, mac: Mac },
+    /// Another speaker of ours answers for it.
+    Rival { address: IpAddr, interface: InterfaceName, node: NodeName },
+    /// That other speaker does not answer any more.
+    Free { address: IpAddr },
 }
 
 #[derive(Debug)]
@@ -161,8 +182,10 @@ impl Layer2 {
             patience: config.detection_time(),
             ports: BTreeMap::new(),
             own_macs: BTreeSet::new(),
+            peers: BTreeMap::new(),
             owned: BTreeMap::new(),
             yielding: BTreeMap::new(),
+            ceded: Ceded::default(),
             claims: BTreeMap::new(),
             schedule: BTreeMap::new(),
             paced_until: None,
@@ -251,6 +274,42 @@ impl Layer2 {
             return;
         }
         self.yielding.insert(address, Yielding { interfaces: owned.interfaces, until: now + self.patience });
+    }
+
+    /// Takes in where the other speakers' interfaces are found.
+    pub(super) fn peers(&mut self, peers: BTreeMap<Mac, NodeName>) {
+        self.peers = peers;
+    }
+
+    /// Leaves an address at once to another speaker, which answers for it already, for as long as it does.
+    pub(super) fn cede(&mut self, now: Instant, address: IpAddr, to: NodeName, actions: &mut Vec<Action>) {
+        let Some(owned) = self.disown(address) else { return };
+        self.leave(address, &owned.interfaces, actions);
+        self.ceded.leave(now, address, to, owned.interfaces, self.patience);
+    }
+
+    /// To whom an address was ceded.
+    pub(super) fn ceded_to(&self, address: IpAddr) -> Option<&NodeName> {
+        self.ceded.to(address)
+    }
+
+    /// Everything that was ceded.
+    pub(super) fn ceded(&self) -> impl Iterator<Item = IpAddr> {
+        self.ceded.addresses()
+    }
+
+    /// Forgets that an address was ceded.
+    pub(super) fn take_back(&mut self, address: IpAddr) {
+        self.ceded.take_back(address);
+    }
+
+    /// Says once that an address which is claimed by another stays here.
+    pub(super) fn defend(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
+        let Some(owned) = self.owned.get_mut(&address) else { return };
+        if owned.defended_at.is_none_or(|defended_at| defended_at + DEFEND_INTERVAL <= now) {
+            owned.defended_at = Some(now);
+            self.announce_once(now, address, actions);
+        }
     }
 
     /// Stops answering for an address at once.
@@ -389,32 +448,81 @@ impl Layer2 {
             self.leave(address, &yielding.interfaces, actions);
             return true;
         }
+        let peer = self.peers.get(&mac);
+        if self.ceded.hear(now, address, peer) {
+            return true;
+        }
         let Some(owned) = self.owned.get(&address) else { return false };
-        let earliest = owned.defended_at.map_or(now, |defended_at| defended_at + DEFEND_INTERVAL);
-        let due = self.claims.get(&address).map_or((now + self.patience).max(earliest), |claim| claim.due);
-        self.claims.insert(address, Claim { interface: interface.clone(), mac, seen: now, due });
+        if let Some(claim) = self.claims.get_mut(&address)
+            && claim.rival.as_ref().map(|rival| &rival.node) == peer
+        {
+            if let Some(rival) = &mut claim.rival {
+                rival.has_answered |= rival.ask_at.is_none();
+            }
+            claim.interface.clone_from(interface);
+            (claim.mac, claim.seen) = (mac, now);
+            return true;
+        }
+        let earliest = match (peer, owned.defended_at) {
+            (None, Some(defended_at)) => defended_at + DEFEND_INTERVAL,
+            (None, None) | (Some(_), _) => now,
+        };
+        let rival =
+            peer.map(|node| Rival { node: node.clone(), ask_at: Some(now + self.patience / 2), has_answered: false });
+        let due = (now + self.patience).max(earliest);
+        self.claims.insert(address, Claim { interface: interface.clone(), mac, seen: now, due, rival });
         true
     }
 
-    /// Does what is due: the end of yielding, defences, announcements. Returns the conflicts found.
-    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Conflict> {
+    /// Does what is due: the end of yielding, questions, defences, announcements. Returns what was found out.
+    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Seen> {
         let over: Vec<IpAddr> =
             self.yielding.iter().filter(|(_, yielding)| yielding.until <= now).map(|(address, _)| *address).collect();
         for address in over {
             self.drop(address, actions);
         }
-        let mut conflicts = Vec::new();
-        for (address, claim) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
-            conflicts.push(Conflict { address, interface: claim.interface, mac: claim.mac });
-        }
-        for conflict in &conflicts {
-            if let Some(owned) = self.owned.get_mut(&conflict.address) {
-                owned.defended_at = Some(now);
+        let mut seen = Vec::new();
+        for (address, Claim { interface, mac, rival, .. }) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
+            match rival {
+                None => seen.push(Seen::Conflict { address, interface, mac }),
+                Some(Rival { node, has_answered: true, .. }) => seen.push(Seen::Rival { address, interface, node }),
+                Some(_) => {}
             }
-            self.announce_once(now, conflict.address, actions);
         }
+        for conflict in &seen {
+            if let Seen::Conflict { address, .. } = conflict {
+                self.defend(now, *address, actions);
+            }
+        }
+        let mut questions = Vec::new();
+        for (address, claim) in &mut self.claims {
+            if let Some(rival) = &mut claim.rival
+                && rival.ask_at.take_if(|ask_at| *ask_at <= now).is_some()
+            {
+                questions.push((*address, BTreeSet::from([claim.interface.clone()])));
+            }
+        }
+        let due = self.ceded.tick(now, self.patience);
+        questions.extend(due.questions);
+        for (address, interfaces) in questions {
+            self.ask(address, &interfaces, actions);
+        }
+        seen.extend(due.free.into_iter().map(|address| Seen::Free { address }));
         self.announce_due(now, actions);
-        conflicts
+        seen
+    }
+
+    /// Asks who has an address, as somebody who has none of its own (RFC 5227 §2.1.1, RFC 4862 §5.4): what neighbours
+    /// know stays as it is.
+    fn ask(&self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
+        for name in interfaces {
+            let Some(port) = self.ports.get(name) else { continue };
+            let frame = match address {
+                IpAddr::V4(address) => Frame::Arp(Arp::probe(address, port.mac)),
+                IpAddr::V6(address) => Frame::Solicitation(Solicitation::probe(address, port.mac)),
+            };
+            actions.push(Action::Send { interface: name.clone(), frame });
+        }
     }
 
     fn announce_due(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -466,13 +574,14 @@ impl Layer2 {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let claims = self.claims.values().map(|claim| claim.due);
+        let asked = |claim: &Claim| claim.rival.as_ref().and_then(|rival| rival.ask_at);
+        let claims = self.claims.values().flat_map(|claim| [asked(claim), Some(claim.due)]).flatten();
         let yields = self.yielding.values().map(|yielding| yielding.until);
         let first = self.schedule.values().filter_map(|entries| entries.first()).map(|(due, _)| *due).min();
         // Out of breath, it pays to wait for more than a single frame's worth.
         let allowed = self.paced_until.and_then(|paced_until| paced_until.checked_sub(BREATH / 2));
         let paced = first.map(|due| allowed.map_or(due, |allowed| due.max(allowed)));
-        claims.chain(yields).chain(paced).min()
+        claims.chain(yields).chain(paced).chain(self.ceded.deadline()).min()
     }
 
     fn join(&mut self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {

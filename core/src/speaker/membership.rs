@@ -19,8 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_wire::gossip::{
-    Datagram, Link, MAX_GREETINGS, MAX_LINKS, MAX_STATEMENTS, MAX_YIELDS, Message, NodeTag, Origin, Statement, Word,
+use ferrogate_wire::{
+    ethernet::Mac,
+    gossip::{
+        Datagram, Link, MAX_GREETINGS, MAX_LINKS, MAX_STATEMENTS, MAX_YIELDS, Message, NodeTag, Origin, Statement, Word,
+    },
 };
 use imbl::OrdMap;
 
@@ -734,6 +737,18 @@ impl Membership {
         };
         standings.insert(self.node.clone(), standing);
         standings
+    }
+
+    /// Whose interface has which hardware address, as far as words have told, of lost nodes too.
+    pub(super) fn macs(&self) -> BTreeMap<Mac, NodeName> {
+        let links = |member: &'_ Member| member.links.iter().flatten().filter_map(|(_, carries)| carries.mac).collect();
+        let macs = self.members.iter().map(|(name, member)| (name, links(member)));
+        macs.flat_map(|(name, macs): (_, Vec<Mac>)| macs.into_iter().map(|mac| (mac, name.clone()))).collect()
+    }
+
+    /// Whether words tell that a node is lost.
+    pub(super) fn is_lost(&self, node: &NodeName) -> bool {
+        self.members.get(node).is_none_or(|member| !member.is_there)
     }
 
     pub(super) fn disbelieved(&self) -> Disbelieved {

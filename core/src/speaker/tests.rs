@@ -41,6 +41,7 @@ mod decisions;
 mod health;
 mod link;
 mod liveness;
+mod rivals;
 mod settlement;
 mod subnets;
 
