@@ -69,7 +69,7 @@ fn status(snapshot: &Snapshot) -> Status {
         announced_by: snapshot
             .announced_by
             .get(&service.key)
-            .map(|nodes| nodes.iter().map(ToString::to_string).collect())
+            .map(|nodes| nodes.keys().map(ToString::to_string).collect())
             .unwrap_or_default(),
         endpoints_ready: service.endpoints.iter().filter(|endpoint| endpoint.servable()).count(),
         message: service.observed.condition.as_ref().map(|condition| condition.message.clone()).unwrap_or_default(),

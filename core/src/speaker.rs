@@ -29,7 +29,7 @@ use crate::{
         layer2::{Layer2, Seen},
         membership::{Heard, Membership, Own, Taken},
     },
-    write::{self, L2Status, Severity, Write},
+    write::{self, L2Conflict, L2Status, Severity, Write},
 };
 
 pub mod announce;
@@ -66,6 +66,8 @@ pub struct Config {
     pub seed: u64,
     /// Whether nodes with the label that excludes them from load balancers may announce all the same.
     pub ignore_exclude_label: bool,
+    /// Whether cordoned nodes announce only what nobody else can.
+    pub yield_on_cordon: bool,
     /// Names of interfaces that are never announced on, `*` standing for any characters.
     pub excluded_interfaces: Vec<String>,
     /// How often every other speaker hears from this one.
@@ -147,6 +149,7 @@ impl Config {
             incarnation,
             seed: 0,
             ignore_exclude_label: false,
+            yield_on_cordon: false,
             excluded_interfaces: EXCLUDED_INTERFACES.map(str::to_owned).to_vec(),
             gossip_interval: GOSSIP_INTERVAL,
             detect_multiplier: DETECT_MULTIPLIER,
@@ -164,7 +167,8 @@ impl Config {
 
     /// What of it takes part in elections.
     pub fn policy(&self) -> Policy {
-        Policy { data_path: self.data_path, ignore_exclude_label: self.ignore_exclude_label }
+        let Self { data_path, ignore_exclude_label, yield_on_cordon, .. } = *self;
+        Policy { data_path, ignore_exclude_label, yield_on_cordon }
     }
 }
 
@@ -469,6 +473,10 @@ enum Phase {
 struct Outcome {
     lead: Option<Lead>,
     result: Result<Announcement, Silence>,
+    /// Where it is announced, for the how manieth time it had changed its owner.
+    transitions: u32,
+    /// Where it is announced, who else claims its addresses.
+    conflicts: Vec<L2Conflict>,
     /// Nobody can announce it for want of an interface, and this node is the one to say so.
     complains: bool,
 }
@@ -661,6 +669,12 @@ impl Speaker {
             self.note_deafness(now);
             doubt.ground = true;
         }
+        if snapshot.l2_advertisements.values().any(|advertisement| advertisement.is_sticky) {
+            doubt.services.extend(before.announced_by.diff(&snapshot.announced_by).map(|change| match change {
+                DiffItem::Add(service, _) | DiffItem::Remove(service, _) => service.clone(),
+                DiffItem::Update { new: (service, _), .. } => service.clone(),
+            }));
+        }
         doubt.ground |= before.pools != snapshot.pools || before.l2_advertisements != snapshot.l2_advertisements;
     }
 
@@ -756,7 +770,10 @@ impl Speaker {
         let mut grounds = BTreeMap::new();
         for seen in seen {
             match seen {
-                Seen::Conflict { address, interface, mac } => self.complain(address, interface, mac, actions),
+                Seen::Conflict { address, interface, mac } => {
+                    doubt.services.extend(self.sharing.of(address).cloned());
+                    self.complain(address, interface, mac, actions);
+                }
                 Seen::Rival { address, interface, node } => {
                     let yields = self.comes_second(address, &node, &mut grounds);
                     if yields {
@@ -767,7 +784,9 @@ impl Speaker {
                     }
                     actions.push(Action::Report(Report::Rival { address, interface, node, yields }));
                 }
-                Seen::Free { address } => doubt.services.extend(self.sharing.of(address).cloned()),
+                Seen::Settled { address } | Seen::Free { address } => {
+                    doubt.services.extend(self.sharing.of(address).cloned())
+                }
             }
         }
         doubt
@@ -790,7 +809,7 @@ impl Speaker {
         });
         let Some(service) = self.sharing.of(address).next() else { return false };
         let set = self.sharing.set_of(snapshot, service);
-        ground.contest(set.iter().filter_map(|key| snapshot.services.get(key))).is_ahead(rival, own)
+        ground.contest(snapshot, &set).is_ahead(rival, own)
     }
 
     /// Decides again whatever is in doubt, and does what follows from it.
@@ -835,7 +854,7 @@ impl Speaker {
                 continue;
             }
             let set = self.sharing.set_of(&snapshot, &service);
-            let contest = ground.contest(set.iter().filter_map(|key| snapshot.services.get(key)));
+            let contest = ground.contest(&snapshot, &set);
             let verdict = contest.verdict(&self.config.node, &links);
             let complains = verdict.lead.is_none() && contest.lacks_only_an_interface(&self.config.node);
             let is_lead = verdict.lead.as_ref().is_some_and(|lead| lead.rank.node == self.config.node);
@@ -847,7 +866,11 @@ impl Speaker {
                 }
                 addresses.extend(snapshot.services.get(&service).into_iter().flat_map(|own| announce::addresses(own)));
                 let complains = complains && matches!(result, Err(Silence::NoUsableInterface { .. }));
-                self.note(service, Some(Outcome { lead: verdict.lead.clone(), result, complains }), actions);
+                let transitions = if result.is_ok() { self.transitions(&snapshot, &service) } else { 0 };
+                let lead = verdict.lead.clone();
+                let addresses = result.iter().flat_map(|own| &own.addresses);
+                let conflicts = addresses.filter_map(|(address, _)| self.layer2.conflict(*address)).collect();
+                self.note(service, Some(Outcome { lead, result, transitions, conflicts, complains }), actions);
             }
         }
         self.ground = Some(ground);
@@ -867,6 +890,26 @@ impl Speaker {
         }
     }
 
+    /// For the how manieth time a Service that this node announces has changed its owner.
+    fn transitions(&self, snapshot: &Snapshot, service: &ServiceKey) -> u32 {
+        if let Some(Outcome { result: Ok(_), transitions, .. }) = self.outcomes.get(service) {
+            return *transitions;
+        }
+        let said = snapshot.announced_by.get(service);
+        let of = |is_own: bool| {
+            let nodes = said.iter().flat_map(|nodes| nodes.iter());
+            nodes
+                .filter(move |(node, _)| (**node == self.config.node) == is_own)
+                .map(|(_, said)| said.transitions)
+                .max()
+        };
+        match (of(true), of(false)) {
+            // Nobody had it since an earlier life of this speaker.
+            (Some(own), others) if others.is_none_or(|others| others < own) => own,
+            (own, others) => own.max(others).map_or(0, |last| last.saturating_add(1)),
+        }
+    }
+
     /// To whom addresses of these Services were ceded. That counts only while this node would own them.
     fn rival(&mut self, snapshot: &Snapshot, set: &BTreeSet<ServiceKey>, is_lead: bool) -> Option<NodeName> {
         let services = set.iter().filter_map(|key| snapshot.services.get(key));
@@ -880,7 +923,7 @@ impl Speaker {
 
     /// Remembers what was decided about a Service, and tells who reads about it.
     fn note(&mut self, service: ServiceKey, outcome: Option<Outcome>, actions: &mut Vec<Action>) {
-        let status = |outcome: &Outcome| outcome.result.as_ref().ok().map(l2_status);
+        let status = |outcome: &Outcome| outcome.result.as_ref().ok().map(|own| l2_status(own, outcome));
         let is_candidate = |outcome: &Outcome| matches!(outcome.result, Ok(_) | Err(Silence::NotElected { .. }));
         let before = self.outcomes.remove(&service);
         self.candidacies -= usize::from(before.as_ref().is_some_and(is_candidate));
@@ -1012,7 +1055,7 @@ impl Speaker {
     /// An earlier life of this speaker may have left statuses of what it announced.
     fn clear_old_statuses(&self, snapshot: &Snapshot, actions: &mut Vec<Action>) {
         let node = &self.config.node;
-        for (service, _) in snapshot.announced_by.iter().filter(|(_, nodes)| nodes.contains(node)) {
+        for (service, _) in snapshot.announced_by.iter().filter(|(_, nodes)| nodes.contains_key(node)) {
             if self.outcomes.get(service).is_none_or(|outcome| outcome.result.is_err()) {
                 let write = Write::L2Status { service: service.clone(), node: node.clone(), status: None };
                 actions.push(Action::Write(write));
@@ -1064,11 +1107,13 @@ impl Speaker {
     }
 }
 
-fn l2_status(announcement: &Announcement) -> L2Status {
+fn l2_status(announcement: &Announcement, outcome: &Outcome) -> L2Status {
     let announced = announcement.addresses.iter().filter(|(_, interfaces)| !interfaces.is_empty());
     L2Status {
         pool: announcement.pool.clone(),
         addresses: announced.map(|(address, _)| *address).collect(),
         interfaces: announcement.allowed.clone(),
+        transitions: outcome.transitions,
+        conflicts: outcome.conflicts.clone(),
     }
 }

@@ -357,11 +357,10 @@ impl World {
             }
             Write::L2Status { service, node, status } => {
                 let nodes = Arc::make_mut(self.truth.announced_by.entry(service.clone()).or_default());
-                if status.is_some() {
-                    nodes.insert(node);
-                } else {
-                    nodes.remove(&node);
-                }
+                match status {
+                    Some(status) => nodes.insert(node, status),
+                    None => nodes.remove(&node),
+                };
                 if nodes.is_empty() {
                     self.truth.announced_by.remove(&service);
                 }

@@ -107,6 +107,10 @@ pub struct Flags {
     /// Announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too
     #[arg(long)]
     pub ignore_exclude_lb: bool,
+
+    /// Announce from a cordoned node only what no other node can; give it to every speaker
+    #[arg(long)]
+    pub yield_on_cordon: bool,
 }
 
 impl Config {
@@ -121,6 +125,7 @@ impl Config {
             incarnation,
             seed: rand::random(),
             ignore_exclude_label: flags.ignore_exclude_lb,
+            yield_on_cordon: flags.yield_on_cordon,
             excluded_interfaces: flags.exclude_interface.clone(),
             gossip_interval: flags.gossip_interval,
             detect_multiplier: flags.detect_multiplier,

@@ -337,7 +337,13 @@ mod tests {
 
     fn announcing(addresses: &[&str]) -> Write {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let status = L2Status { pool: "p".into(), addresses, interfaces: BTreeSet::new() };
+        let status = L2Status {
+            pool: "p".into(),
+            addresses,
+            interfaces: BTreeSet::new(),
+            transitions: 0,
+            conflicts: Vec::new(),
+        };
         let status = Some(status).filter(|status| !status.addresses.is_empty());
         Write::L2Status { service: ServiceKey::new("default", "web"), node: "node-a".into(), status }
     }

@@ -160,6 +160,8 @@ pub struct Policy {
     pub data_path: DataPath,
     /// Whether excluded nodes may announce all the same.
     pub ignore_exclude_label: bool,
+    /// Whether cordoned nodes announce only what nobody else can.
+    pub yield_on_cordon: bool,
 }
 
 /// What speakers know about a node beyond its Node object.
@@ -267,14 +269,14 @@ pub fn ranking(
     ground.offer(own)?;
     let sharing = Sharing::new(snapshot);
     let services = sharing.set_of(snapshot, service);
-    let contest = ground.contest(services.iter().filter_map(|key| snapshot.services.get(key)));
+    let contest = ground.contest(snapshot, &services);
     let elected_by = contest.elected_by().ok_or(Silence::NoAddress)?;
     let text = elected_by.to_string();
     let mut candidates = Vec::new();
     let mut out = BTreeMap::new();
     for node in ground.nodes.keys() {
         match contest.claim(node) {
-            Ok(claim) => candidates.push(claim.rank(node, &text)),
+            Ok(claim) => candidates.push(contest.rank(claim, node, &text)),
             Err(silence) => {
                 out.insert(node.clone(), silence);
             }
@@ -367,6 +369,7 @@ struct Reach {
 struct Footing {
     silence: Option<Silence>,
     yields: bool,
+    cordoned: bool,
     proxy_ready: bool,
     refusals: Refusals,
     links: Option<Links>,
@@ -412,6 +415,7 @@ impl Ground {
             let footing = Footing {
                 silence,
                 yields: standing.is_some_and(|standing| standing.liveness == Liveness::Yielding),
+                cordoned: policy.yield_on_cordon && node.unschedulable,
                 proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
                 refusals: standing.map(|standing| standing.refusals.clone()).unwrap_or_default(),
                 links: standing.and_then(|standing| standing.links.clone()),
@@ -504,14 +508,21 @@ impl Ground {
         }
         let needs_proxy = self.data_path == DataPath::Proxy || service.is_entry;
         let health_check = health_check(service).filter(|_| self.data_path == DataPath::KubeProxy);
-        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy, health_check })
+        let wished = service.wished_node.as_ref();
+        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy, health_check, wished })
     }
 
     /// The contest between all nodes for one address set.
-    pub(crate) fn contest<'a>(&'a self, services: impl Iterator<Item = &'a Arc<Service>>) -> Contest<'a> {
+    pub(crate) fn contest<'a>(&'a self, snapshot: &'a Snapshot, set: &BTreeSet<ServiceKey>) -> Contest<'a> {
+        let services = set.iter().filter_map(|key| snapshot.services.get(key));
         let offers: Vec<_> = services.map(|service| (&service.key, self.offer(service))).collect();
-        let homes = self.homes(offers.iter().filter_map(|(_, offer)| offer.as_ref().ok()));
-        Contest { ground: self, offers, homes }
+        let able = || offers.iter().filter_map(|(key, offer)| Some((*key, offer.as_ref().ok()?)));
+        let homes = self.homes(able().map(|(_, offer)| offer));
+        let wished = able().find_map(|(_, offer)| offer.wished);
+        let sticky = able().filter(|(_, offer)| offer.reaches.iter().any(|reach| reach.advertisement.is_sticky));
+        let announcers = sticky.filter_map(|(key, _)| snapshot.announcer(key));
+        let keeper = announcers.max_by_key(|(node, status)| (status.transitions, Reverse(*node))).map(|(node, _)| node);
+        Contest { ground: self, offers, homes, wished, keeper }
     }
 
     /// The addresses that some node could serve in their own subnet.
@@ -567,6 +578,8 @@ struct Offer<'a> {
     needs_proxy: bool,
     /// With policy `Local`, the port at which kube-proxy must agree.
     health_check: Option<NonZeroU16>,
+    /// The node that a person wants.
+    wished: Option<&'a NodeName>,
 }
 
 /// Where kube-proxy says whether it carries a Service on a node, if that is the question.
@@ -579,20 +592,9 @@ pub(crate) fn health_check(service: &Service) -> Option<NonZeroU16> {
 #[derive(Clone, Copy, Default)]
 struct Claim {
     yields: bool,
+    cordoned: bool,
     serves: usize,
     preference: u32,
-}
-
-impl Claim {
-    fn rank(self, node: &NodeName, elected_by: &str) -> Rank {
-        Rank {
-            yields: self.yields,
-            serves: Reverse(self.serves),
-            preference: Reverse(self.preference),
-            hash: elect::hash_text(node, elected_by),
-            node: node.clone(),
-        }
-    }
 }
 
 impl Offer<'_> {
@@ -640,7 +642,7 @@ impl Offer<'_> {
             0 => Err(Silence::NotInSubnet { address: first }),
             serves => {
                 let preference = self.reaches.iter().filter_map(|reach| reach.nodes.get(node)).sum();
-                Ok(Claim { yields: footing.yields, serves, preference })
+                Ok(Claim { yields: footing.yields, cordoned: footing.cordoned, serves, preference })
             }
         }
     }
@@ -665,6 +667,10 @@ pub(crate) struct Contest<'a> {
     offers: Vec<(&'a ServiceKey, Result<Offer<'a>, Silence>)>,
     /// Addresses that nodes outside of their subnets do not serve.
     homes: BTreeSet<IpAddr>,
+    /// The node that a person wants.
+    wished: Option<&'a NodeName>,
+    /// The node that has the set and keeps it if it can.
+    keeper: Option<&'a NodeName>,
 }
 
 /// The one in front of a contest, who owns the set.
@@ -673,7 +679,7 @@ pub(crate) struct Lead {
     pub(crate) rank: Rank,
     /// The address that the hash is taken of, as text.
     elected_by: Arc<str>,
-    /// Only a smaller hash could beat it: nobody can serve more, or be preferred more.
+    /// Only a smaller hash could beat it: nobody can serve more, be asked for, or be preferred more.
     is_best_possible: bool,
     /// Addresses that it does not serve in their own subnet, so that it matters who does.
     away: Vec<IpAddr>,
@@ -704,6 +710,7 @@ impl Contest<'_> {
             match offer.claim(node, footing, &self.homes) {
                 Ok(claim) => {
                     total.yields = claim.yields;
+                    total.cordoned = claim.cordoned;
                     total.serves += claim.serves;
                     total.preference += claim.preference;
                 }
@@ -713,18 +720,35 @@ impl Contest<'_> {
         if total.serves > 0 { Ok(total) } else { Err(silence.unwrap_or(Silence::NoAddress)) }
     }
 
+    fn rank(&self, claim: Claim, node: &NodeName, elected_by: &str) -> Rank {
+        Rank {
+            yields: claim.yields,
+            cordoned: claim.cordoned,
+            serves: Reverse(claim.serves),
+            wished: Reverse(self.wished == Some(node)),
+            keeps: Reverse(self.keeper == Some(node)),
+            preference: Reverse(claim.preference),
+            hash: elect::hash_text(node, elected_by),
+            node: node.clone(),
+        }
+    }
+
     fn lead(&self) -> Option<Lead> {
         let elected_by: Arc<str> = self.elected_by()?.to_string().into();
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
-        let weight = |claim: &Claim| (Reverse(claim.yields), claim.serves, claim.preference);
-        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
+        let weight = |(node, claim): &(&NodeName, Claim)| {
+            let asked_for = (self.wished == Some(*node), self.keeper == Some(*node));
+            (Reverse(claim.yields), Reverse(claim.cordoned), claim.serves, asked_for, claim.preference)
+        };
+        let most = claims.iter().map(weight).max()?;
         // Hashing is what costs here, so only those who tie are hashed.
-        let best = claims.iter().filter(|(_, claim)| weight(claim) == most);
-        let rank = best.map(|(node, claim)| claim.rank(node, &elected_by)).min()?;
+        let best = claims.iter().filter(|one| weight(one) == most);
+        let rank = best.map(|(node, claim)| self.rank(*claim, node, &elected_by)).min()?;
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
-        let is_best_possible = most == (Reverse(false), everything, highest);
+        let asked_for = (self.wished.is_some(), self.keeper.is_some());
+        let is_best_possible = most == (Reverse(false), Reverse(false), everything, asked_for, highest);
         let footing = self.ground.nodes.get(&rank.node)?;
         let away = self.offers().flat_map(|offer| {
             let allowed = offer.allowed_on(&rank.node);
@@ -765,7 +789,7 @@ impl Contest<'_> {
     /// Whether a node comes before another one that can own the set, too.
     pub(crate) fn is_ahead(&self, one: &NodeName, other: &NodeName) -> bool {
         let Some(elected_by) = self.elected_by().map(|address| address.to_string()) else { return false };
-        let rank = |node: &NodeName| Some(self.claim(node).ok()?.rank(node, &elected_by));
+        let rank = |node: &NodeName| Some(self.rank(self.claim(node).ok()?, node, &elected_by));
         match (rank(one), rank(other)) {
             (Some(one), Some(other)) => one < other,
             (one, _) => one.is_some(),

@@ -12,13 +12,20 @@ use crate::model::NodeName;
 /// Where a candidate stands for one set of addresses. The smallest comes first and owns.
 ///
 /// The fields stand in the order of the rule: who does not yield to the others, then who can serve most of what shares
-/// the addresses, then who is preferred most, then the hash, which spreads addresses over nodes.
+/// the addresses, then whom a person wants, then who has them already where that counts, then who is preferred most,
+/// then the hash, which spreads addresses over nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     /// It is not heard by others who could do it.
     pub yields: bool,
+    /// It is cordoned, where that counts.
+    pub cordoned: bool,
     /// How many addresses of how many Services it can serve, summed up.
     pub serves: Reverse<usize>,
+    /// A person asked for it.
+    pub wished: Reverse<bool>,
+    /// It announced the addresses last, where that counts.
+    pub keeps: Reverse<bool>,
     /// Summed weights of the `preferredNodeSelectors` that match.
     pub preference: Reverse<u32>,
     /// [`hash`] of the node and the set's first address.
@@ -110,21 +117,33 @@ mod tests {
         assert!(busiest[50] <= 125, "{busiest:?}");
     }
 
+    type Parts = ([bool; 4], [u8; 2], u8);
+
     proptest! {
         #[test]
-        fn more_service_beats_preference_and_preference_beats_the_hash(a: (u8, u8, [u8; 32]), b: (u8, u8, [u8; 32])) {
-            let rank = |(serves, preference, hash): (u8, u8, [u8; 32]), node: &str| Rank {
-                yields: false,
-                serves: Reverse(serves.into()),
-                preference: Reverse(preference.into()),
-                hash,
-                node: node.into(),
+        fn each_part_of_a_rank_beats_all_that_follow_it(a: Parts, b: Parts) {
+            let rank = |([yields, cordoned, wished, keeps], [serves, preference], hash): Parts, node: &str| {
+                Rank {
+                    yields,
+                    cordoned,
+                    serves: Reverse((serves % 3).into()),
+                    wished: Reverse(wished),
+                    keeps: Reverse(keeps),
+                    preference: Reverse((preference % 3).into()),
+                    hash: [hash % 3; 32],
+                    node: node.into(),
+                }
+            };
+            // In the order of the rule, the greater the better.
+            let parts = |([yields, cordoned, wished, keeps], [serves, preference], hash): Parts| {
+                let flags = |flag: bool| u8::from(flag);
+                [flags(!yields), flags(!cordoned), serves % 3, flags(wished), flags(keeps), preference % 3, 3 - hash % 3]
             };
 
             let first_is_a = rank(a, "a") < rank(b, "b");
 
-            let expected = if a.0 != b.0 { a.0 > b.0 } else if a.1 != b.1 { a.1 > b.1 } else { a.2 <= b.2 };
-            prop_assert_eq!(first_is_a, expected);
+            let decisive = parts(a).into_iter().zip(parts(b)).find(|(a, b)| a != b);
+            prop_assert_eq!(first_is_a, decisive.is_none_or(|(a, b)| a > b));
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::{
         Action, Announcements, Config, Frame, Interface,
         announce::{Carries, Links},
     },
+    write::L2Conflict,
 };
 
 mod ceded;
@@ -38,6 +39,9 @@ use self::ceded::Ceded;
 
 /// Time between two defences of an address (RFC 5227 §2.4).
 pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// For how long after the last claim a conflict is reported: several times the interval at which it is noticed anew.
+const CONFLICT_MEMORY: Duration = Duration::from_secs(60);
 
 /// How far announcements may run ahead of their rate: what this much time allows goes out in one breath.
 const BREATH: Duration = Duration::from_millis(25);
@@ -120,6 +124,8 @@ pub(super) struct Layer2 {
     ceded: Ceded,
     /// Whose claims on owned addresses wait for an explanation.
     claims: BTreeMap<IpAddr, Claim>,
+    /// Strangers' claims on owned addresses that could not be explained, and until when they are reported.
+    conflicts: BTreeMap<IpAddr, (L2Conflict, Instant)>,
     /// What is to be announced when, by round: earlier rounds go first when the rate is short.
     schedule: BTreeMap<u32, BTreeSet<(Instant, IpAddr)>>,
     /// When the rate allows the next frame at the latest (the generic cell rate algorithm).
@@ -163,6 +169,8 @@ struct Rival {
 pub(super) enum Seen {
     /// A stranger claims it.
     Conflict { address: IpAddr, interface: InterfaceName, mac: Mac },
+    /// No stranger has claimed it for a while.
+    Settled { address: IpAddr },
     /// Another speaker of ours answers for it.
     Rival { address: IpAddr, interface: InterfaceName, node: NodeName },
     /// That other speaker does not answer any more.
@@ -187,6 +195,7 @@ impl Layer2 {
             yielding: BTreeMap::new(),
             ceded: Ceded::default(),
             claims: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
             schedule: BTreeMap::new(),
             paced_until: None,
             groups: BTreeMap::new(),
@@ -303,6 +312,11 @@ impl Layer2 {
         self.ceded.take_back(address);
     }
 
+    /// Which stranger claims an owned address.
+    pub(super) fn conflict(&self, address: IpAddr) -> Option<L2Conflict> {
+        self.conflicts.get(&address).map(|(conflict, _)| conflict.clone())
+    }
+
     /// Says once that an address which is claimed by another stays here.
     pub(super) fn defend(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
         let Some(owned) = self.owned.get_mut(&address) else { return };
@@ -334,6 +348,7 @@ impl Layer2 {
     fn disown(&mut self, address: IpAddr) -> Option<Owned> {
         self.schedule_round(address, None);
         self.claims.remove(&address);
+        self.conflicts.remove(&address);
         self.owned.remove(&address)
     }
 
@@ -490,10 +505,14 @@ impl Layer2 {
             }
         }
         for conflict in &seen {
-            if let Seen::Conflict { address, .. } = conflict {
+            if let Seen::Conflict { address, interface, mac } = conflict {
                 self.defend(now, *address, actions);
+                let conflict = L2Conflict { address: *address, interface: interface.clone(), mac: mac.to_string() };
+                self.conflicts.insert(*address, (conflict, now + CONFLICT_MEMORY));
             }
         }
+        let settled = self.conflicts.extract_if(.., |_, (_, until)| *until <= now);
+        seen.extend(settled.map(|(address, _)| Seen::Settled { address }));
         let mut questions = Vec::new();
         for (address, claim) in &mut self.claims {
             if let Some(rival) = &mut claim.rival
@@ -531,8 +550,8 @@ impl Layer2 {
                 return;
             }
             self.announce_once(now, address, actions);
-            let next = round + 1;
             let Announcements { quick, quick_interval, slow, slow_interval, .. } = self.announcements;
+            let next = round + 1;
             let wait = if next <= quick {
                 Some(quick_interval)
             } else if next <= quick + slow {
@@ -581,7 +600,8 @@ impl Layer2 {
         // Out of breath, it pays to wait for more than a single frame's worth.
         let allowed = self.paced_until.and_then(|paced_until| paced_until.checked_sub(BREATH / 2));
         let paced = first.map(|due| allowed.map_or(due, |allowed| due.max(allowed)));
-        claims.chain(yields).chain(paced).chain(self.ceded.deadline()).min()
+        let conflicts = self.conflicts.values().map(|(_, until)| *until);
+        claims.chain(yields).chain(paced).chain(conflicts).chain(self.ceded.deadline()).min()
     }
 
     fn join(&mut self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {

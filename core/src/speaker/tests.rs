@@ -34,9 +34,10 @@ use crate::{
         },
     },
     snapshot::Snapshot,
-    write::{Severity, Write},
+    write::{L2Conflict, L2Status, Severity, Write},
 };
 
+mod asked;
 mod decisions;
 mod health;
 mod link;
@@ -92,6 +93,7 @@ fn service(name: &str, addresses: &[&str]) -> Service {
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: vec![endpoint(None)],
         observed: ServiceStatus {
             addresses: addresses.iter().map(|address| ip(address)).collect(),
@@ -153,6 +155,7 @@ fn advertisement() -> L2Advertisement {
         interfaces: BTreeSet::new(),
         service_selectors: Vec::new(),
         preferred_nodes: Vec::new(),
+        is_sticky: false,
     }
 }
 
@@ -162,6 +165,7 @@ fn node(number: u8) -> Node {
         labels: BTreeMap::from([("name".to_owned(), format!("k{number}"))]),
         internal_addresses: vec![IpAddr::from([198, 51, 100, 10 + number])],
         network_unavailable: false,
+        unschedulable: false,
     }
 }
 
@@ -198,8 +202,9 @@ fn set_service(snapshot: &mut Snapshot, service: Service) {
     snapshot.services.insert(service.key.clone(), Arc::new(service));
 }
 
-const KUBE_PROXY: Policy = Policy { data_path: DataPath::KubeProxy, ignore_exclude_label: false };
-const PROXY: Policy = Policy { data_path: DataPath::Proxy, ignore_exclude_label: false };
+const KUBE_PROXY: Policy =
+    Policy { data_path: DataPath::KubeProxy, ignore_exclude_label: false, yield_on_cordon: false };
+const PROXY: Policy = Policy { data_path: DataPath::Proxy, ..KUBE_PROXY };
 
 /// Who announces, with every speaker alive and able.
 fn ranked(snapshot: &Snapshot, name: &str) -> Result<Ranking, Silence> {
@@ -208,6 +213,17 @@ fn ranked(snapshot: &Snapshot, name: &str) -> Result<Ranking, Silence> {
 
 fn candidates(ranking: &Ranking) -> Vec<&str> {
     ranking.candidates.iter().map(|rank| rank.node.as_str()).collect()
+}
+
+/// What a speaker reports of a Service.
+fn status(transitions: u32) -> L2Status {
+    L2Status {
+        pool: "pool".into(),
+        addresses: Vec::new(),
+        interfaces: BTreeSet::new(),
+        transitions,
+        conflicts: Vec::new(),
+    }
 }
 
 fn standing() -> Standing {

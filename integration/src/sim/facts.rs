@@ -65,6 +65,7 @@ pub fn cluster(nodes: usize) -> Snapshot {
             labels: BTreeMap::from([("name".to_owned(), name.to_string())]),
             internal_addresses: vec![node_address(node)],
             network_unavailable: false,
+            unschedulable: false,
         };
         snapshot.nodes.insert(name, Arc::new(node));
     }
@@ -107,6 +108,7 @@ pub fn advertisement() -> L2Advertisement {
         interfaces: BTreeSet::new(),
         service_selectors: Vec::new(),
         preferred_nodes: Vec::new(),
+        is_sticky: false,
     }
 }
 
@@ -134,6 +136,7 @@ pub fn service(name: &str, port: u16, families: &[Family], nodes: &[usize]) -> S
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: endpoints(nodes),
         observed: ServiceStatus::default(),
     }

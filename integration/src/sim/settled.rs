@@ -143,7 +143,7 @@ impl World {
         let runs = |name: &NodeName| self.nodes.iter().any(|host| host.name == *name && host.speaker.is_some());
         let named = |service: &Service| -> BTreeSet<NodeName> {
             let nodes = self.truth.announced_by.get(&service.key);
-            nodes.into_iter().flat_map(|nodes| nodes.iter()).filter(|name| runs(name)).cloned().collect()
+            nodes.into_iter().flat_map(|nodes| nodes.keys()).filter(|name| runs(name)).cloned().collect()
         };
         for service in self.truth.services.values() {
             let owner = service.observed.addresses.first().and_then(|address| owners.get(address).copied().flatten());

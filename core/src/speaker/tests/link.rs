@@ -363,6 +363,28 @@ fn n_110_a_claim_that_lasts_is_a_conflict_with_one_defence_in_ten_seconds() {
 }
 
 #[test]
+fn n_110_a_conflict_stands_in_the_status_until_a_minute_after_the_last_claim() {
+    let mut stand = owner();
+    let claim = Arp { sender_mac: mac(66), source: mac(66), ..request(WON, WON) };
+    let statuses = |actions: Vec<(Duration, Action)>| -> Vec<(Duration, Vec<L2Conflict>)> {
+        let status = |(time, action)| match action {
+            Action::Write(Write::L2Status { status, .. }) => Some((time, status.unwrap().conflicts)),
+            _ => None,
+        };
+        actions.into_iter().filter_map(status).collect()
+    };
+
+    stand.arp("eth1", claim.clone());
+    let first = statuses(stand.pass(Duration::from_secs(30)));
+    stand.arp("eth1", claim);
+    let second = statuses(stand.pass(Duration::from_secs(120)));
+
+    let conflict = L2Conflict { address: ip(WON), interface: "eth1".into(), mac: mac(66).to_string() };
+    assert_eq!(first, [(DETECTION, vec![conflict])]);
+    assert_eq!(second, [(DETECTION + Duration::from_secs(60), Vec::new())]);
+}
+
+#[test]
 fn n_110_neighbours_that_claim_an_ipv6_address_are_noticed_too() {
     let mut stand = owner();
     let claim = Advertisement::announcement(v6("2001:db8::10"), mac(66));

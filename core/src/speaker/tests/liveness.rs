@@ -431,7 +431,7 @@ fn a_stopping_speaker_without_company_goes_at_once() {
 fn statuses_of_an_earlier_life_are_taken_away() {
     let mut facts = facts(3);
     for name in ["won", "second", "deleted"] {
-        facts.announced_by.insert(key(name), Arc::new(BTreeSet::from(["k1".into()])));
+        facts.announced_by.insert(key(name), Arc::new(BTreeMap::from([("k1".into(), status(0))])));
     }
     let mut stand = Stand::new(DataPath::KubeProxy);
     stand.snapshot(&facts);
