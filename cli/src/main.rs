@@ -12,6 +12,7 @@ mod status;
 mod table;
 mod telemetry;
 mod tls;
+mod transfer;
 mod webhook;
 
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Say why: the chain from an external address to its endpoints, or why there is none
     Explain(ExplainArgs),
+    /// Give an address to another node, or back to the order of the election
+    Move(transfer::MoveArgs),
     /// Look for what would keep Ferrogate from working on this host
     Doctor {
         #[command(flatten)]
@@ -102,6 +105,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Standalone(args) => runtime.block_on(run::standalone(*args)),
         Command::Status { source, output } => runtime.block_on(status::show(&source, output)),
         Command::Explain(args) => runtime.block_on(explain::show(&args)),
+        Command::Move(args) => runtime.block_on(transfer::transfer(&args)),
         Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
         Command::Migrate(from) => runtime.block_on(migrate::migrate(from)),
         Command::Ready(args) => ready::ask(&args),

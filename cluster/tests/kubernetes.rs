@@ -281,6 +281,35 @@ async fn pools_ingresses_and_conditions_get_their_status() {
 }
 
 #[tokio::test]
+async fn a_wish_is_an_annotation_that_comes_and_goes_and_touches_nothing_else() {
+    let fake = Fake::start().await;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "web", "namespace": "default" },
+        "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }], "clusterIPs": ["203.0.113.1"] },
+    });
+    fake.put(SERVICES, service);
+    let mut cluster = open(&fake, Role::Reader(None), "reader").await;
+    let node = NodeName::from("one");
+    let is_wished = |snapshot: &Snapshot, wish: Option<&NodeName>| {
+        snapshot.services.get(&key("web")).is_some_and(|web| web.wished_node.as_ref() == wish)
+    };
+
+    cluster.wish(&key("web"), Some(&node)).await.unwrap();
+    until(&mut cluster, |snapshot| is_wished(snapshot, Some(&node))).await;
+    let seen = fake.seen(|seen| seen.method == Method::PATCH && seen.path.contains("services/web")).await;
+    assert_eq!(seen.query["fieldManager"], "ferrogate-move");
+    assert_eq!(seen.body, json!({ "metadata": { "annotations": { "ferrogate.io/announce-from": "one" } } }));
+
+    cluster.wish(&key("web"), None).await.unwrap();
+    let without = json!({ "metadata": { "annotations": { "ferrogate.io/announce-from": null } } });
+    fake.seen(|seen| seen.body == without).await;
+    until(&mut cluster, |snapshot| is_wished(snapshot, None)).await;
+    cluster.closed().await;
+}
+
+#[tokio::test]
 async fn speakers_report_what_they_announce_and_take_it_back() {
     let fake = Fake::start().await;
     let node = NodeName::from("one");
