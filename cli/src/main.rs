@@ -3,6 +3,7 @@
 mod admin;
 mod doctor;
 mod explain;
+mod layer2;
 mod migrate;
 mod ready;
 mod run;
@@ -47,13 +48,7 @@ enum Command {
     /// Controller, speaker and proxy in one process, on a folder of manifests
     Standalone(Box<StandaloneArgs>),
     /// Show Services with their addresses and owners, pools, and what was left out
-    Status {
-        #[command(flatten)]
-        source: SourceArgs,
-        /// Shape of the answer
-        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-        output: Output,
-    },
+    Status(status::StatusArgs),
     /// Say why: the chain from an external address to its endpoints, or why there is none
     Explain(ExplainArgs),
     /// Give an address to another node, or back to the order of the election
@@ -103,7 +98,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Speaker(args) => runtime.block_on(run::speaker(*args)),
         Command::Proxy(args) => runtime.block_on(run::proxy(*args)),
         Command::Standalone(args) => runtime.block_on(run::standalone(*args)),
-        Command::Status { source, output } => runtime.block_on(status::show(&source, output)),
+        Command::Status(args) => runtime.block_on(status::show(&args)),
         Command::Explain(args) => runtime.block_on(explain::show(&args)),
         Command::Move(args) => runtime.block_on(transfer::transfer(&args)),
         Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
