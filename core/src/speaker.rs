@@ -96,6 +96,8 @@ pub struct Announcements {
     pub slow: u32,
     /// Time between two slow ones.
     pub slow_interval: Duration,
+    /// Time between two of those that follow after that for as long as the address is owned; none unless given.
+    pub periodic: Option<Duration>,
     /// How many frames a second all of them may take together, at least 1.
     pub frames_per_second: u32,
 }
@@ -135,6 +137,7 @@ impl Default for Announcements {
             quick_interval: Duration::from_millis(100),
             slow: 5,
             slow_interval: Duration::from_secs(1),
+            periodic: None,
             frames_per_second: 4000,
         }
     }

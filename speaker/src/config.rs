@@ -83,6 +83,11 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = Time(Announcements::default().slow_interval), value_parser = time::<100, 60_000>)]
     pub announce_slow_interval: Duration,
 
+    /// Time between announcements that go on for as long as an address is owned, 1s to 1h; without it they end after the
+    /// slow ones. For switches that forget an entry before anybody speaks again
+    #[arg(long, value_name = "TIME", value_parser = time::<1000, 3_600_000>)]
+    pub announce_periodic: Option<Duration>,
+
     /// Frames a second that all announcements together may take
     #[arg(long, value_name = "COUNT", default_value_t = Announcements::default().frames_per_second, value_parser = clap::value_parser!(u32).range(1..))]
     pub announce_rate: u32,
@@ -135,6 +140,7 @@ impl Config {
                 quick_interval: flags.announce_quick_interval,
                 slow: flags.announce_slow,
                 slow_interval: flags.announce_slow_interval,
+                periodic: flags.announce_periodic,
                 frames_per_second: flags.announce_rate,
             },
             hand_over_grace: flags.hand_over_grace,

@@ -550,14 +550,14 @@ impl Layer2 {
                 return;
             }
             self.announce_once(now, address, actions);
-            let Announcements { quick, quick_interval, slow, slow_interval, .. } = self.announcements;
-            let next = round + 1;
+            let Announcements { quick, quick_interval, slow, slow_interval, periodic, .. } = self.announcements;
+            let next = (round + 1).min(quick + slow + 1);
             let wait = if next <= quick {
                 Some(quick_interval)
             } else if next <= quick + slow {
                 Some(slow_interval)
             } else {
-                None
+                periodic
             };
             self.schedule_round(address, wait.map(|wait| (next, now + wait)));
         }

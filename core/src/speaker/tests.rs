@@ -16,7 +16,7 @@ use ferrogate_wire::{
 };
 
 use super::{
-    Action, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
+    Action, Announcements, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
     announce::{self, Liveness, Policy, Ranking, Silence, Standing, Standings},
     elect,
     health::Refusals,
