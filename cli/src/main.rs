@@ -114,6 +114,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -121,5 +123,29 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    fn flags(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned);
+        own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
+    #[test]
+    fn whatever_the_document_on_layer_2_tells_people_to_type_is_understood() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/layer2.md");
+        let text = std::fs::read_to_string(path).unwrap();
+
+        let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("ferrogate ")).collect();
+        assert!(commands.len() >= 5, "{commands:?}");
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split_whitespace());
+            assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());
+        }
+        let flags = flags(&Cli::command());
+        let words =
+            text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter_map(|word| word.strip_prefix("--"));
+        for flag in words.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase())) {
+            assert!(flags.contains(flag), "--{flag} is no flag");
+        }
     }
 }
