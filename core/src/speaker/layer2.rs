@@ -294,7 +294,7 @@ impl Layer2 {
     pub(super) fn cede(&mut self, now: Instant, address: IpAddr, to: NodeName, actions: &mut Vec<Action>) {
         let Some(owned) = self.disown(address) else { return };
         self.leave(address, &owned.interfaces, actions);
-        self.ceded.leave(now, address, to, owned.interfaces, self.patience);
+        self.ceded.leave(now, address, to, owned.interfaces, self.patience / ceded::PATIENCE);
     }
 
     /// To whom an address was ceded.
@@ -399,7 +399,8 @@ impl Layer2 {
         }
         let asks_us =
             arp.operation == Operation::Request && (arp.destination == Mac::BROADCAST || arp.destination == mac);
-        if asks_us && self.answers(arp.target.into(), interface) {
+        let is_probe = arp.sender.is_unspecified();
+        if asks_us && self.answers(arp.target.into(), interface, is_probe) {
             let frame = Frame::Arp(Arp::answer(arp, mac));
             actions.push(Action::Send { interface: interface.clone(), frame });
         }
@@ -437,15 +438,18 @@ impl Layer2 {
         let group = solicited_node(solicitation.target);
         let to_us = solicitation.destination == solicitation.target || solicitation.destination == group;
         let to_mac = solicitation.destination_mac == mac || solicitation.destination_mac == Mac::of_group(group);
-        if to_us && to_mac && self.answers(solicitation.target.into(), interface) {
+        let is_probe = solicitation.is_probe();
+        if to_us && to_mac && self.answers(solicitation.target.into(), interface, is_probe) {
             let frame = Frame::Advertisement(Advertisement::answer(solicitation, mac));
             actions.push(Action::Send { interface: interface.clone(), frame });
         }
     }
 
-    fn answers(&self, address: IpAddr, interface: &InterfaceName) -> bool {
+    /// Probes are answered by the owner alone: another owner who asks must not take one that yields for a rival.
+    fn answers(&self, address: IpAddr, interface: &InterfaceName, is_probe: bool) -> bool {
         let owned = self.owned.get(&address).map(|owned| &owned.interfaces);
-        let interfaces = owned.or_else(|| self.yielding.get(&address).map(|yielding| &yielding.interfaces));
+        let yielding = self.yielding.get(&address).filter(|_| !is_probe).map(|yielding| &yielding.interfaces);
+        let interfaces = owned.or(yielding);
         interfaces.is_some_and(|interfaces| interfaces.contains(interface))
     }
 
@@ -521,7 +525,7 @@ impl Layer2 {
                 questions.push((*address, BTreeSet::from([claim.interface.clone()])));
             }
         }
-        let due = self.ceded.tick(now, self.patience);
+        let due = self.ceded.tick(now, self.patience / ceded::PATIENCE);
         questions.extend(due.questions);
         for (address, interfaces) in questions {
             self.ask(address, &interfaces, actions);

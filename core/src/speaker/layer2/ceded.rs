@@ -12,8 +12,8 @@ use std::{
 
 use crate::model::{InterfaceName, NodeName};
 
-/// How many questions may stay without an answer.
-const PATIENCE: u32 = 3;
+/// How many questions may stay without an answer; together they take the detection time.
+pub(super) const PATIENCE: u32 = 3;
 
 /// Questions for one address never come closer than this for each address that is asked for, which bounds their rate.
 const PACE: Duration = Duration::from_millis(1);

@@ -99,6 +99,24 @@ fn a_rival_that_does_not_answer_had_left_the_address_already() {
     assert!(stand.owns(SECOND));
 }
 
+/// Who asks may be the other owner, which would leave the address to a node that has just left it.
+#[test]
+fn a_node_that_only_answers_on_for_its_successor_does_not_answer_probes() {
+    let mut facts = snapshot(2, [service("web", &[WON])]);
+    let mut stand = Stand::started(DataPath::KubeProxy, facts.clone());
+    let word = told(&mut stand);
+    stand.receive(2, word);
+    set_service(&mut facts, Service { wished_node: Some("k2".into()), ..service("web", &[WON]) });
+    stand.snapshot(&facts);
+    let asked = |arp: Arp| Event::Arp { interface: "eth1".into(), arp };
+
+    let probe = Arp::probe(v4(WON), mac(20));
+    let request = Arp { sender: v4("192.0.2.200"), ..Arp::probe(v4(WON), mac(100)) };
+
+    assert_eq!(frames(&stand.step(asked(probe))), []);
+    assert_eq!(frames(&stand.step(asked(request))).len(), 1);
+}
+
 #[test]
 fn what_was_ceded_stays_so_while_the_other_answers_and_comes_back_soon_after_it_does_not() {
     let mut stand = alone(SECOND);
