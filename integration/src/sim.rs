@@ -106,6 +106,8 @@ pub struct World {
     /// The switch and everything that hangs on it.
     pub link: Link,
     violation: Option<Violation>,
+    /// Nodes with an address in the subnets of the pool.
+    at_home: BTreeSet<usize>,
     /// Pairs of nodes that both own an address, and since when.
     splits: BTreeMap<(usize, usize), Duration>,
     /// When something was last done to this world.
@@ -146,6 +148,7 @@ impl World {
             nodes: Vec::new(),
             link: Link::new(names.len(), clients),
             violation: None,
+            at_home: BTreeSet::new(),
             splits: BTreeMap::new(),
             calm_since: Duration::ZERO,
             steps: 0,
@@ -582,6 +585,17 @@ impl World {
         }
     }
 
+    /// Gives a node's interface addresses in the subnets of the pool, or takes them away.
+    pub fn set_at_home(&mut self, node: usize, is_at_home: bool) {
+        self.unsettle();
+        if is_at_home {
+            self.at_home.insert(node);
+        } else {
+            self.at_home.remove(&node);
+        }
+        self.step(node, speaker::Event::Interfaces(self.interfaces(node)));
+    }
+
     /// Ends the controller, if it runs.
     pub fn kill_controller(&mut self) {
         self.controller = None;
@@ -598,7 +612,7 @@ impl World {
     }
 
     fn interfaces(&self, node: usize) -> BTreeMap<InterfaceName, Interface> {
-        let interface = facts::interface(node, self.link.nodes[node].has_cable);
+        let interface = facts::interface(node, self.link.nodes[node].has_cable, self.at_home.contains(&node));
         BTreeMap::from([(INTERFACE.into(), interface)])
     }
 

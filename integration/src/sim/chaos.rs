@@ -222,7 +222,7 @@ impl Chaos {
         let service = names.choose(&mut self.rng).cloned();
         let endpoints = self.some_nodes(0.6);
         let flag: bool = self.rng.random();
-        match (self.rng.random_range(0..11), service) {
+        match (self.rng.random_range(0..12), service) {
             (0, _) => self.add_service(),
             (1, Some(service)) => {
                 self.note(format!("{service} is deleted"));
@@ -263,6 +263,10 @@ impl Chaos {
             (8, _) => {
                 self.note(format!("owners keep what they have: {flag}"));
                 self.change_advertisement(|advertisement| advertisement.is_sticky = flag);
+            }
+            (10, _) => {
+                self.note(format!("{} is in the subnets of the pool: {flag}", facts::node_name(node)));
+                self.world.set_at_home(node, flag);
             }
             (9, Some(service)) => {
                 let wished = flag.then(|| facts::node_name(node));

@@ -38,10 +38,11 @@ pub fn node_mac(node: usize) -> Mac {
     Mac([2, 0, 0, 0, 1, u8::try_from(node).unwrap_or(u8::MAX)])
 }
 
-/// A node's interface to the switch.
-pub fn interface(node: usize, has_carrier: bool) -> Interface {
+/// A node's interface to the switch, with or without addresses in the subnets of the pool.
+pub fn interface(node: usize, has_carrier: bool, is_at_home: bool) -> Interface {
     let own = ipnetwork::IpNetwork::new(node_address(node), 24);
     let link_local = "fe80::1/64".parse();
+    let homes = ["192.0.2.255/24", "2001:db8::fff/64"].into_iter().filter(|_| is_at_home);
     Interface {
         index: 2,
         mac: Some(node_mac(node)),
@@ -51,7 +52,7 @@ pub fn interface(node: usize, has_carrier: bool) -> Interface {
         no_arp: false,
         loopback: false,
         enslaved: false,
-        addresses: own.into_iter().chain(link_local).collect(),
+        addresses: own.into_iter().chain(link_local).chain(homes.filter_map(|prefix| prefix.parse().ok())).collect(),
     }
 }
 

@@ -107,8 +107,11 @@ impl World {
     fn sole_owner(&self, address: IpAddr) -> Result<Option<usize>, Violation> {
         let services = self.truth.services.values().filter(|service| service.observed.addresses.contains(&address));
         let services: Vec<&Service> = services.map(|service| &**service).collect();
-        let able: BTreeSet<usize> =
+        let mut able: BTreeSet<usize> =
             (0..self.nodes.len()).filter(|&node| services.iter().any(|service| self.is_able(node, service))).collect();
+        if !able.is_disjoint(&self.at_home) {
+            able.retain(|node| self.at_home.contains(node));
+        }
         match self.owners(address)[..] {
             [] if able.is_empty() => Ok(None),
             [owner] if able.contains(&owner) => Ok(Some(owner)),
