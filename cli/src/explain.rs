@@ -14,6 +14,7 @@ use ferrogate_core::{
     speaker::{
         DataPath,
         announce::{Liveness, Policy, Silence, Standing, Standings, ranking},
+        elect::Rank,
         health::Refusals,
     },
 };
@@ -36,24 +37,43 @@ enum What {
         name: String,
         #[command(flatten)]
         source: SourceArgs,
-        /// Explain as speakers decide that were started with the same flag
-        #[arg(long)]
-        ignore_exclude_lb: bool,
+        #[command(flatten)]
+        policy: PolicyArgs,
         /// Shape of the answer
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
     },
 }
 
+/// What speakers were told that takes part in elections.
+#[derive(Args)]
+pub struct PolicyArgs {
+    /// Decide as speakers do that were started with the same flag
+    #[arg(long)]
+    ignore_exclude_lb: bool,
+    /// Decide as speakers do that were started with the same flag
+    #[arg(long)]
+    yield_on_cordon: bool,
+}
+
+impl PolicyArgs {
+    /// What the speakers of a source go by.
+    pub fn policy(&self, source: &SourceArgs) -> Policy {
+        Policy {
+            data_path: if source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy },
+            ignore_exclude_label: self.ignore_exclude_lb,
+            yield_on_cordon: self.yield_on_cordon,
+        }
+    }
+}
+
 /// Prints the explanation; the exit code tells whether the Service exists.
 pub async fn show(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let What::Service { name, source, ignore_exclude_lb, output } = &args.what;
+    let What::Service { name, source, policy, output } = &args.what;
     let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
     let key = ServiceKey::new(namespace, name);
     let snapshot = facts(source, &key).await?;
-    let data_path = if source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
-    let policy = Policy { data_path, ignore_exclude_label: *ignore_exclude_lb };
-    let Some(explanation) = explain(&snapshot, &key, policy) else {
+    let Some(explanation) = explain(&snapshot, &key, policy.policy(source)) else {
         bail!("there is no Service {key}; `ferrogate status` lists those there are");
     };
     match output {
@@ -73,8 +93,21 @@ async fn facts(source: &SourceArgs, key: &ServiceKey) -> anyhow::Result<Arc<Snap
     }
 }
 
-fn owners(snapshot: &Snapshot, key: &ServiceKey) -> BTreeSet<NodeName> {
-    snapshot.announced_by.get(key).map(|nodes| BTreeSet::clone(nodes)).unwrap_or_default()
+/// The nodes that say they announce a Service.
+pub fn owners(snapshot: &Snapshot, key: &ServiceKey) -> BTreeSet<NodeName> {
+    snapshot.announced_by.get(key).map(|nodes| nodes.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// What is known of a node that the speaker whose view this is has lost sight of.
+pub fn lost(node: &NodeName) -> (NodeName, Standing) {
+    let standing = Standing {
+        liveness: Liveness::Lost,
+        proxy_ready: false,
+        refusals: Refusals::default(),
+        links: None,
+        dead_links: Default::default(),
+    };
+    (node.clone(), standing)
 }
 
 /// Everything there is to say about a Service.
@@ -111,6 +144,14 @@ struct Owner {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Candidate {
     node: String,
+    /// Last, because it is cordoned.
+    cordoned: bool,
+    /// How many addresses of the Services that go together it serves.
+    serves: usize,
+    /// A person wants it.
+    wished: bool,
+    /// It has the addresses already, and keeps them.
+    keeps: bool,
     preference: u32,
     hash: String,
 }
@@ -186,19 +227,6 @@ fn verdict(verdict: Verdict) -> Address {
 }
 
 fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTreeSet<NodeName>) -> Owner {
-    let lost = |node: &NodeName| {
-        let refusals = Refusals::default();
-        (
-            node.clone(),
-            Standing {
-                liveness: Liveness::Lost,
-                proxy_ready: false,
-                refusals,
-                links: None,
-                dead_links: Default::default(),
-            },
-        )
-    };
     let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
     let names: Vec<String> = reported.iter().map(ToString::to_string).collect();
     let ranking = match ranking(snapshot, policy, &standings, key) {
@@ -212,7 +240,7 @@ fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTree
     let message = match (first, reported.first()) {
         (None, _) => "nobody announces it: no node may".to_owned(),
         (Some(first), Some(owner)) if first == owner && reported.len() == 1 => {
-            format!("{owner} announces it: first of {} by the hash of node and address", ranking.candidates.len())
+            format!("{owner} announces it: first of {} {}", ranking.candidates.len(), decisive(&ranking.candidates))
         }
         (Some(first), None) => {
             format!("{first} should announce it, but no speaker says so: is the speaker running, and its proxy ready?")
@@ -223,12 +251,17 @@ fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTree
             names.join(" and ")
         ),
         (Some(first), Some(owner)) => format!(
-            "{owner} announces it; by the hash of node and address {first} comes first, \
-             so its speaker, its proxy or its interface is not ready"
+            "{owner} announces it; {} {first} comes first, so its speaker, its proxy or its interface is not ready, \
+             or only {owner} is in the subnet of the address",
+            decisive(&ranking.candidates)
         ),
     };
-    let candidate = |rank: &ferrogate_core::speaker::elect::Rank| Candidate {
+    let candidate = |rank: &Rank| Candidate {
         node: rank.node.to_string(),
+        cordoned: rank.cordoned,
+        serves: rank.serves.0,
+        wished: rank.wished.0,
+        keeps: rank.keeps.0,
         preference: rank.preference.0,
         hash: rank.hash.iter().take(4).fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
@@ -240,6 +273,24 @@ fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTree
         ranking: ranking.candidates.iter().map(candidate).collect(),
         out: ranking.out.iter().map(|(node, silence)| out(Some(node), silence)).collect(),
         message,
+    }
+}
+
+/// By what the first candidate comes before the second, in words.
+fn decisive(candidates: &[Rank]) -> &'static str {
+    let [first, second, ..] = candidates else { return "by being the only one" };
+    if (first.yields, first.cordoned) != (second.yields, second.cordoned) {
+        "by not being cordoned"
+    } else if first.serves != second.serves {
+        "by what it can serve"
+    } else if first.wished != second.wished {
+        "by a person's wish (`ferrogate move`)"
+    } else if first.keeps != second.keeps {
+        "by having it already (stickiness)"
+    } else if first.preference != second.preference {
+        "by preference"
+    } else {
+        "by the hash of node and address"
     }
 }
 
@@ -299,8 +350,13 @@ fn text(explanation: &Explanation) -> String {
     let owner = &explanation.owner;
     lines.push(format!("├─ owner      {}", owner.message));
     for (place, candidate) in owner.ranking.iter().enumerate() {
-        let Candidate { node, preference, hash } = candidate;
-        lines.push(format!("│             {}. {node}  preference {preference}, hash {hash}…", place + 1));
+        let Candidate { node, cordoned, serves, wished, keeps, preference, hash } = candidate;
+        let marks = [(*cordoned, "cordoned, "), (*wished, "wished, "), (*keeps, "keeps it, ")];
+        let marks: String = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, mark)| mark).collect();
+        let place = place + 1;
+        lines.push(format!(
+            "│             {place}. {node}  {marks}serves {serves}, preference {preference}, hash {hash}…"
+        ));
     }
     for Out { node, message, .. } in owner.out.iter().filter(|out| out.node.is_some()) {
         lines.push(format!("│             -  {}  out: {message}", node.as_deref().unwrap_or_default()));
@@ -324,18 +380,17 @@ fn text(explanation: &Explanation) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy { data_path: DataPath::Proxy, ignore_exclude_label: false };
+    pub const POLICY: Policy =
+        Policy { data_path: DataPath::Proxy, ignore_exclude_label: false, yield_on_cordon: false };
 
-    /// A folder of manifests with one node, a pool, an advertisement and the Service `default/web`.
-    async fn explained(service: &str) -> Explanation {
-        explained_by(POLICY, "", service).await
-    }
+    /// A folder of manifests, and the state beside it.
+    pub struct Folder(tempfile::TempDir);
 
-    /// The same with more in the metadata of the node.
-    async fn explained_by(policy: Policy, node: &str, service: &str) -> Explanation {
+    /// With one node, more in its metadata, a pool, an advertisement and the Service `default/web`.
+    pub fn folder(node: &str, service: &str) -> Folder {
         let folder = tempfile::tempdir().unwrap();
         let manifests = folder.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
@@ -345,21 +400,35 @@ mod tests {
             apiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: main}\n---\n"
             .replace("NODE", node);
         std::fs::write(manifests.join("all.yaml"), format!("{around}{service}")).unwrap();
-        let source = SourceArgs {
-            manifests: Some(manifests),
-            state: Some(folder.path().join("state")),
-            namespace: "ferrogate-system".to_owned(),
-            load_balancer_class: "ferrogate.io/lb".to_owned(),
-            serve_classless: true,
-            metallb_compat: false,
-            metallb_namespace: "metallb-system".to_owned(),
-        };
-        let key = ServiceKey::new("default", "web");
-        let snapshot = facts(&source, &key).await.unwrap();
-        explain(&snapshot, &key, policy).unwrap()
+        Folder(folder)
     }
 
-    fn service(metadata: &str, status: &str) -> String {
+    impl Folder {
+        /// Writes a file of the state.
+        pub fn says(&self, path: &str, text: &str) {
+            let path = self.0.path().join("state").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        fn source(&self) -> SourceArgs {
+            SourceArgs {
+                manifests: Some(self.0.path().join("manifests")),
+                state: Some(self.0.path().join("state")),
+                namespace: "ferrogate-system".to_owned(),
+                load_balancer_class: "ferrogate.io/lb".to_owned(),
+                serve_classless: true,
+                metallb_compat: false,
+                metallb_namespace: "metallb-system".to_owned(),
+            }
+        }
+
+        pub async fn snapshot(&self) -> Arc<Snapshot> {
+            facts(&self.source(), &ServiceKey::new("default", "web")).await.unwrap()
+        }
+    }
+
+    pub fn service(metadata: &str, status: &str) -> String {
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: web{metadata}}}\n\
              spec: {{type: LoadBalancer, ports: [{{port: 80}}]}}\n{status}---\n\
@@ -367,6 +436,16 @@ mod tests {
              metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
              ports: [{{port: 8080}}]\nendpoints: [{{addresses: [203.0.113.5]}}]\n"
         )
+    }
+
+    async fn explained(service: &str) -> Explanation {
+        explained_by(POLICY, "", service).await
+    }
+
+    /// The same with more in the metadata of the node.
+    async fn explained_by(policy: Policy, node: &str, service: &str) -> Explanation {
+        let snapshot = folder(node, service).snapshot().await;
+        explain(&snapshot, &ServiceKey::new("default", "web"), policy).unwrap()
     }
 
     #[tokio::test]
@@ -391,6 +470,27 @@ mod tests {
 
         assert_eq!((strict.owner.ranking.len(), strict.owner.out.len()), (0, 1));
         assert_eq!((ignoring.owner.ranking.len(), ignoring.owner.out.len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn the_whole_ranking_is_shown_and_what_decided_it() {
+        let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-2}\nspec: {unschedulable: true}\n";
+        let assigned = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n";
+        let wish = ", annotations: {ferrogate.io/announce-from: node-2}";
+        let both = |metadata: &str| format!("{}{node}", service(metadata, assigned));
+
+        let wished = explained_by(POLICY, "", &both(wish)).await;
+        let yielding = explained_by(Policy { yield_on_cordon: true, ..POLICY }, "", &both(wish)).await;
+
+        let order = |explanation: &Explanation| -> Vec<(String, bool, bool)> {
+            let ranking = explanation.owner.ranking.iter();
+            ranking.map(|one| (one.node.clone(), one.wished, one.cordoned)).collect()
+        };
+        let (first, second) = ("node-1".to_owned(), "node-2".to_owned());
+        assert_eq!(order(&wished), [(second.clone(), true, false), (first.clone(), false, false)]);
+        assert_eq!(order(&yielding), [(first, false, false), (second, true, true)]);
+        let text = text(&yielding);
+        assert!(text.contains("2. node-2  cordoned, wished, serves 1, preference 0, hash "), "{text}");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 mod admin;
 mod doctor;
 mod explain;
+mod layer2;
 mod migrate;
 mod ready;
 mod run;
@@ -12,6 +13,7 @@ mod status;
 mod table;
 mod telemetry;
 mod tls;
+mod transfer;
 mod webhook;
 
 use std::process::ExitCode;
@@ -46,15 +48,11 @@ enum Command {
     /// Controller, speaker and proxy in one process, on a folder of manifests
     Standalone(Box<StandaloneArgs>),
     /// Show Services with their addresses and owners, pools, and what was left out
-    Status {
-        #[command(flatten)]
-        source: SourceArgs,
-        /// Shape of the answer
-        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-        output: Output,
-    },
+    Status(status::StatusArgs),
     /// Say why: the chain from an external address to its endpoints, or why there is none
     Explain(ExplainArgs),
+    /// Give an address to another node, or back to the order of the election
+    Move(transfer::MoveArgs),
     /// Look for what would keep Ferrogate from working on this host
     Doctor {
         #[command(flatten)]
@@ -100,8 +98,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Speaker(args) => runtime.block_on(run::speaker(*args)),
         Command::Proxy(args) => runtime.block_on(run::proxy(*args)),
         Command::Standalone(args) => runtime.block_on(run::standalone(*args)),
-        Command::Status { source, output } => runtime.block_on(status::show(&source, output)),
+        Command::Status(args) => runtime.block_on(status::show(&args)),
         Command::Explain(args) => runtime.block_on(explain::show(&args)),
+        Command::Move(args) => runtime.block_on(transfer::transfer(&args)),
         Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
         Command::Migrate(from) => runtime.block_on(migrate::migrate(from)),
         Command::Ready(args) => ready::ask(&args),
@@ -115,6 +114,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -122,5 +123,29 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    fn flags(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned);
+        own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
+    #[test]
+    fn whatever_the_document_on_layer_2_tells_people_to_type_is_understood() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/layer2.md");
+        let text = std::fs::read_to_string(path).unwrap();
+
+        let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("ferrogate ")).collect();
+        assert!(commands.len() >= 5, "{commands:?}");
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split_whitespace());
+            assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());
+        }
+        let flags = flags(&Cli::command());
+        let words =
+            text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter_map(|word| word.strip_prefix("--"));
+        for flag in words.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase())) {
+            assert!(flags.contains(flag), "--{flag} is no flag");
+        }
     }
 }

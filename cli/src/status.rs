@@ -2,16 +2,40 @@
 
 use std::process::ExitCode;
 
+use clap::{Args, ValueEnum};
 use ferrogate_core::snapshot::Snapshot;
 use serde::Serialize;
 
 use crate::{
     Output,
     doctor::{self, Check, Host, Verdict},
+    explain::PolicyArgs,
+    layer2,
     run::{CONTROLLER_ADMIN, PROXY_ADMIN, SPEAKER_ADMIN},
     source::SourceArgs,
     table::Table,
 };
+
+/// Flags of `ferrogate status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// One part alone, with more about it
+    part: Option<Part>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Shape of the answer
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Output,
+}
+
+/// What there is more about.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// Which node announces each address by ARP and NDP, and who else claims it
+    L2,
+}
 
 /// What `status` shows.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -50,14 +74,20 @@ struct ProblemRow {
 }
 
 /// Prints the status; the exit code is 0 whatever it says, since problems are findings, not failures.
-pub async fn show(source: &SourceArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let snapshot = source.read(None).await?;
-    let status = status(&snapshot);
-    match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Table => print!("{}", tables(&status)),
-    }
+pub async fn show(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let snapshot = args.source.read(None).await?;
+    let text = match (args.part, args.output) {
+        (None, Output::Json) => json(&status(&snapshot))?,
+        (None, Output::Table) => tables(&status(&snapshot)),
+        (Some(Part::L2), Output::Json) => json(&layer2::rows(&snapshot, args.policy.policy(&args.source)))?,
+        (Some(Part::L2), Output::Table) => layer2::table(&layer2::rows(&snapshot, args.policy.policy(&args.source))),
+    };
+    print!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn json(answer: &impl Serialize) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(answer)?))
 }
 
 fn status(snapshot: &Snapshot) -> Status {
@@ -69,7 +99,7 @@ fn status(snapshot: &Snapshot) -> Status {
         announced_by: snapshot
             .announced_by
             .get(&service.key)
-            .map(|nodes| nodes.iter().map(ToString::to_string).collect())
+            .map(|nodes| nodes.keys().map(ToString::to_string).collect())
             .unwrap_or_default(),
         endpoints_ready: service.endpoints.iter().filter(|endpoint| endpoint.servable()).count(),
         message: service.observed.condition.as_ref().map(|condition| condition.message.clone()).unwrap_or_default(),
@@ -126,7 +156,8 @@ fn tables(status: &Status) -> String {
     text
 }
 
-fn or_dash(text: String) -> String {
+/// The text, or what stands for none.
+pub fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 

@@ -37,6 +37,7 @@ pub mod scrapers;
 pub mod state;
 pub mod translate;
 pub mod webhook;
+mod wish;
 mod write;
 
 use admission::Admission;
@@ -45,6 +46,7 @@ use clock::Clock;
 pub use dir::DirectoryError;
 pub use kube::KubernetesError;
 pub use lease::Timing;
+pub use wish::WishError;
 use write::apply::{Applier, Mandate, Requests};
 
 /// The namespace of our own objects, unless told otherwise.

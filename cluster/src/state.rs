@@ -9,11 +9,11 @@ use ferrogate_core::{
     configuration::{ConfigurationState, Judgement, Reporter},
     model::{Family, NodeName, ObjectKey, ObjectRef, ServiceKey, pool::PoolStatus, service::ServiceStatus},
     snapshot::Fault,
-    write::Condition,
+    write::{Condition, L2Conflict, L2Status},
 };
 use ferrogate_crds::{
-    ConfigurationResult, ConfigurationState as ConfigurationStateObject, ConfigurationStateStatus, IPAddressPool,
-    ServiceL2Status, ServiceL2StatusStatus,
+    ConfigurationResult, ConfigurationState as ConfigurationStateObject, ConfigurationStateStatus, ConflictStatus,
+    IPAddressPool, ServiceL2Status, ServiceL2StatusStatus,
 };
 use k8s_openapi::{
     api::{core::v1::Service, networking::v1::Ingress},
@@ -214,16 +214,42 @@ pub fn read_conditions(text: &str) -> Result<(ObjectRef, Vec<Condition>), Fault>
     Ok((about, object.status.conditions.into_iter().map(pool::condition).collect()))
 }
 
-/// Which Service a ServiceL2Status is about, and which node announces it.
-pub fn read_l2_status(text: &str) -> Result<(ServiceKey, NodeName), Fault> {
+/// What a speaker says of a Service that it announces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcer {
+    /// Which Service.
+    pub service: ServiceKey,
+    /// The node of the speaker.
+    pub node: NodeName,
+    /// What it says.
+    pub status: L2Status,
+}
+
+/// What a ServiceL2Status says.
+pub fn read_l2_status(text: &str) -> Result<Announcer, Fault> {
     let object: ServiceL2Status = only(text)?;
     let status = object.status.ok_or_else(|| says_nothing("status"))?;
     Ok(announcer(status))
 }
 
-/// Which Service a status is about, and which node announces it.
-pub fn announcer(status: ServiceL2StatusStatus) -> (ServiceKey, NodeName) {
-    (ServiceKey::new(status.service_namespace, status.service_name), NodeName::from(status.node))
+/// What a status says, as far as it can be read.
+pub fn announcer(status: ServiceL2StatusStatus) -> Announcer {
+    let conflict = |conflict: ConflictStatus| {
+        let address = conflict.address.parse().ok()?;
+        Some(L2Conflict { address, interface: conflict.interface.as_str().into(), mac: conflict.mac })
+    };
+    let interfaces = status.interfaces.into_iter().map(|interface| interface.name.as_str().into());
+    Announcer {
+        service: ServiceKey::new(status.service_namespace, status.service_name),
+        node: NodeName::from(status.node),
+        status: L2Status {
+            pool: status.pool.as_str().into(),
+            addresses: status.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            interfaces: interfaces.collect(),
+            transitions: u32::try_from(status.transitions.unwrap_or_default()).unwrap_or_default(),
+            conflicts: status.conflicts.into_iter().filter_map(conflict).collect(),
+        },
+    }
 }
 
 /// What a reporter says of the configuration.

@@ -27,7 +27,10 @@ use ferrogate_core::{
 };
 use imbl::{OrdMap, ordmap::DiffItem};
 
-use crate::objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading, Spelling};
+use crate::{
+    objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading, Spelling},
+    state::Announcer,
+};
 
 mod advertisement;
 mod bfd_profile;
@@ -73,8 +76,9 @@ pub struct Translator {
     unreachable: BTreeSet<NodeName>,
     configuration_states: OrdMap<Reporter, Arc<ConfigurationState>>,
     /// Who says of which Service that it announces it, by the file that says so.
-    announcers: BTreeMap<String, (ServiceKey, NodeName)>,
-    announcers_of: BTreeMap<ServiceKey, BTreeMap<NodeName, u32>>,
+    announcers: BTreeMap<String, Announcer>,
+    /// The files that speak of each Service.
+    announcers_of: BTreeMap<ServiceKey, BTreeSet<String>>,
     /// Conditions of objects without a status above, by the file that says so.
     conditions: BTreeMap<String, (ObjectRef, Vec<Condition>)>,
 
@@ -214,7 +218,7 @@ impl Translator {
     }
 
     /// Takes in that a speaker announces a Service by layer 2, or, of the same file, that it does no more.
-    pub fn remember_announcer(&mut self, file: &str, said: Option<(ServiceKey, NodeName)>) {
+    pub fn remember_announcer(&mut self, file: &str, said: Option<Announcer>) {
         let before = match &said {
             Some(said) => self.announcers.insert(file.to_owned(), said.clone()),
             None => self.announcers.remove(file),
@@ -222,21 +226,16 @@ impl Translator {
         if before == said {
             return;
         }
-        if let Some((service, node)) = before {
-            let nodes = self.announcers_of.entry(service.clone()).or_default();
-            match nodes.get_mut(&node) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => {
-                    nodes.remove(&node);
-                }
-            }
-            if nodes.is_empty() {
+        if let Some(Announcer { service, .. }) = before {
+            let files = self.announcers_of.entry(service.clone()).or_default();
+            files.remove(file);
+            if files.is_empty() {
                 self.announcers_of.remove(&service);
             }
             self.stale.announcers.insert(service);
         }
-        if let Some((service, node)) = said {
-            *self.announcers_of.entry(service.clone()).or_default().entry(node).or_default() += 1;
+        if let Some(Announcer { service, .. }) = said {
+            self.announcers_of.entry(service.clone()).or_default().insert(file.to_owned());
             self.stale.announcers.insert(service);
         }
     }
@@ -317,8 +316,13 @@ impl Translator {
             }
         }
         for service in stale.announcers {
-            let nodes = self.announcers_of.get(&service);
-            let nodes = nodes.map(|nodes| Arc::new(nodes.keys().cloned().collect::<BTreeSet<_>>()));
+            let files = self.announcers_of.get(&service);
+            let nodes = files.map(|files| {
+                let mut said: Vec<&Announcer> = files.iter().filter_map(|file| self.announcers.get(file)).collect();
+                // Of two reports of one node the newer one counts.
+                said.sort_by_key(|said| said.status.transitions);
+                Arc::new(said.into_iter().map(|said| (said.node.clone(), said.status.clone())).collect())
+            });
             set(&mut next.announced_by, service, nodes);
         }
         for (object, conditions) in stale.conditions {
@@ -608,7 +612,13 @@ impl Translator {
         let Some(name) = &self.lone_node else { return };
         if self.node_count == 0 {
             let labels = Labels::from([("kubernetes.io/hostname".to_owned(), name.to_string())]);
-            let node = Node { name: name.clone(), labels, internal_addresses: Vec::new(), network_unavailable: false };
+            let node = Node {
+                name: name.clone(),
+                labels,
+                internal_addresses: Vec::new(),
+                network_unavailable: false,
+                unschedulable: false,
+            };
             set(&mut next.nodes, name.clone(), Some(Arc::new(node)));
         } else if self.objects.in_force(&Id::new(Kind::Node, "", name.as_str())).is_none() {
             set(&mut next.nodes, name.clone(), None);

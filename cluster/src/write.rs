@@ -16,7 +16,7 @@ use ferrogate_core::{
         pool::{AddressUse, PoolStatus},
         service::ServiceStatus,
     },
-    write::{Condition, Event, L2Status, Write},
+    write::{Condition, Event, L2Conflict, L2Status, Write},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1 as meta, jiff::Timestamp};
 use serde_json::{Value, json};
@@ -181,6 +181,9 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
         (Place::L2Status { node, service }, Wish::L2Status(status)) => {
             let name = format!("l2-{node}-{}-{}", service.namespace, service.name);
             let interfaces = status.interfaces.iter().map(|name| json!({ "name": name.as_str() }));
+            let conflicts = status.conflicts.iter().map(|L2Conflict { address, interface, mac }| {
+                json!({ "address": address, "interface": interface.as_str(), "mac": mac })
+            });
             json!({
                 "apiVersion": OUR_API,
                 "kind": "ServiceL2Status",
@@ -193,6 +196,8 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
                     "pool": status.pool.as_str(),
                     "addresses": status.addresses,
                     "interfaces": interfaces.collect::<Vec<_>>(),
+                    "transitions": status.transitions,
+                    "conflicts": conflicts.collect::<Vec<_>>(),
                 },
             })
         }

@@ -18,7 +18,7 @@ use ferrogate_core::{
         service::{ADDRESS_ASSIGNED, ClassPolicy, Service, ServiceStatus},
     },
     snapshot::{Fault, Problem, Snapshot},
-    write::{Condition, Event, L2Status, Severity, Write},
+    write::{Condition, Event, L2Conflict, L2Status, Severity, Write},
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -696,15 +696,21 @@ async fn speakers_say_whom_they_see_and_what_they_announce() {
         pool: PoolName::from("p"),
         addresses: vec!["192.0.2.7".parse().unwrap()],
         interfaces: [ferrogate_core::model::InterfaceName::from("eth0")].into(),
+        transitions: 2,
+        conflicts: vec![L2Conflict {
+            address: "192.0.2.7".parse().unwrap(),
+            interface: "eth0".into(),
+            mac: "02:00:00:00:00:42".to_owned(),
+        }],
     };
 
     let membership = Write::Membership { node: one.clone(), unreachable: [two.clone()].into() };
     speaker.writes.send(membership).await.unwrap();
-    speaker.writes.send(announces(Some(status))).await.unwrap();
+    speaker.writes.send(announces(Some(status.clone()))).await.unwrap();
 
     until(&mut proxy, |snapshot| snapshot.unreachable.contains(&two)).await;
     let seen = until(&mut other, |snapshot| snapshot.announced_by.contains_key(&key("web"))).await;
-    assert!(seen.announced_by[&key("web")].contains(&one));
+    assert_eq!(seen.announced_by[&key("web")][&one], status);
     assert!(seen.unreachable.is_empty());
 
     speaker.writes.send(announces(None)).await.unwrap();

@@ -12,7 +12,7 @@ use ferrogate_core::{
         service::{ADDRESS_ASSIGNED, ClassPolicy, ServiceStatus},
     },
     snapshot::Snapshot,
-    write::{Condition, Event, L2Status, Severity, Write},
+    write::{Condition, Event, L2Conflict, L2Status, Severity, Write},
 };
 use hyper::Method;
 use serde_json::{Value, json};
@@ -281,6 +281,35 @@ async fn pools_ingresses_and_conditions_get_their_status() {
 }
 
 #[tokio::test]
+async fn a_wish_is_an_annotation_that_comes_and_goes_and_touches_nothing_else() {
+    let fake = Fake::start().await;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "web", "namespace": "default" },
+        "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }], "clusterIPs": ["203.0.113.1"] },
+    });
+    fake.put(SERVICES, service);
+    let mut cluster = open(&fake, Role::Reader(None), "reader").await;
+    let node = NodeName::from("one");
+    let is_wished = |snapshot: &Snapshot, wish: Option<&NodeName>| {
+        snapshot.services.get(&key("web")).is_some_and(|web| web.wished_node.as_ref() == wish)
+    };
+
+    cluster.wish(&key("web"), Some(&node)).await.unwrap();
+    until(&mut cluster, |snapshot| is_wished(snapshot, Some(&node))).await;
+    let seen = fake.seen(|seen| seen.method == Method::PATCH && seen.path.contains("services/web")).await;
+    assert_eq!(seen.query["fieldManager"], "ferrogate-move");
+    assert_eq!(seen.body, json!({ "metadata": { "annotations": { "ferrogate.io/announce-from": "one" } } }));
+
+    cluster.wish(&key("web"), None).await.unwrap();
+    let without = json!({ "metadata": { "annotations": { "ferrogate.io/announce-from": null } } });
+    fake.seen(|seen| seen.body == without).await;
+    until(&mut cluster, |snapshot| is_wished(snapshot, None)).await;
+    cluster.closed().await;
+}
+
+#[tokio::test]
 async fn speakers_report_what_they_announce_and_take_it_back() {
     let fake = Fake::start().await;
     let node = NodeName::from("one");
@@ -289,11 +318,18 @@ async fn speakers_report_what_they_announce_and_take_it_back() {
         pool: PoolName::from("p"),
         addresses: vec!["192.0.2.7".parse().unwrap()],
         interfaces: [ferrogate_core::model::InterfaceName::from("eth0")].into(),
+        transitions: 2,
+        conflicts: vec![L2Conflict {
+            address: "192.0.2.7".parse().unwrap(),
+            interface: "eth0".into(),
+            mac: "02:00:00:00:00:42".to_owned(),
+        }],
     };
     let write = |status| Write::L2Status { service: key("web"), node: node.clone(), status };
 
-    cluster.writes.send(write(Some(status))).await.unwrap();
-    until(&mut cluster, |snapshot| snapshot.announced_by.contains_key(&key("web"))).await;
+    cluster.writes.send(write(Some(status.clone()))).await.unwrap();
+    let shown = until(&mut cluster, |snapshot| snapshot.announced_by.contains_key(&key("web"))).await;
+    assert_eq!(shown.announced_by[&key("web")][&node], status);
     let seen = fake.seen(|seen| seen.path.contains("servicel2statuses") && seen.path.ends_with("/status")).await;
     assert_eq!(seen.query["fieldManager"], "ferrogate-speaker");
     assert_eq!(seen.body["status"]["interfaces"], json!([{ "name": "eth0" }]));
@@ -536,7 +572,13 @@ async fn an_api_server_that_is_ill_is_asked_rarely_and_everything_is_said_in_the
     let node = NodeName::from("one");
     let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
     fake.set_mood(Mood::ReadOnly);
-    let status = L2Status { pool: PoolName::from("p"), addresses: Vec::new(), interfaces: Default::default() };
+    let status = L2Status {
+        pool: PoolName::from("p"),
+        addresses: Vec::new(),
+        interfaces: Default::default(),
+        transitions: 0,
+        conflicts: Vec::new(),
+    };
     for number in 0..200 {
         let service = key(&format!("s{number}"));
         let write = Write::L2Status { service, node: node.clone(), status: Some(status.clone()) };
@@ -560,7 +602,13 @@ async fn open_in_virtual_time(fake: &Fake, role: Role) -> Cluster {
 }
 
 fn announced(node: &NodeName, number: usize) -> Write {
-    let status = L2Status { pool: PoolName::from("p"), addresses: Vec::new(), interfaces: Default::default() };
+    let status = L2Status {
+        pool: PoolName::from("p"),
+        addresses: Vec::new(),
+        interfaces: Default::default(),
+        transitions: 0,
+        conflicts: Vec::new(),
+    };
     Write::L2Status { service: key(&format!("s{number}")), node: node.clone(), status: Some(status) }
 }
 

@@ -46,6 +46,7 @@ fn web() -> Service {
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),
     }

@@ -1,6 +1,7 @@
 //! All facts at one moment, and what had to be left out.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -22,7 +23,7 @@ use crate::{
         selector::LabelSelector,
         service::Service,
     },
-    write::Condition,
+    write::{Condition, L2Status},
 };
 
 /// All facts at one moment.
@@ -53,8 +54,8 @@ pub struct Snapshot {
     pub ingresses: OrdMap<ObjectKey, Arc<Ingress>>,
     /// Nodes whose speaker the speaker of *this* node has lost sight of. Endpoints there are used last.
     pub unreachable: BTreeSet<NodeName>,
-    /// Which speaker announces each Service by layer 2, as the speakers report it.
-    pub announced_by: OrdMap<ServiceKey, Arc<BTreeSet<NodeName>>>,
+    /// Which speakers announce each Service by layer 2, as they report it.
+    pub announced_by: OrdMap<ServiceKey, Arc<BTreeMap<NodeName, L2Status>>>,
     /// Our conditions as they stand now on objects whose status is in no other map here: advertisements, objects that
     /// were left out, and what [`Write::Condition`](crate::write::Write::Condition) said of a Service. Only objects
     /// that still exist are listed.
@@ -70,6 +71,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Which node announces a Service by layer 2, and what it reports. Of several that say so the one that came last: one
+    /// that has died could not take its word back.
+    pub fn announcer(&self, service: &ServiceKey) -> Option<(&NodeName, &L2Status)> {
+        self.announced_by.get(service)?.iter().max_by_key(|(node, status)| (status.transitions, Reverse(*node)))
+    }
+
     /// Pools that are there and not in force, because nobody can read what they say.
     pub fn pools_left_out(&self) -> BTreeSet<PoolName> {
         let problems = self.problems.values().flatten().filter(|problem| !problem.fault.is_warning());

@@ -15,7 +15,7 @@ use ferrogate_wire::{
     arp::Arp,
     ethernet::Mac,
     gossip::Datagram,
-    ndp::{Advertisement, Ndp},
+    ndp::{Advertisement, Ndp, Solicitation},
 };
 
 use imbl::ordmap::DiffItem;
@@ -24,13 +24,13 @@ use crate::{
     model::{InterfaceName, NodeName, ObjectRef, Prefix, ServiceKey},
     snapshot::Snapshot,
     speaker::{
-        announce::{Announcement, Ground, Lead, Policy, Sharing, Silence, Standings},
+        announce::{Announcement, Ground, Lead, Liveness, Policy, Sharing, Silence, Standings},
         health::{HealthChecks, News},
-        layer2::Layer2,
+        layer2::{Layer2, Seen},
         membership::{Heard, Membership, Own, Taken},
         watch::{Watched, Watches},
     },
-    write::{self, L2Status, Severity, Write},
+    write::{self, L2Conflict, L2Status, Severity, Write},
 };
 
 pub mod announce;
@@ -69,6 +69,8 @@ pub struct Config {
     pub seed: u64,
     /// Whether nodes with the label that excludes them from load balancers may announce all the same.
     pub ignore_exclude_label: bool,
+    /// Whether cordoned nodes announce only what nobody else can.
+    pub yield_on_cordon: bool,
     /// Names of interfaces that are never announced on, `*` standing for any characters.
     pub excluded_interfaces: Vec<String>,
     /// How often every other speaker hears from this one.
@@ -99,6 +101,8 @@ pub struct Announcements {
     pub slow: u32,
     /// Time between two slow ones.
     pub slow_interval: Duration,
+    /// Time between two of those that follow after that for as long as the address is owned; none unless given.
+    pub periodic: Option<Duration>,
     /// How many frames a second all of them may take together, at least 1.
     pub frames_per_second: u32,
 }
@@ -138,6 +142,7 @@ impl Default for Announcements {
             quick_interval: Duration::from_millis(100),
             slow: 5,
             slow_interval: Duration::from_secs(1),
+            periodic: None,
             frames_per_second: 4000,
         }
     }
@@ -152,6 +157,7 @@ impl Config {
             incarnation,
             seed: 0,
             ignore_exclude_label: false,
+            yield_on_cordon: false,
             excluded_interfaces: EXCLUDED_INTERFACES.map(str::to_owned).to_vec(),
             gossip_interval: GOSSIP_INTERVAL,
             detect_multiplier: DETECT_MULTIPLIER,
@@ -170,7 +176,8 @@ impl Config {
 
     /// What of it takes part in elections.
     pub fn policy(&self) -> Policy {
-        Policy { data_path: self.data_path, ignore_exclude_label: self.ignore_exclude_label }
+        let Self { data_path, ignore_exclude_label, yield_on_cordon, .. } = *self;
+        Policy { data_path, ignore_exclude_label, yield_on_cordon }
     }
 }
 
@@ -319,6 +326,8 @@ pub enum Frame {
     Arp(Arp),
     /// A neighbour advertisement, for IPv6.
     Advertisement(Advertisement),
+    /// A neighbour solicitation, for IPv6.
+    Solicitation(Solicitation),
 }
 
 /// A network interface of this node.
@@ -391,6 +400,17 @@ pub enum Report {
         interface: InterfaceName,
         /// Who claims it.
         mac: Mac,
+    },
+    /// Another speaker announces an address that this node owns, and knows no better. One of the two leaves it.
+    Rival {
+        /// Which.
+        address: IpAddr,
+        /// Where it was seen.
+        interface: InterfaceName,
+        /// The other node.
+        node: NodeName,
+        /// Whether this node leaves it to the other.
+        yields: bool,
     },
 }
 
@@ -466,13 +486,20 @@ struct Outcome {
     lead: Option<Lead>,
     watched: Option<Arc<Watched>>,
     result: Result<Announcement, Silence>,
+    /// Where it is announced, for the how manieth time it had changed its owner.
+    transitions: u32,
+    /// Where it is announced, who else claims its addresses.
+    conflicts: Vec<L2Conflict>,
     /// Nobody can announce it for want of an interface, and this node is the one to say so.
     complains: bool,
 }
 
 impl Outcome {
     fn owner(&self) -> Option<&NodeName> {
-        self.lead.as_ref().map(|lead| &lead.rank.node)
+        match &self.result {
+            Err(Silence::NotElected { owner }) => Some(owner),
+            _ => self.lead.as_ref().map(|lead| &lead.rank.node),
+        }
     }
 }
 
@@ -573,14 +600,15 @@ impl Speaker {
             self.take_health(now, news, &mut doubt, &mut actions);
         }
         if doubt.ground {
+            self.layer2.peers(self.membership.macs());
             self.tell_membership(&mut actions);
             self.watches.doubt();
         }
         self.review(now, doubt, &mut actions);
+        let seen = self.layer2.tick(now, &mut actions);
+        let doubt = self.take_seen(now, seen, &mut actions);
+        self.review(now, doubt, &mut actions);
         self.watch(&mut actions);
-        for conflict in self.layer2.tick(now, &mut actions) {
-            self.complain(conflict, &mut actions);
-        }
         self.release_due(now, &mut actions);
         if self.interfaces.is_some() {
             let datagrams = self.membership.datagrams(now, &self.own).into_iter();
@@ -659,6 +687,12 @@ impl Speaker {
             self.health.note_node(snapshot.nodes.get(&self.config.node).map(AsRef::as_ref));
             self.note_deafness(now);
             doubt.ground = true;
+        }
+        if snapshot.l2_advertisements.values().any(|advertisement| advertisement.is_sticky) {
+            doubt.services.extend(before.announced_by.diff(&snapshot.announced_by).map(|change| match change {
+                DiffItem::Add(service, _) | DiffItem::Remove(service, _) => service.clone(),
+                DiffItem::Update { new: (service, _), .. } => service.clone(),
+            }));
         }
         doubt.ground |= before.pools != snapshot.pools || before.l2_advertisements != snapshot.l2_advertisements;
     }
@@ -746,7 +780,61 @@ impl Speaker {
         doubt.ground |= taken.changed;
         if taken.yielded {
             self.layer2.remind(now);
+            // It knows better now, and may have left what was ceded to it.
+            let ceded: Vec<IpAddr> = self.layer2.ceded().collect();
+            for address in ceded {
+                self.layer2.take_back(address);
+                doubt.services.extend(self.sharing.of(address).cloned());
+            }
         }
+    }
+
+    /// Follows what is seen on the link.
+    fn take_seen(&mut self, now: Instant, seen: Vec<Seen>, actions: &mut Vec<Action>) -> Doubt {
+        let mut doubt = Doubt::default();
+        let mut grounds = BTreeMap::new();
+        for seen in seen {
+            match seen {
+                Seen::Conflict { address, interface, mac } => {
+                    doubt.services.extend(self.sharing.of(address).cloned());
+                    self.complain(address, interface, mac, actions);
+                }
+                Seen::Rival { address, interface, node } => {
+                    let yields = self.comes_second(address, &node, &mut grounds);
+                    if yields {
+                        self.layer2.cede(now, address, node.clone(), actions);
+                        doubt.services.extend(self.sharing.of(address).cloned());
+                    } else {
+                        self.layer2.defend(now, address, actions);
+                    }
+                    actions.push(Action::Report(Report::Rival { address, interface, node, yields }));
+                }
+                Seen::Settled { address } | Seen::Free { address } => {
+                    doubt.services.extend(self.sharing.of(address).cloned())
+                }
+            }
+        }
+        doubt
+    }
+
+    /// Whether another speaker that owns an address as well comes before this one. Both come to the same answer: where
+    /// neither hears the other, their facts are the same but for that; where they do, these are what they differ in, and
+    /// only the names are left to go by.
+    fn comes_second(&self, address: IpAddr, rival: &NodeName, grounds: &mut BTreeMap<NodeName, Ground>) -> bool {
+        let own = &self.config.node;
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.membership.is_lost(rival)) else {
+            return elect::hash(rival, address) < elect::hash(own, address);
+        };
+        let ground = grounds.entry(rival.clone()).or_insert_with(|| {
+            let mut standings = self.standings();
+            if let Some(standing) = standings.get_mut(rival) {
+                standing.liveness = Liveness::Alive;
+            }
+            Ground::new(snapshot, self.config.policy(), &standings)
+        });
+        let Some(service) = self.sharing.of(address).next() else { return false };
+        let set = self.sharing.set_of(snapshot, service);
+        ground.contest(snapshot, &set).is_ahead(rival, own)
     }
 
     /// Decides again whatever is in doubt, and does what follows from it.
@@ -767,7 +855,10 @@ impl Speaker {
                 // What has changed about others matters only where they own or could.
                 Some(mut others) if is_carrying_less || !others.contains(own) => {
                     others.remove(own);
-                    let upset = |outcome: &Outcome| others.iter().any(|node| fresh.upsets(node, outcome.lead.as_ref()));
+                    let upset = |outcome: &Outcome| {
+                        let lead = outcome.lead.as_ref();
+                        ground.as_ref().is_none_or(|old| others.iter().any(|node| fresh.upsets(old, node, lead)))
+                    };
                     let upset = self.outcomes.iter().filter(|(_, outcome)| upset(outcome));
                     doubt.services.extend(upset.map(|(service, _)| service.clone()));
                 }
@@ -788,15 +879,24 @@ impl Speaker {
                 continue;
             }
             let set = self.sharing.set_of(&snapshot, &service);
-            let contest = ground.contest(set.iter().filter_map(|key| snapshot.services.get(key)));
+            let contest = ground.contest(&snapshot, &set);
             let verdict = contest.verdict(&self.config.node, &links);
             let complains = verdict.lead.is_none() && contest.lacks_only_an_interface(&self.config.node);
-            for (service, result) in verdict.outcomes {
+            let is_lead = verdict.lead.as_ref().is_some_and(|lead| lead.rank.node == self.config.node);
+            let rival = self.rival(&snapshot, &set, is_lead);
+            for (service, mut result) in verdict.outcomes {
                 open.remove(&service);
+                if let Some(owner) = rival.clone().filter(|_| result.is_ok()) {
+                    result = Err(Silence::NotElected { owner });
+                }
                 addresses.extend(snapshot.services.get(&service).into_iter().flat_map(|own| announce::addresses(own)));
                 let complains = complains && matches!(result, Err(Silence::NoUsableInterface { .. }));
+                let transitions = if result.is_ok() { self.transitions(&snapshot, &service) } else { 0 };
+                let addresses = result.iter().flat_map(|own| &own.addresses);
+                let conflicts = addresses.filter_map(|(address, _)| self.layer2.conflict(*address)).collect();
                 let (lead, watched) = (verdict.lead.clone(), verdict.watched.clone());
-                self.note(service, Some(Outcome { lead, watched, result, complains }), actions);
+                let outcome = Outcome { lead, watched, result, transitions, conflicts, complains };
+                self.note(service, Some(outcome), actions);
             }
         }
         self.ground = Some(ground);
@@ -827,9 +927,40 @@ impl Speaker {
         actions.extend(watch.map(Action::Watch));
     }
 
+    /// For the how manieth time a Service that this node announces has changed its owner.
+    fn transitions(&self, snapshot: &Snapshot, service: &ServiceKey) -> u32 {
+        if let Some(Outcome { result: Ok(_), transitions, .. }) = self.outcomes.get(service) {
+            return *transitions;
+        }
+        let said = snapshot.announced_by.get(service);
+        let of = |is_own: bool| {
+            let nodes = said.iter().flat_map(|nodes| nodes.iter());
+            nodes
+                .filter(move |(node, _)| (**node == self.config.node) == is_own)
+                .map(|(_, said)| said.transitions)
+                .max()
+        };
+        match (of(true), of(false)) {
+            // Nobody had it since an earlier life of this speaker.
+            (Some(own), others) if others.is_none_or(|others| others < own) => own,
+            (own, others) => own.max(others).map_or(0, |last| last.saturating_add(1)),
+        }
+    }
+
+    /// To whom addresses of these Services were ceded. That counts only while this node would own them.
+    fn rival(&mut self, snapshot: &Snapshot, set: &BTreeSet<ServiceKey>, is_lead: bool) -> Option<NodeName> {
+        let services = set.iter().filter_map(|key| snapshot.services.get(key));
+        let mut addresses = services.flat_map(|service| announce::addresses(service));
+        if is_lead {
+            return addresses.find_map(|address| self.layer2.ceded_to(address)).cloned();
+        }
+        addresses.for_each(|address| self.layer2.take_back(address));
+        None
+    }
+
     /// Remembers what was decided about a Service, and tells who reads about it.
     fn note(&mut self, service: ServiceKey, outcome: Option<Outcome>, actions: &mut Vec<Action>) {
-        let status = |outcome: &Outcome| outcome.result.as_ref().ok().map(l2_status);
+        let status = |outcome: &Outcome| outcome.result.as_ref().ok().map(|own| l2_status(own, outcome));
         let is_candidate = |outcome: &Outcome| matches!(outcome.result, Ok(_) | Err(Silence::NotElected { .. }));
         let before = self.outcomes.remove(&service);
         self.candidacies -= usize::from(before.as_ref().is_some_and(is_candidate));
@@ -884,7 +1015,10 @@ impl Speaker {
             && outcomes.iter().any(|outcome| {
                 matches!(
                     &outcome.result,
-                    Err(Silence::NotElected { .. } | Silence::SpeakerLeaving | Silence::NodeExcluded)
+                    Err(Silence::NotElected { .. }
+                        | Silence::NotInSubnet { .. }
+                        | Silence::SpeakerLeaving
+                        | Silence::NodeExcluded)
                 )
             });
         if self.owned.remove(&address).is_some() {
@@ -904,6 +1038,7 @@ impl Speaker {
             self.layer2.drop(address, actions);
         }
         if is_gone {
+            self.layer2.take_back(address);
             self.left.remove(&address);
             self.release(address, actions);
         }
@@ -959,7 +1094,7 @@ impl Speaker {
     /// An earlier life of this speaker may have left statuses of what it announced.
     fn clear_old_statuses(&self, snapshot: &Snapshot, actions: &mut Vec<Action>) {
         let node = &self.config.node;
-        for (service, _) in snapshot.announced_by.iter().filter(|(_, nodes)| nodes.contains(node)) {
+        for (service, _) in snapshot.announced_by.iter().filter(|(_, nodes)| nodes.contains_key(node)) {
             if self.outcomes.get(service).is_none_or(|outcome| outcome.result.is_err()) {
                 let write = Write::L2Status { service: service.clone(), node: node.clone(), status: None };
                 actions.push(Action::Write(write));
@@ -979,8 +1114,7 @@ impl Speaker {
         }
     }
 
-    fn complain(&self, conflict: layer2::Conflict, actions: &mut Vec<Action>) {
-        let layer2::Conflict { address, interface, mac } = conflict;
+    fn complain(&self, address: IpAddr, interface: InterfaceName, mac: Mac, actions: &mut Vec<Action>) {
         let message = format!(
             "{mac} on {interface} of node {} claims {address} too; find that device and take the address from it",
             self.config.node
@@ -1012,11 +1146,13 @@ impl Speaker {
     }
 }
 
-fn l2_status(announcement: &Announcement) -> L2Status {
+fn l2_status(announcement: &Announcement, outcome: &Outcome) -> L2Status {
     let announced = announcement.addresses.iter().filter(|(_, interfaces)| !interfaces.is_empty());
     L2Status {
         pool: announcement.pool.clone(),
         addresses: announced.map(|(address, _)| *address).collect(),
         interfaces: announcement.allowed.clone(),
+        transitions: outcome.transitions,
+        conflicts: outcome.conflicts.clone(),
     }
 }

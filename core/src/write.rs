@@ -104,6 +104,22 @@ pub struct L2Status {
     pub addresses: Vec<IpAddr>,
     /// The interfaces it answers on; empty means every suitable one.
     pub interfaces: BTreeSet<InterfaceName>,
+    /// How often the Service had got another owner when this node became it. Of several nodes that say they announce it,
+    /// the one with the greatest number came last.
+    pub transitions: u32,
+    /// Who else has claimed one of the addresses lately, at most one for each.
+    pub conflicts: Vec<L2Conflict>,
+}
+
+/// Somebody on the link who claims an address of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct L2Conflict {
+    /// Which.
+    pub address: IpAddr,
+    /// Where it was seen.
+    pub interface: InterfaceName,
+    /// Its hardware address as text, like `02:00:00:00:00:42`.
+    pub mac: String,
 }
 
 /// A condition as Kubernetes has them (`metav1.Condition`). The time of its last change is added where it is written.

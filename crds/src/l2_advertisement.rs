@@ -61,6 +61,21 @@ pub struct L2AdvertisementSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub preferred_node_selectors: Vec<PreferredNodeSelector>,
+
+    /// Whether an address stays where it is when a node comes back that would come first. Default: None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stickiness: Option<Stickiness>,
+}
+
+/// Whether an address stays where it is when a node comes back that would come first: `None`, it goes back at once;
+/// `Owner`, the node that announces it keeps it, whatever is preferred, until it cannot or somebody moves the address
+/// (ferrogate move). Of several advertisements of an address one that says Owner suffices. Default: None.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Stickiness {
+    /// It goes back at once.
+    None,
+    /// Its owner keeps it.
+    Owner,
 }
 
 /// A weight for some of the nodes.

@@ -38,9 +38,11 @@ pub use duration::{Duration, ParseDurationError};
 pub use ip_address_pool::{
     AddressUse, IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ServiceAllocation, Sharing,
 };
-pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, PreferredNodeSelector};
+pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, PreferredNodeSelector, Stickiness};
 pub use service_bgp_status::{ServiceBGPStatus, ServiceBGPStatusSpec, ServiceBGPStatusStatus};
-pub use service_l2_status::{InterfaceStatus, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus};
+pub use service_l2_status::{
+    ConflictStatus, InterfaceStatus, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus,
+};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "ferrogate.io";

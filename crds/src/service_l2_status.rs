@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),
     printcolumn(name = "Service Namespace", type_ = "string", json_path = ".status.serviceNamespace"),
     printcolumn(name = "Addresses", type_ = "string", json_path = ".status.addresses"),
+    printcolumn(name = "Conflicts", type_ = "string", json_path = ".status.conflicts[*].mac"),
     printcolumn(name = "Interfaces", type_ = "string", json_path = ".status.interfaces[*].name", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -64,6 +65,38 @@ pub struct ServiceL2StatusStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 45)))]
     pub addresses: Vec<String>,
+
+    /// How often the Service had got another owner when this node became it. Where several nodes say that they announce
+    /// it, the one with the greatest number came last; the others have lost touch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub transitions: Option<i64>,
+
+    /// Devices that have claimed one of the addresses within the last minute and are none of our nodes. Find them, and
+    /// take the address from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub conflicts: Vec<ConflictStatus>,
+}
+
+/// A device that claims an address of the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConflictStatus {
+    /// The address it claims.
+    #[serde(default)]
+    #[schemars(length(max = 45))]
+    pub address: String,
+
+    /// The interface of the node on which it was seen.
+    #[serde(default)]
+    #[schemars(length(max = 15))]
+    pub interface: String,
+
+    /// Its hardware address.
+    #[serde(default)]
+    #[schemars(length(max = 17))]
+    pub mac: String,
 }
 
 /// An interface of the node.

@@ -59,6 +59,7 @@ spec:
   interfaces: [eth0, bond0.7]
   serviceSelectors: [{}]
   preferredNodeSelectors: [{weight: 100, preference: {matchLabels: {rack: '1'}}}]
+  stickiness: Owner
 ",
     );
     assert_eq!(advertisement.spec.preferred_node_selectors[0].weight, 100);
@@ -159,7 +160,15 @@ apiVersion: ferrogate.io/v1beta1
 kind: ServiceL2Status
 metadata: {name: l2-abc}
 spec: {}
-status: {node: a, serviceName: web, serviceNamespace: shop, interfaces: [{name: eth0}], pool: first, addresses: [192.0.2.7]}
+status:
+  node: a
+  serviceName: web
+  serviceNamespace: shop
+  interfaces: [{name: eth0}]
+  pool: first
+  addresses: [192.0.2.7]
+  transitions: 3
+  conflicts: [{address: 192.0.2.7, interface: eth0, mac: '02:00:00:00:00:42'}]
 ",
     );
     survives::<ServiceBGPStatus>(

@@ -114,6 +114,8 @@ pub struct World {
     /// The switch and everything that hangs on it.
     pub link: Link,
     violation: Option<Violation>,
+    /// Nodes with an address in the subnets of the pool.
+    at_home: BTreeSet<usize>,
     /// Pairs of nodes that both own an address, and since when.
     splits: BTreeMap<(usize, usize), Duration>,
     /// When something was last done to this world.
@@ -163,6 +165,7 @@ impl World {
             nodes: Vec::new(),
             link: Link::new(names.len(), clients),
             violation: None,
+            at_home: BTreeSet::new(),
             splits: BTreeMap::new(),
             calm_since: Duration::ZERO,
             steps: 0,
@@ -427,11 +430,10 @@ impl World {
             }
             Write::L2Status { service, node, status } => {
                 let nodes = Arc::make_mut(self.truth.announced_by.entry(service.clone()).or_default());
-                if status.is_some() {
-                    nodes.insert(node);
-                } else {
-                    nodes.remove(&node);
-                }
+                match status {
+                    Some(status) => nodes.insert(node, status),
+                    None => nodes.remove(&node),
+                };
                 if nodes.is_empty() {
                     self.truth.announced_by.remove(&service);
                 }
@@ -656,6 +658,17 @@ impl World {
         }
     }
 
+    /// Gives a node's interface addresses in the subnets of the pool, or takes them away.
+    pub fn set_at_home(&mut self, node: usize, is_at_home: bool) {
+        self.unsettle();
+        if is_at_home {
+            self.at_home.insert(node);
+        } else {
+            self.at_home.remove(&node);
+        }
+        self.step(node, speaker::Event::Interfaces(self.interfaces(node)));
+    }
+
     /// Ends the controller, if it runs.
     pub fn kill_controller(&mut self) {
         self.controller = None;
@@ -672,7 +685,7 @@ impl World {
     }
 
     fn interfaces(&self, node: usize) -> BTreeMap<InterfaceName, Interface> {
-        let interface = facts::interface(node, self.link.nodes[node].has_cable);
+        let interface = facts::interface(node, self.link.nodes[node].has_cable, self.at_home.contains(&node));
         BTreeMap::from([(INTERFACE.into(), interface)])
     }
 
@@ -685,11 +698,16 @@ impl World {
                 advertisement.target_link_layer.unwrap_or(advertisement.source_mac),
                 advertisement.target.into(),
             ),
+            Frame::Solicitation(solicitation) => {
+                (solicitation.source_mac, solicitation.source_mac, solicitation.source.into())
+            }
         };
         if source != mac || sender != mac || interface.as_str() != INTERFACE {
             self.blame(format!("{} sent a frame that is not its own: {frame:?}", self.nodes[node].name));
         }
-        if self.template.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address) {
+        let speaks_for_it = !address.is_unspecified();
+        if speaks_for_it && self.template.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address)
+        {
             self.blame(format!("{} spoke for {address} without having it on the host", self.nodes[node].name));
         }
         self.transmit(link::Port::Node(node), Packet::from(frame));

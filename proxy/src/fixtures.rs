@@ -59,6 +59,7 @@ impl World {
             source_ranges: Vec::new(),
             is_foreign: false,
             is_entry: false,
+            wished_node: None,
             endpoints: Vec::new(),
             observed: ServiceStatus { addresses: vec![socket.ip()], ..ServiceStatus::default() },
         };

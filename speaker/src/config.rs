@@ -88,6 +88,11 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = Time(Announcements::default().slow_interval), value_parser = time::<100, 60_000>)]
     pub announce_slow_interval: Duration,
 
+    /// Time between announcements that go on for as long as an address is owned, 1s to 1h; without it they end after the
+    /// slow ones. For switches that forget an entry before anybody speaks again
+    #[arg(long, value_name = "TIME", value_parser = time::<1000, 3_600_000>)]
+    pub announce_periodic: Option<Duration>,
+
     /// Frames a second that all announcements together may take
     #[arg(long, value_name = "COUNT", default_value_t = Announcements::default().frames_per_second, value_parser = clap::value_parser!(u32).range(1..))]
     pub announce_rate: u32,
@@ -112,6 +117,10 @@ pub struct Flags {
     /// Announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too
     #[arg(long)]
     pub ignore_exclude_lb: bool,
+
+    /// Announce from a cordoned node only what no other node can; give it to every speaker
+    #[arg(long)]
+    pub yield_on_cordon: bool,
 }
 
 /// How owners of addresses are watched.
@@ -147,6 +156,7 @@ impl Config {
             incarnation,
             seed: rand::random(),
             ignore_exclude_label: flags.ignore_exclude_lb,
+            yield_on_cordon: flags.yield_on_cordon,
             excluded_interfaces: flags.exclude_interface.clone(),
             gossip_interval: flags.gossip_interval,
             detect_multiplier: flags.detect_multiplier,
@@ -157,6 +167,7 @@ impl Config {
                 quick_interval: flags.announce_quick_interval,
                 slow: flags.announce_slow,
                 slow_interval: flags.announce_slow_interval,
+                periodic: flags.announce_periodic,
                 frames_per_second: flags.announce_rate,
             },
             hand_over_grace: flags.hand_over_grace,

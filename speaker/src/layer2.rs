@@ -117,13 +117,18 @@ impl Layer2 {
         let (tap, bytes, family) = match frame {
             Frame::Arp(arp) => (port.and_then(|port| port.arp.as_ref()), arp.encode().to_vec(), Family::Ipv4),
             Frame::Advertisement(ndp) => (port.and_then(|port| port.ndp.as_ref()), ndp.encode(), Family::Ipv6),
+            Frame::Solicitation(ndp) => (port.and_then(|port| port.ndp.as_ref()), ndp.encode(), Family::Ipv6),
         };
         let sent = match tap {
             Some(tap) => tap.socket.get_ref().send(&bytes).map(drop),
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         match sent {
-            Ok(()) => self.metrics.sent(family, about(frame), is_to_all(frame)),
+            Ok(()) => {
+                if let Some(address) = about(frame) {
+                    self.metrics.sent(family, address, is_to_all(frame));
+                }
+            }
             Err(error) => {
                 debug!(%interface, %error, "frame not sent");
                 self.metrics.not_sent(family);
@@ -160,19 +165,21 @@ impl Layer2 {
     }
 }
 
-/// Whether a frame speaks to everyone rather than to one asker.
-/// The external address that a frame is about.
-fn about(frame: &Frame) -> IpAddr {
+/// The external address that a frame says is here; none where it only asks.
+fn about(frame: &Frame) -> Option<IpAddr> {
     match frame {
-        Frame::Arp(arp) => arp.sender.into(),
-        Frame::Advertisement(advertisement) => advertisement.target.into(),
+        Frame::Arp(arp) => Some(arp.sender.into()).filter(|sender: &IpAddr| !sender.is_unspecified()),
+        Frame::Advertisement(advertisement) => Some(advertisement.target.into()),
+        Frame::Solicitation(_) => None,
     }
 }
 
+/// Whether a frame speaks to everyone rather than to one asker.
 fn is_to_all(frame: &Frame) -> bool {
     match frame {
         Frame::Arp(arp) => arp.destination.is_group(),
         Frame::Advertisement(advertisement) => advertisement.destination_mac.is_group(),
+        Frame::Solicitation(solicitation) => solicitation.destination_mac.is_group(),
     }
 }
 

@@ -367,6 +367,10 @@ impl Hands {
                 error!(%address, %interface, %mac, "another device claims an address of this node; find it and change it");
                 self.metrics.conflicts.inc();
             }
+            Report::Rival { address, interface, node, yields } => {
+                warn!(%address, %interface, %node, yields, "another speaker owns an address of this node");
+                self.metrics.rivals.inc();
+            }
         }
         self.metrics.members.set(self.members.len() as i64);
     }

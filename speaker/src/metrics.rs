@@ -25,6 +25,7 @@ pub struct Metrics {
     pub(crate) members: Gauge,
     pub(crate) takeovers: Counter,
     pub(crate) conflicts: Counter,
+    pub(crate) rivals: Counter,
     announced: family::Family<AnnouncedLabels, Gauge>,
     questions: family::Family<AddressLabels, Counter>,
     answers: family::Family<AddressLabels, Counter>,
@@ -162,6 +163,7 @@ impl Metrics {
             members: Gauge::default(),
             takeovers: Counter::default(),
             conflicts: Counter::default(),
+            rivals: Counter::default(),
             announced: family::Family::default(),
             questions: family::Family::default(),
             answers: family::Family::default(),
@@ -194,6 +196,11 @@ impl Metrics {
             "conflicts",
             "Times a stranger claimed an address that this node owns",
             metrics.conflicts.clone(),
+        );
+        registry.register(
+            "rivals",
+            "Times another speaker answered for an address that this node owns, and one of the two left it",
+            metrics.rivals.clone(),
         );
         registry.register(
             "announced",
@@ -423,7 +430,13 @@ mod tests {
 
     fn announcing(addresses: &[&str]) -> Write {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let status = L2Status { pool: "p".into(), addresses, interfaces: BTreeSet::new() };
+        let status = L2Status {
+            pool: "p".into(),
+            addresses,
+            interfaces: BTreeSet::new(),
+            transitions: 0,
+            conflicts: Vec::new(),
+        };
         let status = Some(status).filter(|status| !status.addresses.is_empty());
         Write::L2Status { service: ServiceKey::new("default", "web"), node: "node-a".into(), status }
     }

@@ -135,6 +135,19 @@ impl Arp {
         }
     }
 
+    /// The question of a station at `mac` whether anybody has `address`, which tells nobody anything (RFC 5227 §2.1.1).
+    pub fn probe(address: Ipv4Addr, mac: Mac) -> Self {
+        Self {
+            destination: Mac::BROADCAST,
+            source: mac,
+            operation: Operation::Request,
+            sender_mac: mac,
+            sender: Ipv4Addr::UNSPECIFIED,
+            target_mac: Mac::ZERO,
+            target: address,
+        }
+    }
+
     /// An announcement to all stations that `address` is at `mac`, in request form (RFC 5227 §2.3) or in reply form,
     /// from which some devices learn only.
     pub fn announcement(operation: Operation, address: Ipv4Addr, mac: Mac) -> Self {

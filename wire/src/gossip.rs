@@ -22,8 +22,8 @@ use sha2::{Digest, Sha256};
 pub mod word;
 
 pub use word::{
-    Link, MAX_GREETINGS, MAX_LINK_LEN, MAX_LINKS, MAX_NODE_LEN, MAX_REFUSED, MAX_STATEMENTS, MAX_WORD_LEN, MAX_YIELDS,
-    NodeTag, Statement, Word,
+    Link, MAX_GREETINGS, MAX_LINK_LEN, MAX_LINKS, MAX_NODE_LEN, MAX_REFUSED, MAX_STATEMENTS, MAX_SUBNETS, MAX_WORD_LEN,
+    MAX_YIELDS, NodeTag, Statement, Word,
 };
 
 /// The longest datagram, in bytes. Most are shorter than 300; only a node with dozens of interfaces makes some that are
@@ -155,8 +155,11 @@ pub enum DecodeError {
     #[error("port 0")]
     Port,
     /// A prefix longer than an address.
-    #[error("prefix length beyond 32")]
-    PrefixLength,
+    #[error("prefix length {0} is beyond the address")]
+    PrefixLength(u8),
+    /// A subnet of neither IPv4 nor IPv6.
+    #[error("subnet of IP version {0}")]
+    SubnetVersion(u8),
     /// They go on after the end.
     #[error("{0} bytes after the end")]
     TrailingBytes(usize),

@@ -291,6 +291,19 @@ fn link_layer(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, DecodeError
 }
 
 impl Solicitation {
+    /// The question of a station at `mac` whether anybody has `address`, which tells nobody anything (RFC 4862 §5.4.2).
+    pub fn probe(address: Ipv6Addr, mac: Mac) -> Self {
+        let group = solicited_node(address);
+        Self {
+            destination_mac: Mac::of_group(group),
+            source_mac: mac,
+            source: Ipv6Addr::UNSPECIFIED,
+            destination: group,
+            target: address,
+            source_link_layer: None,
+        }
+    }
+
     /// Whether a station asks if an address is free before it takes it (RFC 4862 §5.4).
     pub fn is_probe(&self) -> bool {
         self.source.is_unspecified()

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, num::NonZeroU8, sync::Arc};
 
 use ferrogate_core::model::advertisement::{L2Advertisement, PoolChoice, PreferredNodes};
+use ferrogate_crds::Stickiness;
 
 use crate::{
     objects::{Fact, Spelling},
@@ -42,5 +43,6 @@ pub fn read(object: ferrogate_crds::L2Advertisement, check: &mut Check) -> Optio
         interfaces,
         service_selectors: selectors(spec.service_selectors, "spec.serviceSelectors", check),
         preferred_nodes,
+        is_sticky: spec.stickiness == Some(Stickiness::Owner),
     })))
 }

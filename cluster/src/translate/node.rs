@@ -15,6 +15,7 @@ use crate::{
 
 /// Reads a Node.
 pub fn read(object: Node, check: &mut Check) -> Option<Fact> {
+    let unschedulable = object.spec.and_then(|spec| spec.unschedulable).unwrap_or_default();
     let status = object.status.unwrap_or_default();
     let mut internal_addresses = Vec::new();
     for (index, one) in status.addresses.unwrap_or_default().into_iter().enumerate() {
@@ -37,6 +38,7 @@ pub fn read(object: Node, check: &mut Check) -> Option<Fact> {
         labels: object.metadata.labels.unwrap_or_default(),
         internal_addresses,
         network_unavailable: unavailable,
+        unschedulable,
     })))
 }
 

@@ -46,11 +46,19 @@ pub const FROM_POOL_ANNOTATION: &str = "ferrogate.io/ip-allocated-from-pool";
 /// The annotation that gives a Service a new version, so that no write decided on an older one comes after it. Its
 /// value is that older version.
 pub const FENCE_ANNOTATION: &str = "ferrogate.io/fence";
+/// The annotation that names the node which shall announce the Service by layer 2.
+pub const NODE_ANNOTATION: &str = "ferrogate.io/announce-from";
 /// The older way to write `spec.loadBalancerSourceRanges`, which counts where the field is not set.
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-const OUR_ANNOTATIONS: [&str; 5] =
-    [POOL_ANNOTATION, ADDRESSES_ANNOTATION, SHARING_ANNOTATION, FROM_POOL_ANNOTATION, FENCE_ANNOTATION];
+const OUR_ANNOTATIONS: [&str; 6] = [
+    POOL_ANNOTATION,
+    ADDRESSES_ANNOTATION,
+    SHARING_ANNOTATION,
+    FROM_POOL_ANNOTATION,
+    FENCE_ANNOTATION,
+    NODE_ANNOTATION,
+];
 
 /// `timeoutSeconds` where `sessionAffinityConfig` is not set.
 const DEFAULT_AFFINITY_TIMEOUT: i32 = 10_800;
@@ -135,6 +143,7 @@ pub fn read(object: v1::Service, rules: &Rules, check: &mut Check) -> Option<Fac
         session_affinity,
         source_ranges,
         is_entry,
+        wished_node: annotations.get(NODE_ANNOTATION).filter(|node| !node.is_empty()).map(|node| node.as_str().into()),
         endpoints: Vec::new(),
         observed,
     };

@@ -10,6 +10,7 @@ use ferrogate_core::{
         route::{Host, PathKind},
         service::{ClassPolicy, FamilyPolicy, RequestFault, SessionAffinity, TrafficPolicy},
     },
+    write::L2Status,
 };
 use proptest::prelude::*;
 
@@ -441,7 +442,7 @@ fn m_010_whatever_stands_twice_in_a_service_allocation_is_refused() {
 fn an_advertisement_is_read_and_one_that_names_a_missing_pool_stays_with_a_warning() {
     let text = "---\napiVersion: ferrogate.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: l2}\nspec:\n  \
                 ipAddressPools: [p, q]\n  interfaces: [eth0]\n  preferredNodeSelectors: [{weight: 7, preference: \
-                {matchLabels: {zone: a}}}]\n";
+                {matchLabels: {zone: a}}}]\n  stickiness: Owner\n";
     let mut translator = translator(Source::Directory);
     feed(&mut translator, "l2.yaml", text);
     feed(&mut translator, "p.yaml", &pool("p", "192.0.2.0/24"));
@@ -450,6 +451,7 @@ fn an_advertisement_is_read_and_one_that_names_a_missing_pool_stays_with_a_warni
     let standing = snapshot.l2_advertisements.values().next().expect("it stays");
     assert_eq!(standing.pools, PoolChoice { names: ["p", "q"].map(PoolName::from).into(), selectors: Vec::new() });
     assert_eq!(standing.preferred_nodes[0].weight.get(), 7);
+    assert!(standing.is_sticky);
     assert_eq!(
         problems(&snapshot),
         [
@@ -708,13 +710,13 @@ fn tls_is_told_to_be_served_plain() {
 fn nodes_are_read_with_their_addresses_and_a_bad_one_is_left_out() {
     let text = "apiVersion: v1\nkind: Node\nmetadata: {name: one}\nstatus:\n  addresses: [{type: InternalIP, address: \
                 '::ffff:192.0.2.1'}, {type: InternalIP, address: x}, {type: Hostname, address: one}]\n  conditions: \
-                [{type: NetworkUnavailable, status: 'True'}]\n";
+                [{type: NetworkUnavailable, status: 'True'}]\nspec: {unschedulable: true}\n";
 
     let snapshot = snapshot(text);
 
     let node = &snapshot.nodes["one"];
     assert_eq!(node.internal_addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
-    assert!(node.network_unavailable);
+    assert!(node.network_unavailable && node.unschedulable);
     assert!(problems(&snapshot)[0].contains("status.addresses[1].address"));
 }
 
@@ -857,6 +859,16 @@ struct Told {
     unreachable: bool,
 }
 
+fn l2_status() -> L2Status {
+    L2Status {
+        pool: "p".into(),
+        addresses: Vec::new(),
+        interfaces: BTreeSet::new(),
+        transitions: 0,
+        conflicts: Vec::new(),
+    }
+}
+
 impl Told {
     fn tell(&self, translator: &mut Translator) {
         let nodes = ["one", "two"].map(NodeName::from);
@@ -874,7 +886,12 @@ impl Told {
         translator.remember_pool(ObjectKey::new(NAMESPACE, "q"), status);
         translator.remember_ingress(web.clone(), self.ingress.map(|last| Remembered::Known(vec![address(last)])));
         for (file, node) in &self.announcers {
-            translator.remember_announcer(&file.to_string(), node.map(|node| (web.clone(), nodes[node].clone())));
+            let said = |node: usize| Announcer {
+                service: web.clone(),
+                node: nodes[node].clone(),
+                status: L2Status { transitions: u32::try_from(*file).unwrap(), ..l2_status() },
+            };
+            translator.remember_announcer(&file.to_string(), node.map(said));
         }
         translator.set_unreachable(if self.unreachable { [nodes[0].clone()].into() } else { BTreeSet::new() });
     }

@@ -25,8 +25,13 @@ fn facts(problems: Vec<Problem>) -> Snapshot {
     let mut facts = Snapshot::default();
     for name in ["a", "b"] {
         let labels = Labels::from([("name".to_owned(), name.to_owned())]);
-        let node =
-            Node { name: name.into(), labels, internal_addresses: Vec::<IpAddr>::new(), network_unavailable: false };
+        let node = Node {
+            name: name.into(),
+            labels,
+            internal_addresses: Vec::<IpAddr>::new(),
+            network_unavailable: false,
+            unschedulable: false,
+        };
         facts.nodes.insert(name.into(), Arc::new(node));
     }
     let mut by_origin: BTreeMap<Origin, Vec<Problem>> = BTreeMap::new();

@@ -69,6 +69,7 @@ fn service(name: &str) -> Service {
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),
     }
@@ -224,6 +225,7 @@ fn advertisement(name: &str, pools: &[&str]) -> L2Advertisement {
         interfaces: BTreeSet::new(),
         service_selectors: Vec::new(),
         preferred_nodes: Vec::new(),
+        is_sticky: false,
     }
 }
 

@@ -31,6 +31,8 @@ pub struct L2Advertisement {
     pub service_selectors: Vec<LabelSelector>,
     /// `spec.preferredNodeSelectors`: soft preference for some of the nodes.
     pub preferred_nodes: Vec<PreferredNodes>,
+    /// `spec.stickiness` is `Owner`: whoever announces an address keeps it for as long as it can.
+    pub is_sticky: bool,
 }
 
 /// A valid BGPAdvertisement.

@@ -18,6 +18,8 @@ pub struct Node {
     pub internal_addresses: Vec<IpAddr>,
     /// Condition `NetworkUnavailable` is `True`.
     pub network_unavailable: bool,
+    /// `spec.unschedulable`: it is cordoned.
+    pub unschedulable: bool,
 }
 
 impl Node {

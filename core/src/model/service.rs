@@ -72,6 +72,8 @@ pub struct Service {
     pub source_ranges: Vec<Prefix>,
     /// Whether the built-in proxy itself is the backend ([`ENTRY_LABEL`]).
     pub is_entry: bool,
+    /// `ferrogate.io/announce-from`: the node that shall announce it by layer 2 if it can.
+    pub wished_node: Option<NodeName>,
     /// Endpoints of all its EndpointSlices, ordered and without duplicates.
     pub endpoints: Vec<Endpoint>,
     /// What the status says now.

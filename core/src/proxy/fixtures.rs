@@ -50,6 +50,7 @@ pub(super) fn service(name: &str) -> Service {
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: Vec::new(),
         observed: ServiceStatus::default(),
     }

@@ -317,7 +317,13 @@ fn cluster(node: &[&str]) -> Snapshot {
         ..Entry::default()
     }));
     let internal_addresses = node.iter().map(|text| address(text)).collect();
-    let node = Node { name: "a".into(), labels: Default::default(), internal_addresses, network_unavailable: false };
+    let node = Node {
+        name: "a".into(),
+        labels: Default::default(),
+        internal_addresses,
+        network_unavailable: false,
+        unschedulable: false,
+    };
     facts.nodes.insert("a".into(), Arc::new(node));
     facts
 }

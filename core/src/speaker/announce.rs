@@ -19,7 +19,7 @@ use ferrogate_wire::ethernet::Mac;
 
 use crate::{
     model::{
-        Family, InterfaceName, NodeName, PoolName, ServiceKey,
+        Family, InterfaceName, NodeName, PoolName, Prefix, ServiceKey,
         advertisement::L2Advertisement,
         node::EXCLUDE_LABEL,
         service::{Endpoint, Service, TrafficPolicy},
@@ -80,6 +80,11 @@ pub enum Silence {
         /// The interfaces that the advertisements allow; empty means any.
         allowed: BTreeSet<InterfaceName>,
     },
+    /// No interface of the node has an address in the subnet of an address, and another node's has.
+    NotInSubnet {
+        /// The address.
+        address: IpAddr,
+    },
     /// Another node comes first.
     NotElected {
         /// That node.
@@ -107,6 +112,7 @@ impl Silence {
             Self::NoLocalEndpoint => "NoLocalEndpoint",
             Self::HealthCheckFails { .. } => "HealthCheckFails",
             Self::NoUsableInterface { .. } => "NoUsableInterface",
+            Self::NotInSubnet { .. } => "NotInSubnet",
             Self::NotElected { .. } => "NotElected",
         }
     }
@@ -140,6 +146,9 @@ impl fmt::Display for Silence {
                 f.write_str("none of the interfaces of the L2Advertisement is usable on the node:")?;
                 allowed.iter().try_for_each(|name| write!(f, " {name}"))
             }
+            Self::NotInSubnet { address } => {
+                write!(f, "no interface of the node has an address in the subnet of {address}, and another node's has")
+            }
             Self::NotElected { owner } => write!(f, "node {owner} announces it"),
         }
     }
@@ -152,6 +161,8 @@ pub struct Policy {
     pub data_path: DataPath,
     /// Whether excluded nodes may announce all the same.
     pub ignore_exclude_label: bool,
+    /// Whether cordoned nodes announce only what nobody else can.
+    pub yield_on_cordon: bool,
 }
 
 /// What speakers know about a node beyond its Node object.
@@ -186,7 +197,7 @@ pub enum Liveness {
 pub type Links = BTreeMap<InterfaceName, Carries>;
 
 /// Which families an interface can be announced on, and where it is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carries {
     /// ARP works there.
     pub ipv4: bool,
@@ -198,15 +209,22 @@ pub struct Carries {
     pub watch_ipv4: Option<(Ipv4Addr, u8)>,
     /// A link-local address of its own, at which a neighbour can watch it.
     pub watch_ipv6: Option<Ipv6Addr>,
+    /// The subnets of its addresses, but for link-local ones; `None` where they are not known, which counts as all.
+    pub subnets: Option<BTreeSet<Prefix>>,
 }
 
 impl Carries {
     /// Whether this family is among them.
-    pub fn family(self, family: Family) -> bool {
+    pub fn family(&self, family: Family) -> bool {
         match family {
             Family::V4 => self.ipv4,
             Family::V6 => self.ipv6,
         }
+    }
+
+    /// Whether an address is in one of its subnets.
+    fn is_at_home(&self, address: IpAddr) -> bool {
+        self.subnets.as_ref().is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(address)))
     }
 }
 
@@ -254,14 +272,14 @@ pub fn ranking(
     ground.offer(own)?;
     let sharing = Sharing::new(snapshot);
     let services = sharing.set_of(snapshot, service);
-    let contest = ground.contest(services.iter().filter_map(|key| snapshot.services.get(key)));
+    let contest = ground.contest(snapshot, &services);
     let elected_by = contest.elected_by().ok_or(Silence::NoAddress)?;
     let text = elected_by.to_string();
     let mut candidates = Vec::new();
     let mut out = BTreeMap::new();
     for node in ground.nodes.keys() {
         match contest.claim(node) {
-            Ok(claim) => candidates.push(claim.rank(node, &text)),
+            Ok(claim) => candidates.push(contest.rank(claim, node, &text)),
             Err(silence) => {
                 out.insert(node.clone(), silence);
             }
@@ -354,6 +372,7 @@ struct Reach {
 struct Footing {
     silence: Option<Silence>,
     yields: bool,
+    cordoned: bool,
     proxy_ready: bool,
     refusals: Refusals,
     links: Option<Links>,
@@ -400,6 +419,7 @@ impl Ground {
             let footing = Footing {
                 silence,
                 yields: standing.is_some_and(|standing| standing.liveness == Liveness::Yielding),
+                cordoned: policy.yield_on_cordon && node.unschedulable,
                 proxy_ready: standing.is_none_or(|standing| standing.proxy_ready),
                 refusals: standing.map(|standing| standing.refusals.clone()).unwrap_or_default(),
                 links: standing.and_then(|standing| standing.links.clone()),
@@ -438,10 +458,18 @@ impl Ground {
         same.then_some(ports)
     }
 
-    /// Whether an election has to be held again now that this node is another than it was.
-    pub(crate) fn upsets(&self, node: &NodeName, lead: Option<&Lead>) -> bool {
+    /// Whether an election has to be held again now that this node is another than it was before.
+    pub(crate) fn upsets(&self, before: &Self, node: &NodeName, lead: Option<&Lead>) -> bool {
         let Some(lead) = lead else { return true };
         if lead.rank.node == *node || lead.next.as_ref().is_some_and(|next| next.rank.node == *node) {
+            return true;
+        }
+        // It is in their subnets or was, which decides what everybody else can serve.
+        let settles_homes = |ground: &Self| {
+            let footing = ground.nodes.get(node);
+            lead.away.iter().any(|address| footing.is_some_and(|footing| footing.is_at_home(*address)))
+        };
+        if settles_homes(self) || settles_homes(before) {
             return true;
         }
         let is_out = self.nodes.get(node).is_none_or(|footing| footing.silence.is_some());
@@ -490,13 +518,67 @@ impl Ground {
         }
         let needs_proxy = self.data_path == DataPath::Proxy || service.is_entry;
         let health_check = health_check(service).filter(|_| self.data_path == DataPath::KubeProxy);
-        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy, health_check })
+        let wished = service.wished_node.as_ref();
+        Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy, health_check, wished })
     }
 
     /// The contest between all nodes for one address set.
-    pub(crate) fn contest<'a>(&'a self, services: impl Iterator<Item = &'a Arc<Service>>) -> Contest<'a> {
-        Contest { ground: self, offers: services.map(|service| (&service.key, self.offer(service))).collect() }
+    pub(crate) fn contest<'a>(&'a self, snapshot: &'a Snapshot, set: &BTreeSet<ServiceKey>) -> Contest<'a> {
+        let services = set.iter().filter_map(|key| snapshot.services.get(key));
+        let offers: Vec<_> = services.map(|service| (&service.key, self.offer(service))).collect();
+        let able = || offers.iter().filter_map(|(key, offer)| Some((*key, offer.as_ref().ok()?)));
+        let homes = self.homes(able().map(|(_, offer)| offer));
+        let wished = able().find_map(|(_, offer)| offer.wished);
+        let sticky = able().filter(|(_, offer)| offer.reaches.iter().any(|reach| reach.advertisement.is_sticky));
+        let announcers = sticky.filter_map(|(key, _)| snapshot.announcer(key));
+        let keeper = announcers.max_by_key(|(node, status)| (status.transitions, Reverse(*node))).map(|(node, _)| node);
+        Contest { ground: self, offers, homes, wished, keeper }
     }
+
+    /// The addresses that some node could serve in their own subnet.
+    fn homes<'a>(&self, offers: impl Iterator<Item = &'a Offer<'a>>) -> BTreeSet<IpAddr> {
+        let mut homes = BTreeSet::new();
+        for offer in offers {
+            let mut away: Vec<IpAddr> =
+                offer.addresses.iter().copied().filter(|address| !homes.contains(address)).collect();
+            for (node, footing) in &self.nodes {
+                if away.is_empty() {
+                    break;
+                }
+                // Whoever yields to the others must not stand in their way.
+                if !footing.yields && offer.is_served_by(node, footing).is_ok() {
+                    let allowed = offer.allowed_on(node);
+                    homes.extend(away.extract_if(.., |address| is_home(footing.links(false), &allowed, *address)));
+                }
+            }
+        }
+        homes
+    }
+}
+
+impl Footing {
+    /// What it announces on: where it is cut off, the interfaces that somebody finds dead. `None` counts as any.
+    fn links(&self, is_cut_off: bool) -> Option<&Links> {
+        if is_cut_off { Some(&self.dead_links) } else { self.links.as_ref() }
+    }
+
+    /// Whether any interface it has is in the subnet of this address.
+    fn is_at_home(&self, address: IpAddr) -> bool {
+        self.links.as_ref().is_none_or(|links| links.values().any(|carries| carries.is_at_home(address)))
+    }
+}
+
+/// Whether an address can be announced at all, on one of the interfaces allowed; none listed means any.
+fn carries(links: Option<&Links>, allowed: &BTreeSet<InterfaceName>, address: IpAddr) -> bool {
+    links.is_none_or(|links| carriers(links, allowed, address).next().is_some())
+}
+
+/// Whether an address can be announced in its own subnet.
+fn is_home(links: Option<&Links>, allowed: &BTreeSet<InterfaceName>, address: IpAddr) -> bool {
+    links.is_none_or(|links| {
+        let is_home = |name: &InterfaceName| links.get(name).is_some_and(|carries| carries.is_at_home(address));
+        carriers(links, allowed, address).any(is_home)
+    })
 }
 
 /// What a Service brings into the contest.
@@ -511,6 +593,8 @@ struct Offer<'a> {
     needs_proxy: bool,
     /// With policy `Local`, the port at which kube-proxy must agree.
     health_check: Option<NonZeroU16>,
+    /// The node that a person wants.
+    wished: Option<&'a NodeName>,
 }
 
 /// Where kube-proxy says whether it carries a Service on a node, if that is the question.
@@ -524,21 +608,9 @@ pub(crate) fn health_check(service: &Service) -> Option<NonZeroU16> {
 struct Claim {
     yields: bool,
     is_cut_off: bool,
+    cordoned: bool,
     serves: usize,
     preference: u32,
-}
-
-impl Claim {
-    fn rank(self, node: &NodeName, elected_by: &str) -> Rank {
-        Rank {
-            yields: self.yields,
-            is_cut_off: self.is_cut_off,
-            serves: Reverse(self.serves),
-            preference: Reverse(self.preference),
-            hash: elect::hash_text(node, elected_by),
-            node: node.clone(),
-        }
-    }
 }
 
 impl Offer<'_> {
@@ -554,12 +626,11 @@ impl Offer<'_> {
         allowed
     }
 
-    fn claim(&self, node: &NodeName, footing: &Footing) -> Result<Claim, Silence> {
-        let mut preferences = self.reaches.iter().filter_map(|reach| reach.nodes.get(node)).peekable();
-        if preferences.peek().is_none() {
+    /// Whether a node may and can do what the Service needs, wherever its interfaces are.
+    fn is_served_by(&self, node: &NodeName, footing: &Footing) -> Result<(), Silence> {
+        if !self.reaches.iter().any(|reach| reach.nodes.contains_key(node)) {
             return Err(Silence::NoAdvertisementSelectsThisNode);
         }
-        let preference = preferences.sum();
         if let Some(silence) = &footing.silence {
             return Err(silence.clone());
         }
@@ -572,22 +643,31 @@ impl Offer<'_> {
         if let Some(port) = self.health_check.filter(|port| footing.refusals.contains(*port)) {
             return Err(Silence::HealthCheckFails { port });
         }
-        let (is_cut_off, serves) = match &footing.links {
-            None => (false, self.addresses.len()),
-            Some(links) => {
-                let allowed = self.allowed_on(node);
-                let carried = |links: &Links| {
-                    let is_carried = |address: &&IpAddr| carriers(links, &allowed, **address).next().is_some();
-                    self.addresses.iter().filter(is_carried).count()
-                };
-                match (carried(links), carried(&footing.dead_links)) {
-                    (0, 0) => return Err(Silence::NoUsableInterface { allowed }),
-                    (0, dead) => (true, dead),
-                    (alive, _) => (false, alive),
-                }
-            }
+        Ok(())
+    }
+
+    /// What a node can do for the Service, where these addresses are served in their own subnets by those who are there.
+    fn claim(&self, node: &NodeName, footing: &Footing, homes: &BTreeSet<IpAddr>) -> Result<Claim, Silence> {
+        self.is_served_by(node, footing)?;
+        let allowed = self.allowed_on(node);
+        let carried = |is_cut_off: bool| -> Vec<IpAddr> {
+            let links = footing.links(is_cut_off);
+            self.addresses.iter().copied().filter(|address| carries(links, &allowed, *address)).collect()
         };
-        Ok(Claim { yields: footing.yields, is_cut_off, serves, preference })
+        let (is_cut_off, carried) = match carried(false) {
+            alive if alive.is_empty() => (true, carried(true)),
+            alive => (false, alive),
+        };
+        let Some(&first) = carried.first() else { return Err(Silence::NoUsableInterface { allowed }) };
+        let links = footing.links(is_cut_off);
+        let serves = |address: &&IpAddr| !homes.contains(*address) || is_home(links, &allowed, **address);
+        match carried.iter().filter(serves).count() {
+            0 => Err(Silence::NotInSubnet { address: first }),
+            serves => {
+                let preference = self.reaches.iter().filter_map(|reach| reach.nodes.get(node)).sum();
+                Ok(Claim { yields: footing.yields, is_cut_off, cordoned: footing.cordoned, serves, preference })
+            }
+        }
     }
 }
 
@@ -608,6 +688,12 @@ fn carriers<'a>(
 pub(crate) struct Contest<'a> {
     ground: &'a Ground,
     offers: Vec<(&'a ServiceKey, Result<Offer<'a>, Silence>)>,
+    /// Addresses that nodes outside of their subnets do not serve.
+    homes: BTreeSet<IpAddr>,
+    /// The node that a person wants.
+    wished: Option<&'a NodeName>,
+    /// The node that has the set and keeps it if it can.
+    keeper: Option<&'a NodeName>,
 }
 
 /// The one in front of a contest, who owns the set.
@@ -618,13 +704,15 @@ pub(crate) struct Lead {
     elected_by: Arc<str>,
     /// Who takes over when the owner is lost.
     next: Option<Next>,
+    /// Addresses that it does not serve in their own subnet, so that it matters who does.
+    away: Vec<IpAddr>,
 }
 
 /// The second of a contest.
 #[derive(Clone, Debug)]
 struct Next {
     rank: Rank,
-    /// Only a smaller hash could beat it: nobody can serve more, or be preferred more.
+    /// Only a smaller hash could beat it: nobody else can serve more, be asked for, or be preferred more.
     is_best_possible: bool,
 }
 
@@ -652,11 +740,12 @@ impl Contest<'_> {
         let (mut total, mut cut_off) = (Claim::default(), Claim::default());
         let mut silence = None;
         for offer in self.offers() {
-            match offer.claim(node, footing) {
+            match offer.claim(node, footing, &self.homes) {
                 Ok(claim) => {
                     let total = if claim.is_cut_off { &mut cut_off } else { &mut total };
                     total.yields = claim.yields;
                     total.is_cut_off = claim.is_cut_off;
+                    total.cordoned = claim.cordoned;
                     total.serves += claim.serves;
                     total.preference += claim.preference;
                 }
@@ -667,30 +756,54 @@ impl Contest<'_> {
         best.ok_or_else(|| silence.unwrap_or(Silence::NoAddress))
     }
 
+    fn rank(&self, claim: Claim, node: &NodeName, elected_by: &str) -> Rank {
+        Rank {
+            yields: claim.yields,
+            is_cut_off: claim.is_cut_off,
+            cordoned: claim.cordoned,
+            serves: Reverse(claim.serves),
+            wished: Reverse(self.wished == Some(node)),
+            keeps: Reverse(self.keeper == Some(node)),
+            preference: Reverse(claim.preference),
+            hash: elect::hash_text(node, elected_by),
+            node: node.clone(),
+        }
+    }
+
     fn lead(&self) -> Option<Lead> {
         let elected_by: Arc<str> = self.elected_by()?.to_string().into();
         let claims = self.ground.nodes.keys().filter_map(|node| Some((node, self.claim(node).ok()?)));
         let claims: Vec<(&NodeName, Claim)> = claims.collect();
-        let weight = |claim: &Claim| (Reverse((claim.yields, claim.is_cut_off)), claim.serves, claim.preference);
+        let weight = |(node, claim): &(&NodeName, Claim)| {
+            let asked_for = (self.wished == Some(*node), self.keeper == Some(*node));
+            (Reverse((claim.yields, claim.is_cut_off, claim.cordoned)), claim.serves, asked_for, claim.preference)
+        };
         // Hashing is what costs here, so only those who tie are hashed.
         let ranks = |tied| {
-            let tied = claims.iter().filter(move |(_, claim)| weight(claim) == tied);
-            tied.map(|(node, claim)| claim.rank(node, &elected_by)).collect::<BTreeSet<Rank>>()
+            let tied = claims.iter().filter(move |one| weight(one) == tied);
+            tied.map(|(node, claim)| self.rank(*claim, node, &elected_by)).collect::<BTreeSet<Rank>>()
         };
-        let most = claims.iter().map(|(_, claim)| weight(claim)).max()?;
+        let most = claims.iter().map(weight).max()?;
         let mut first = ranks(most).into_iter();
         let rank = first.next()?;
         let next = first.next().map(|next| (next, most)).or_else(|| {
-            let less = claims.iter().map(|(_, claim)| weight(claim)).filter(|weight| *weight < most).max()?;
+            let less = claims.iter().map(weight).filter(|weight| *weight < most).max()?;
             Some((ranks(less).pop_first()?, less))
         });
         let everything = self.offers().map(|offer| offer.addresses.len()).sum::<usize>();
         let highest = self.offers().flat_map(|offer| &offer.reaches).map(|reach| reach.highest).sum::<u32>();
-        let next = next.map(|(rank, weight)| Next {
-            rank,
-            is_best_possible: weight == (Reverse((false, false)), everything, highest),
+        let is_for_others = |asked_for: Option<&NodeName>| asked_for.is_some_and(|node| *node != rank.node);
+        let asked_for = (is_for_others(self.wished), is_for_others(self.keeper));
+        let best_possible = (Reverse((false, false, false)), everything, asked_for, highest);
+        let next = next.map(|(rank, weight)| Next { rank, is_best_possible: weight == best_possible });
+        let footing = self.ground.nodes.get(&rank.node)?;
+        let away = self.offers().flat_map(|offer| {
+            let allowed = offer.allowed_on(&rank.node);
+            let addresses = offer.addresses.iter().copied();
+            addresses.filter(move |address| footing.yields || !is_home(footing.links(false), &allowed, *address))
         });
-        Some(Lead { rank, elected_by, next })
+        let away = away.collect();
+        Some(Lead { rank, elected_by, next, away })
     }
 
     /// Where the owner announces the set, if a node comes next.
@@ -701,8 +814,11 @@ impl Contest<'_> {
         let alive = footing.links.as_ref()?;
         let mut interfaces = BTreeSet::new();
         for offer in self.offers() {
-            let Ok(claim) = offer.claim(owner, footing) else { continue };
-            let links = if claim.is_cut_off { &footing.dead_links } else { alive };
+            let links = match offer.claim(owner, footing, &self.homes) {
+                Ok(claim) if claim.is_cut_off => &footing.dead_links,
+                Ok(_) | Err(Silence::NotInSubnet { .. }) => alive,
+                Err(_) => continue,
+            };
             let allowed = offer.allowed_on(owner);
             let addresses = offer.addresses.iter();
             interfaces.extend(addresses.flat_map(|&address| carriers(links, &allowed, address).cloned()));
@@ -717,10 +833,17 @@ impl Contest<'_> {
         let outcome = |offer: &Result<Offer<'_>, Silence>| {
             let offer = offer.as_ref().map_err(Silence::clone)?;
             let footing = self.ground.nodes.get(node).ok_or(Silence::NodeUnknown)?;
-            let links = if offer.claim(node, footing)?.is_cut_off { &footing.dead_links } else { links };
+            let claim = offer.claim(node, footing, &self.homes);
             if let Some(owner) = owner.filter(|owner| *owner != node) {
+                claim?;
                 return Err(Silence::NotElected { owner: owner.clone() });
             }
+            let links = match claim {
+                Ok(claim) if claim.is_cut_off => &footing.dead_links,
+                // What the owner of the set does not announce, nobody does.
+                Ok(_) | Err(Silence::NotInSubnet { .. }) => links,
+                Err(silence) => return Err(silence),
+            };
             let allowed = offer.allowed_on(node);
             let addresses = offer.addresses.iter();
             let addresses =
@@ -730,6 +853,16 @@ impl Contest<'_> {
         let outcomes = self.offers.iter().map(|(key, offer)| ((*key).clone(), outcome(offer))).collect();
         let watched = lead.as_ref().and_then(|lead| self.watched(node, lead)).map(Arc::new);
         Verdict { lead, watched, outcomes }
+    }
+
+    /// Whether a node comes before another one that can own the set, too.
+    pub(crate) fn is_ahead(&self, one: &NodeName, other: &NodeName) -> bool {
+        let Some(elected_by) = self.elected_by().map(|address| address.to_string()) else { return false };
+        let rank = |node: &NodeName| Some(self.rank(self.claim(node).ok()?, node, &elected_by));
+        match (rank(one), rank(other)) {
+            (Some(one), Some(other)) => one < other,
+            (one, _) => one.is_some(),
+        }
     }
 
     /// Whether this node would own the set if only it had an interface: it is the one to complain.

@@ -20,19 +20,28 @@ use std::{
 use ferrogate_wire::{
     arp::{Arp, Operation},
     ethernet::Mac,
+    gossip::MAX_SUBNETS,
     ndp::{Advertisement, Ndp, Solicitation, solicited_node},
 };
 
 use crate::{
-    model::InterfaceName,
+    model::{InterfaceName, NodeName, Prefix},
     speaker::{
         Action, Announcements, Config, Frame, Interface,
         announce::{Carries, Links},
     },
+    write::L2Conflict,
 };
+
+mod ceded;
+
+use self::ceded::Ceded;
 
 /// Time between two defences of an address (RFC 5227 §2.4).
 pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// For how long after the last claim a conflict is reported: several times the interval at which it is noticed anew.
+const CONFLICT_MEMORY: Duration = Duration::from_secs(60);
 
 /// How far announcements may run ahead of their rate: what this much time allows goes out in one breath.
 const BREATH: Duration = Duration::from_millis(25);
@@ -66,11 +75,24 @@ pub(super) fn usable(
             _ => None,
         });
         let (ipv4, ipv6) = (interface.broadcast, watch_ipv6.is_some());
-        let carries = Carries { ipv4, ipv6, mac: interface.mac, watch_ipv4, watch_ipv6 };
+        let subnets = subnets(&interface.addresses);
+        let carries = Carries { ipv4, ipv6, mac: interface.mac, watch_ipv4, watch_ipv6, subnets };
         let port = Port { index: interface.index, mac: interface.mac?, carries };
-        (carries.ipv4 || carries.ipv6).then(|| (name.clone(), port))
+        (ipv4 || ipv6).then(|| (name.clone(), port))
     };
     interfaces.iter().filter_map(port).collect()
+}
+
+/// The subnets of an interface; `None` where there are more than others can be told, so that all go by the same.
+/// Link-local prefixes are on every link, and a prefix of full length is an address, no subnet.
+fn subnets(addresses: &[Prefix]) -> Option<BTreeSet<Prefix>> {
+    let is_subnet = |prefix: &&Prefix| match prefix {
+        Prefix::V4(prefix) => prefix.prefix() < 32,
+        Prefix::V6(prefix) => prefix.prefix() < 128 && !prefix.ip().is_unicast_link_local(),
+    };
+    let subnet = |prefix: &Prefix| Prefix::new(prefix.network(), prefix.prefix()).ok();
+    let subnets: BTreeSet<Prefix> = addresses.iter().filter(is_subnet).filter_map(subnet).collect();
+    Some(subnets).filter(|subnets| subnets.len() <= MAX_SUBNETS)
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters.
@@ -95,10 +117,15 @@ pub(super) struct Layer2 {
     patience: Duration,
     ports: BTreeMap<InterfaceName, Port>,
     own_macs: BTreeSet<Mac>,
+    /// The hardware addresses of the other speakers' interfaces.
+    peers: BTreeMap<Mac, NodeName>,
     owned: BTreeMap<IpAddr, Owned>,
     yielding: BTreeMap<IpAddr, Yielding>,
+    ceded: Ceded,
     /// Whose claims on owned addresses wait for an explanation.
     claims: BTreeMap<IpAddr, Claim>,
+    /// Strangers' claims on owned addresses that could not be explained, and until when they are reported.
+    conflicts: BTreeMap<IpAddr, (L2Conflict, Instant)>,
     /// What is to be announced when, by round: earlier rounds go first when the rate is short.
     schedule: BTreeMap<u32, BTreeSet<(Instant, IpAddr)>>,
     /// When the rate allows the next frame at the latest (the generic cell rate algorithm).
@@ -124,14 +151,30 @@ struct Claim {
     seen: Instant,
     /// When it becomes a conflict. A planned move looks the same until the old owner has heard of it.
     due: Instant,
+    /// What to find out, where it is another speaker of ours.
+    rival: Option<Rival>,
 }
 
-/// Somebody else claims an address that this node owns.
+/// Another speaker that may have announced its last just before it knew better, so it is asked.
 #[derive(Debug)]
-pub(super) struct Conflict {
-    pub(super) address: IpAddr,
-    pub(super) interface: InterfaceName,
-    pub(super) mac: Mac,
+struct Rival {
+    node: NodeName,
+    /// When to ask; past once it was.
+    ask_at: Option<Instant>,
+    has_answered: bool,
+}
+
+/// What is seen on the link of an address that this node owns, or left to another that owns it too.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// A stranger claims it.
+    Conflict { address: IpAddr, interface: InterfaceName, mac: Mac },
+    /// No stranger has claimed it for a while.
+    Settled { address: IpAddr },
+    /// Another speaker of ours answers for it.
+    Rival { address: IpAddr, interface: InterfaceName, node: NodeName },
+    /// That other speaker does not answer any more.
+    Free { address: IpAddr },
 }
 
 #[derive(Debug)]
@@ -147,9 +190,12 @@ impl Layer2 {
             patience: config.detection_time(),
             ports: BTreeMap::new(),
             own_macs: BTreeSet::new(),
+            peers: BTreeMap::new(),
             owned: BTreeMap::new(),
             yielding: BTreeMap::new(),
+            ceded: Ceded::default(),
             claims: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
             schedule: BTreeMap::new(),
             paced_until: None,
             groups: BTreeMap::new(),
@@ -196,7 +242,7 @@ impl Layer2 {
 
     /// The usable interfaces, as elections see them.
     pub(super) fn links(&self) -> Links {
-        self.ports.iter().map(|(name, port)| (name.clone(), port.carries)).collect()
+        self.ports.iter().map(|(name, port)| (name.clone(), port.carries.clone())).collect()
     }
 
     /// Answers for an address on these interfaces from now on, and announces it wherever it was not before.
@@ -239,6 +285,47 @@ impl Layer2 {
         self.yielding.insert(address, Yielding { interfaces: owned.interfaces, until: now + self.patience });
     }
 
+    /// Takes in where the other speakers' interfaces are found.
+    pub(super) fn peers(&mut self, peers: BTreeMap<Mac, NodeName>) {
+        self.peers = peers;
+    }
+
+    /// Leaves an address at once to another speaker, which answers for it already, for as long as it does.
+    pub(super) fn cede(&mut self, now: Instant, address: IpAddr, to: NodeName, actions: &mut Vec<Action>) {
+        let Some(owned) = self.disown(address) else { return };
+        self.leave(address, &owned.interfaces, actions);
+        self.ceded.leave(now, address, to, owned.interfaces, self.patience / ceded::PATIENCE);
+    }
+
+    /// To whom an address was ceded.
+    pub(super) fn ceded_to(&self, address: IpAddr) -> Option<&NodeName> {
+        self.ceded.to(address)
+    }
+
+    /// Everything that was ceded.
+    pub(super) fn ceded(&self) -> impl Iterator<Item = IpAddr> {
+        self.ceded.addresses()
+    }
+
+    /// Forgets that an address was ceded.
+    pub(super) fn take_back(&mut self, address: IpAddr) {
+        self.ceded.take_back(address);
+    }
+
+    /// Which stranger claims an owned address.
+    pub(super) fn conflict(&self, address: IpAddr) -> Option<L2Conflict> {
+        self.conflicts.get(&address).map(|(conflict, _)| conflict.clone())
+    }
+
+    /// Says once that an address which is claimed by another stays here.
+    pub(super) fn defend(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
+        let Some(owned) = self.owned.get_mut(&address) else { return };
+        if owned.defended_at.is_none_or(|defended_at| defended_at + DEFEND_INTERVAL <= now) {
+            owned.defended_at = Some(now);
+            self.announce_once(now, address, actions);
+        }
+    }
+
     /// Stops answering for an address at once.
     pub(super) fn drop(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
         let interfaces = match self.disown(address) {
@@ -261,6 +348,7 @@ impl Layer2 {
     fn disown(&mut self, address: IpAddr) -> Option<Owned> {
         self.schedule_round(address, None);
         self.claims.remove(&address);
+        self.conflicts.remove(&address);
         self.owned.remove(&address)
     }
 
@@ -311,7 +399,8 @@ impl Layer2 {
         }
         let asks_us =
             arp.operation == Operation::Request && (arp.destination == Mac::BROADCAST || arp.destination == mac);
-        if asks_us && self.answers(arp.target.into(), interface) {
+        let is_probe = arp.sender.is_unspecified();
+        if asks_us && self.answers(arp.target.into(), interface, is_probe) {
             let frame = Frame::Arp(Arp::answer(arp, mac));
             actions.push(Action::Send { interface: interface.clone(), frame });
         }
@@ -349,15 +438,18 @@ impl Layer2 {
         let group = solicited_node(solicitation.target);
         let to_us = solicitation.destination == solicitation.target || solicitation.destination == group;
         let to_mac = solicitation.destination_mac == mac || solicitation.destination_mac == Mac::of_group(group);
-        if to_us && to_mac && self.answers(solicitation.target.into(), interface) {
+        let is_probe = solicitation.is_probe();
+        if to_us && to_mac && self.answers(solicitation.target.into(), interface, is_probe) {
             let frame = Frame::Advertisement(Advertisement::answer(solicitation, mac));
             actions.push(Action::Send { interface: interface.clone(), frame });
         }
     }
 
-    fn answers(&self, address: IpAddr, interface: &InterfaceName) -> bool {
+    /// Probes are answered by the owner alone: another owner who asks must not take one that yields for a rival.
+    fn answers(&self, address: IpAddr, interface: &InterfaceName, is_probe: bool) -> bool {
         let owned = self.owned.get(&address).map(|owned| &owned.interfaces);
-        let interfaces = owned.or_else(|| self.yielding.get(&address).map(|yielding| &yielding.interfaces));
+        let yielding = self.yielding.get(&address).filter(|_| !is_probe).map(|yielding| &yielding.interfaces);
+        let interfaces = owned.or(yielding);
         interfaces.is_some_and(|interfaces| interfaces.contains(interface))
     }
 
@@ -375,32 +467,85 @@ impl Layer2 {
             self.leave(address, &yielding.interfaces, actions);
             return true;
         }
+        let peer = self.peers.get(&mac);
+        if self.ceded.hear(now, address, peer) {
+            return true;
+        }
         let Some(owned) = self.owned.get(&address) else { return false };
-        let earliest = owned.defended_at.map_or(now, |defended_at| defended_at + DEFEND_INTERVAL);
-        let due = self.claims.get(&address).map_or((now + self.patience).max(earliest), |claim| claim.due);
-        self.claims.insert(address, Claim { interface: interface.clone(), mac, seen: now, due });
+        if let Some(claim) = self.claims.get_mut(&address)
+            && claim.rival.as_ref().map(|rival| &rival.node) == peer
+        {
+            if let Some(rival) = &mut claim.rival {
+                rival.has_answered |= rival.ask_at.is_none();
+            }
+            claim.interface.clone_from(interface);
+            (claim.mac, claim.seen) = (mac, now);
+            return true;
+        }
+        let earliest = match (peer, owned.defended_at) {
+            (None, Some(defended_at)) => defended_at + DEFEND_INTERVAL,
+            (None, None) | (Some(_), _) => now,
+        };
+        let rival =
+            peer.map(|node| Rival { node: node.clone(), ask_at: Some(now + self.patience / 2), has_answered: false });
+        let due = (now + self.patience).max(earliest);
+        self.claims.insert(address, Claim { interface: interface.clone(), mac, seen: now, due, rival });
         true
     }
 
-    /// Does what is due: the end of yielding, defences, announcements. Returns the conflicts found.
-    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Conflict> {
+    /// Does what is due: the end of yielding, questions, defences, announcements. Returns what was found out.
+    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Seen> {
         let over: Vec<IpAddr> =
             self.yielding.iter().filter(|(_, yielding)| yielding.until <= now).map(|(address, _)| *address).collect();
         for address in over {
             self.drop(address, actions);
         }
-        let mut conflicts = Vec::new();
-        for (address, claim) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
-            conflicts.push(Conflict { address, interface: claim.interface, mac: claim.mac });
-        }
-        for conflict in &conflicts {
-            if let Some(owned) = self.owned.get_mut(&conflict.address) {
-                owned.defended_at = Some(now);
+        let mut seen = Vec::new();
+        for (address, Claim { interface, mac, rival, .. }) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
+            match rival {
+                None => seen.push(Seen::Conflict { address, interface, mac }),
+                Some(Rival { node, has_answered: true, .. }) => seen.push(Seen::Rival { address, interface, node }),
+                Some(_) => {}
             }
-            self.announce_once(now, conflict.address, actions);
         }
+        for conflict in &seen {
+            if let Seen::Conflict { address, interface, mac } = conflict {
+                self.defend(now, *address, actions);
+                let conflict = L2Conflict { address: *address, interface: interface.clone(), mac: mac.to_string() };
+                self.conflicts.insert(*address, (conflict, now + CONFLICT_MEMORY));
+            }
+        }
+        let settled = self.conflicts.extract_if(.., |_, (_, until)| *until <= now);
+        seen.extend(settled.map(|(address, _)| Seen::Settled { address }));
+        let mut questions = Vec::new();
+        for (address, claim) in &mut self.claims {
+            if let Some(rival) = &mut claim.rival
+                && rival.ask_at.take_if(|ask_at| *ask_at <= now).is_some()
+            {
+                questions.push((*address, BTreeSet::from([claim.interface.clone()])));
+            }
+        }
+        let due = self.ceded.tick(now, self.patience / ceded::PATIENCE);
+        questions.extend(due.questions);
+        for (address, interfaces) in questions {
+            self.ask(address, &interfaces, actions);
+        }
+        seen.extend(due.free.into_iter().map(|address| Seen::Free { address }));
         self.announce_due(now, actions);
-        conflicts
+        seen
+    }
+
+    /// Asks who has an address, as somebody who has none of its own (RFC 5227 §2.1.1, RFC 4862 §5.4): what neighbours
+    /// know stays as it is.
+    fn ask(&self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
+        for name in interfaces {
+            let Some(port) = self.ports.get(name) else { continue };
+            let frame = match address {
+                IpAddr::V4(address) => Frame::Arp(Arp::probe(address, port.mac)),
+                IpAddr::V6(address) => Frame::Solicitation(Solicitation::probe(address, port.mac)),
+            };
+            actions.push(Action::Send { interface: name.clone(), frame });
+        }
     }
 
     fn announce_due(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -409,14 +554,14 @@ impl Layer2 {
                 return;
             }
             self.announce_once(now, address, actions);
-            let next = round + 1;
-            let Announcements { quick, quick_interval, slow, slow_interval, .. } = self.announcements;
+            let Announcements { quick, quick_interval, slow, slow_interval, periodic, .. } = self.announcements;
+            let next = (round + 1).min(quick + slow + 1);
             let wait = if next <= quick {
                 Some(quick_interval)
             } else if next <= quick + slow {
                 Some(slow_interval)
             } else {
-                None
+                periodic
             };
             self.schedule_round(address, wait.map(|wait| (next, now + wait)));
         }
@@ -452,13 +597,15 @@ impl Layer2 {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let claims = self.claims.values().map(|claim| claim.due);
+        let asked = |claim: &Claim| claim.rival.as_ref().and_then(|rival| rival.ask_at);
+        let claims = self.claims.values().flat_map(|claim| [asked(claim), Some(claim.due)]).flatten();
         let yields = self.yielding.values().map(|yielding| yielding.until);
         let first = self.schedule.values().filter_map(|entries| entries.first()).map(|(due, _)| *due).min();
         // Out of breath, it pays to wait for more than a single frame's worth.
         let allowed = self.paced_until.and_then(|paced_until| paced_until.checked_sub(BREATH / 2));
         let paced = first.map(|due| allowed.map_or(due, |allowed| due.max(allowed)));
-        claims.chain(yields).chain(paced).min()
+        let conflicts = self.conflicts.values().map(|(_, until)| *until);
+        claims.chain(yields).chain(paced).chain(conflicts).chain(self.ceded.deadline()).min()
     }
 
     fn join(&mut self, address: IpAddr, interfaces: &BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {

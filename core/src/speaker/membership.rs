@@ -19,8 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_wire::gossip::{
-    Datagram, Link, MAX_GREETINGS, MAX_LINKS, MAX_STATEMENTS, MAX_YIELDS, Message, NodeTag, Origin, Statement, Word,
+use ferrogate_wire::{
+    ethernet::Mac,
+    gossip::{
+        Datagram, Link, MAX_GREETINGS, MAX_LINKS, MAX_STATEMENTS, MAX_YIELDS, Message, NodeTag, Origin, Statement, Word,
+    },
 };
 use imbl::OrdMap;
 
@@ -30,7 +33,7 @@ use self::{
     swim::{Identity, Swim},
 };
 use crate::{
-    model::{InterfaceName, NodeName, node::Node},
+    model::{InterfaceName, NodeName, Prefix, node::Node},
     speaker::{
         Config, Disbelieved, Verdict,
         announce::{Carries, Links, Liveness, Standing, Standings},
@@ -776,6 +779,18 @@ impl Membership {
         })
     }
 
+    /// Whose interface has which hardware address, as far as words have told, of lost nodes too.
+    pub(super) fn macs(&self) -> BTreeMap<Mac, NodeName> {
+        let links = |member: &'_ Member| member.links.iter().flatten().filter_map(|(_, carries)| carries.mac).collect();
+        let macs = self.members.iter().map(|(name, member)| (name, links(member)));
+        macs.flat_map(|(name, macs): (_, Vec<Mac>)| macs.into_iter().map(|mac| (mac, name.clone()))).collect()
+    }
+
+    /// Whether words tell that a node is lost.
+    pub(super) fn is_lost(&self, node: &NodeName) -> bool {
+        self.members.get(node).is_none_or(|member| !member.is_there)
+    }
+
     pub(super) fn disbelieved(&self) -> Disbelieved {
         self.disbelieved
     }
@@ -813,7 +828,7 @@ impl Member {
 }
 
 fn owned((name, carries): (&InterfaceName, &Carries)) -> (InterfaceName, Carries) {
-    (name.clone(), *carries)
+    (name.clone(), carries.clone())
 }
 
 impl Watch {
@@ -838,13 +853,17 @@ impl Watch {
 impl From<&Link> for Carries {
     fn from(link: &Link) -> Self {
         let Link { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, .. } = *link;
-        Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6 }
+        let subnet = |&(address, length): &(IpAddr, u8)| Prefix::new(address, length).ok();
+        let subnets = link.subnets.as_ref().map(|subnets| subnets.iter().filter_map(subnet).collect());
+        Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, subnets }
     }
 }
 
 impl Carries {
     fn link(&self, name: &InterfaceName) -> Link {
-        let Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6 } = *self;
-        Link { name: name.to_string(), ipv4, ipv6, mac, watch_ipv4, watch_ipv6 }
+        let Self { ipv4, ipv6, mac, watch_ipv4, watch_ipv6, .. } = *self;
+        let subnets = self.subnets.as_ref();
+        let subnets = subnets.map(|subnets| subnets.iter().map(|one| (one.ip(), one.prefix())).collect());
+        Link { name: name.to_string(), ipv4, ipv6, mac, watch_ipv4, watch_ipv6, subnets }
     }
 }

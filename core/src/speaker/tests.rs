@@ -16,7 +16,7 @@ use ferrogate_wire::{
 };
 
 use super::{
-    Action, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
+    Action, Announcements, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
     announce::{self, Liveness, Policy, Ranking, Silence, Standing, Standings},
     elect,
     health::Refusals,
@@ -34,14 +34,17 @@ use crate::{
         },
     },
     snapshot::Snapshot,
-    write::{Severity, Write},
+    write::{L2Conflict, L2Status, Severity, Write},
 };
 
+mod asked;
 mod decisions;
 mod health;
 mod link;
 mod liveness;
+mod rivals;
 mod settlement;
+mod subnets;
 mod watch;
 
 const MS: Duration = Duration::from_millis(1);
@@ -91,6 +94,7 @@ fn service(name: &str, addresses: &[&str]) -> Service {
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: vec![endpoint(None)],
         observed: ServiceStatus {
             addresses: addresses.iter().map(|address| ip(address)).collect(),
@@ -152,6 +156,7 @@ fn advertisement() -> L2Advertisement {
         interfaces: BTreeSet::new(),
         service_selectors: Vec::new(),
         preferred_nodes: Vec::new(),
+        is_sticky: false,
     }
 }
 
@@ -161,6 +166,7 @@ fn node(number: u8) -> Node {
         labels: BTreeMap::from([("name".to_owned(), format!("k{number}"))]),
         internal_addresses: vec![IpAddr::from([198, 51, 100, 10 + number])],
         network_unavailable: false,
+        unschedulable: false,
     }
 }
 
@@ -197,8 +203,9 @@ fn set_service(snapshot: &mut Snapshot, service: Service) {
     snapshot.services.insert(service.key.clone(), Arc::new(service));
 }
 
-const KUBE_PROXY: Policy = Policy { data_path: DataPath::KubeProxy, ignore_exclude_label: false };
-const PROXY: Policy = Policy { data_path: DataPath::Proxy, ignore_exclude_label: false };
+const KUBE_PROXY: Policy =
+    Policy { data_path: DataPath::KubeProxy, ignore_exclude_label: false, yield_on_cordon: false };
+const PROXY: Policy = Policy { data_path: DataPath::Proxy, ..KUBE_PROXY };
 
 /// Who announces, with every speaker alive and able.
 fn ranked(snapshot: &Snapshot, name: &str) -> Result<Ranking, Silence> {
@@ -207,6 +214,17 @@ fn ranked(snapshot: &Snapshot, name: &str) -> Result<Ranking, Silence> {
 
 fn candidates(ranking: &Ranking) -> Vec<&str> {
     ranking.candidates.iter().map(|rank| rank.node.as_str()).collect()
+}
+
+/// What a speaker reports of a Service.
+fn status(transitions: u32) -> L2Status {
+    L2Status {
+        pool: "pool".into(),
+        addresses: Vec::new(),
+        interfaces: BTreeSet::new(),
+        transitions,
+        conflicts: Vec::new(),
+    }
 }
 
 fn standing() -> Standing {
@@ -233,16 +251,19 @@ fn interface(number: u8) -> Interface {
         no_arp: false,
         loopback: false,
         enslaved: false,
-        addresses: vec!["fe80::1/64".parse().unwrap()],
+        addresses: [&["fe80::1/64"], HOMES].concat().into_iter().map(|prefix| prefix.parse().unwrap()).collect(),
     }
 }
+
+/// Addresses of an interface in the subnet of each range that Services have addresses of.
+const HOMES: &[&str] = &["192.0.2.251/24", "203.0.112.251/20", "2001:db8::fb/64"];
 
 /// `eth1` to `ethN`; `eth1` has the address of node `k1`.
 fn interfaces(count: u8) -> BTreeMap<InterfaceName, Interface> {
     let mut interfaces: BTreeMap<InterfaceName, Interface> =
         (1..=count).map(|number| (format!("eth{number}").as_str().into(), interface(number))).collect();
     if let Some(first) = interfaces.get_mut("eth1") {
-        first.addresses.push("198.51.100.11/24".parse().unwrap());
+        first.addresses.insert(0, "198.51.100.11/24".parse().unwrap());
     }
     interfaces
 }

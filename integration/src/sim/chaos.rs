@@ -82,6 +82,7 @@ impl Chaos {
             gossip_interval: interval,
             bfd,
             announcements: Announcements { quick, slow, ..Announcements::default() },
+            yield_on_cordon: rng.random(),
             ..Config::new("any".into(), data_path, 0)
         };
         let world = World::new(rng.random(), config, facts::cluster(nodes), clients);
@@ -236,7 +237,7 @@ impl Chaos {
         let service = names.choose(&mut self.rng).cloned();
         let endpoints = self.some_nodes(0.6);
         let flag: bool = self.rng.random();
-        match (self.rng.random_range(0..8), service) {
+        match (self.rng.random_range(0..12), service) {
             (0, _) => self.add_service(),
             (1, Some(service)) => {
                 self.note(format!("{service} is deleted"));
@@ -268,6 +269,27 @@ impl Chaos {
                 self.note(format!("advertised from {} only: {flag}", facts::node_name(node)));
                 self.change_advertisement(|advertisement| {
                     advertisement.node_selectors = if flag { vec![named(node)] } else { Vec::new() };
+                });
+            }
+            (7, _) => {
+                self.note(format!("{} is cordoned: {flag}", facts::node_name(node)));
+                self.change_node(node, |node| node.unschedulable = flag);
+            }
+            (8, _) => {
+                self.note(format!("owners keep what they have: {flag}"));
+                self.change_advertisement(|advertisement| advertisement.is_sticky = flag);
+            }
+            (10, _) => {
+                self.note(format!("{} is in the subnets of the pool: {flag}", facts::node_name(node)));
+                self.world.set_at_home(node, flag);
+            }
+            (9, Some(service)) => {
+                let wished = flag.then(|| facts::node_name(node));
+                self.note(format!("{service} is wanted on {wished:?}"));
+                self.world.change(|facts| {
+                    if let Some(service) = facts.services.get_mut(&service) {
+                        Arc::make_mut(service).wished_node = wished;
+                    }
                 });
             }
             _ => {

@@ -38,10 +38,11 @@ pub fn node_mac(node: usize) -> Mac {
     Mac([2, 0, 0, 0, 1, u8::try_from(node).unwrap_or(u8::MAX)])
 }
 
-/// A node's interface to the switch.
-pub fn interface(node: usize, has_carrier: bool) -> Interface {
+/// A node's interface to the switch, with or without addresses in the subnets of the pool.
+pub fn interface(node: usize, has_carrier: bool, is_at_home: bool) -> Interface {
     let own = ipnetwork::IpNetwork::new(node_address(node), 24);
     let link_local = "fe80::1/64".parse();
+    let homes = ["192.0.2.255/24", "2001:db8::fff/64"].into_iter().filter(|_| is_at_home);
     Interface {
         index: 2,
         mac: Some(node_mac(node)),
@@ -51,7 +52,7 @@ pub fn interface(node: usize, has_carrier: bool) -> Interface {
         no_arp: false,
         loopback: false,
         enslaved: false,
-        addresses: own.into_iter().chain(link_local).collect(),
+        addresses: own.into_iter().chain(link_local).chain(homes.filter_map(|prefix| prefix.parse().ok())).collect(),
     }
 }
 
@@ -65,6 +66,7 @@ pub fn cluster(nodes: usize) -> Snapshot {
             labels: BTreeMap::from([("name".to_owned(), name.to_string())]),
             internal_addresses: vec![node_address(node)],
             network_unavailable: false,
+            unschedulable: false,
         };
         snapshot.nodes.insert(name, Arc::new(node));
     }
@@ -107,6 +109,7 @@ pub fn advertisement() -> L2Advertisement {
         interfaces: BTreeSet::new(),
         service_selectors: Vec::new(),
         preferred_nodes: Vec::new(),
+        is_sticky: false,
     }
 }
 
@@ -134,6 +137,7 @@ pub fn service(name: &str, port: u16, families: &[Family], nodes: &[usize]) -> S
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: endpoints(nodes),
         observed: ServiceStatus::default(),
     }

@@ -37,6 +37,7 @@ impl From<Frame> for Packet {
         match frame {
             Frame::Arp(arp) => Self::Arp(arp),
             Frame::Advertisement(advertisement) => Self::Ndp(Ndp::Advertisement(advertisement)),
+            Frame::Solicitation(solicitation) => Self::Ndp(Ndp::Solicitation(solicitation)),
         }
     }
 }
@@ -61,6 +62,7 @@ impl Packet {
     /// Which address it says is where.
     fn tells(&self) -> Option<(IpAddr, Mac)> {
         match self {
+            Self::Arp(arp) if arp.sender.is_unspecified() => None,
             Self::Arp(arp) => Some((arp.sender.into(), arp.sender_mac)),
             Self::Ndp(Ndp::Solicitation(_)) => None,
             Self::Ndp(Ndp::Advertisement(advertisement)) => {

@@ -107,8 +107,11 @@ impl World {
     fn sole_owner(&self, address: IpAddr) -> Result<Option<usize>, Violation> {
         let services = self.truth.services.values().filter(|service| service.observed.addresses.contains(&address));
         let services: Vec<&Service> = services.map(|service| &**service).collect();
-        let able: BTreeSet<usize> =
+        let mut able: BTreeSet<usize> =
             (0..self.nodes.len()).filter(|&node| services.iter().any(|service| self.is_able(node, service))).collect();
+        if !able.is_disjoint(&self.at_home) {
+            able.retain(|node| self.at_home.contains(node));
+        }
         match self.owners(address)[..] {
             [] if able.is_empty() => Ok(None),
             [owner] if able.contains(&owner) => Ok(Some(owner)),
@@ -143,7 +146,7 @@ impl World {
         let runs = |name: &NodeName| self.nodes.iter().any(|host| host.name == *name && host.speaker.is_some());
         let named = |service: &Service| -> BTreeSet<NodeName> {
             let nodes = self.truth.announced_by.get(&service.key);
-            nodes.into_iter().flat_map(|nodes| nodes.iter()).filter(|name| runs(name)).cloned().collect()
+            nodes.into_iter().flat_map(|nodes| nodes.keys()).filter(|name| runs(name)).cloned().collect()
         };
         for service in self.truth.services.values() {
             let owner = service.observed.addresses.first().and_then(|address| owners.get(address).copied().flatten());

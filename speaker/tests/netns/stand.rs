@@ -585,6 +585,7 @@ pub fn snapshot<'a>(services: impl IntoIterator<Item = &'a [IpAddr]>) -> Snapsho
         labels: BTreeMap::new(),
         internal_addresses: vec![NODE_IP.into()],
         network_unavailable: false,
+        unschedulable: false,
     };
     let services = services.into_iter().enumerate().map(|(number, addresses)| {
         let service = service(number, addresses);
@@ -607,6 +608,7 @@ pub fn with_interfaces(mut snapshot: Snapshot, interfaces: &[&str]) -> Snapshot 
         interfaces: interfaces.iter().map(|&name| name.into()).collect(),
         service_selectors: Vec::new(),
         preferred_nodes: Vec::new(),
+        is_sticky: false,
     };
     snapshot.l2_advertisements.insert(advertisement.key.clone(), Arc::new(advertisement));
     snapshot
@@ -639,6 +641,7 @@ fn service(number: usize, addresses: &[IpAddr]) -> Service {
         source_ranges: Vec::new(),
         is_foreign: false,
         is_entry: false,
+        wished_node: None,
         endpoints: vec![Endpoint {
             address: IpAddr::from([198, 51, 100, 1]),
             node: None,

@@ -5,7 +5,8 @@
 //! ```text
 //! flags | life u64 | version u64 | renewals u16 | node name: length u8, bytes
 //! | number of links u8 | each link: flags, name length u8, bytes, and with the flag for each:
-//!                        hardware address [6], IPv4 address [4] and prefix length u8, IPv6 address [16]
+//!                        hardware address [6], IPv4 address [4] and prefix length u8, IPv6 address [16],
+//!                        number of subnets u8, each: version u8 (4 or 6), address [4] or [16], prefix length u8
 //! | number of refused ports u8 | each port u16
 //! | number of accusations u8 | each: node tag u64, number u32, interface name length u8 (0: the node), bytes
 //! | number of vouchers u8 | each like an accusation
@@ -16,7 +17,7 @@
 //! Flags that this version does not know are ignored; anything else that differs is a [`DecodeError`].
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
 };
 
@@ -31,7 +32,7 @@ pub const MAX_WORD_LEN: usize = 1
     + 8
     + 2
     + (1 + MAX_NODE_LEN)
-    + (1 + MAX_LINKS * (2 + MAX_LINK_LEN + 6 + 5 + 16))
+    + (1 + MAX_LINKS * (2 + MAX_LINK_LEN + 6 + 5 + 16 + (1 + MAX_SUBNETS * 18)))
     + (1 + MAX_REFUSED * 2)
     + 2 * (1 + MAX_STATEMENTS * (8 + 4 + 1 + MAX_LINK_LEN))
     + (1 + MAX_YIELDS * (8 + 4))
@@ -45,6 +46,9 @@ pub const MAX_LINK_LEN: usize = 15;
 
 /// How many links a word can tell about.
 pub const MAX_LINKS: usize = 48;
+
+/// How many subnets a word can tell of one link.
+pub const MAX_SUBNETS: usize = 8;
 
 /// How many refused ports a word can name.
 pub const MAX_REFUSED: usize = 64;
@@ -66,6 +70,9 @@ const LINK_IPV6: u8 = 1 << 1;
 const LINK_MAC: u8 = 1 << 2;
 const LINK_WATCH_IPV4: u8 = 1 << 3;
 const LINK_WATCH_IPV6: u8 = 1 << 4;
+const LINK_SUBNETS: u8 = 1 << 5;
+const SUBNET_IPV4: u8 = 4;
+const SUBNET_IPV6: u8 = 6;
 
 /// What a speaker says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +121,9 @@ pub struct Link {
     pub watch_ipv4: Option<(Ipv4Addr, u8)>,
     /// Where it can be watched over IPv6: a link-local address of its own.
     pub watch_ipv6: Option<Ipv6Addr>,
+    /// The subnets of its addresses with the lengths of their prefixes, at most [`MAX_SUBNETS`]; `None` where they are not
+    /// told, which says nothing about them.
+    pub subnets: Option<Vec<(IpAddr, u8)>>,
 }
 
 /// Something said about a node, or about one of its interfaces.
@@ -235,7 +245,8 @@ impl Link {
     fn encode_into(&self, bytes: &mut Vec<u8>) -> Result<(), EncodeError> {
         let carries = flag(self.ipv4, LINK_IPV4) | flag(self.ipv6, LINK_IPV6);
         let watch = flag(self.watch_ipv4.is_some(), LINK_WATCH_IPV4) | flag(self.watch_ipv6.is_some(), LINK_WATCH_IPV6);
-        bytes.push(carries | flag(self.mac.is_some(), LINK_MAC) | watch);
+        let subnets = flag(self.subnets.is_some(), LINK_SUBNETS);
+        bytes.push(carries | flag(self.mac.is_some(), LINK_MAC) | watch | subnets);
         push_link_name(bytes, &self.name)?;
         bytes.extend(self.mac.iter().flat_map(|mac| mac.0));
         if let Some((address, length)) = self.watch_ipv4 {
@@ -243,6 +254,22 @@ impl Link {
             bytes.push(length);
         }
         bytes.extend(self.watch_ipv6.iter().flat_map(Ipv6Addr::octets));
+        if let Some(subnets) = &self.subnets {
+            bytes.push(count(subnets.len(), MAX_SUBNETS)?);
+            for (address, length) in subnets {
+                match address {
+                    IpAddr::V4(address) => {
+                        bytes.push(SUBNET_IPV4);
+                        bytes.extend(address.octets());
+                    }
+                    IpAddr::V6(address) => {
+                        bytes.push(SUBNET_IPV6);
+                        bytes.extend(address.octets());
+                    }
+                }
+                bytes.push(*length);
+            }
+        }
         Ok(())
     }
 
@@ -252,17 +279,28 @@ impl Link {
         let mac = if flags & LINK_MAC != 0 { Some(Mac(reader.array()?)) } else { None };
         let watch_ipv4 = if flags & LINK_WATCH_IPV4 != 0 {
             let address = Ipv4Addr::from(reader.array::<4>()?);
-            Some((address, reader.byte()?)).filter(|(_, length)| *length <= 32)
+            Some((address, prefix_length(reader, 32)?))
         } else {
             None
         };
-        if flags & LINK_WATCH_IPV4 != 0 && watch_ipv4.is_none() {
-            return Err(DecodeError::PrefixLength);
-        }
         let watch_ipv6 = if flags & LINK_WATCH_IPV6 != 0 { Some(Ipv6Addr::from(reader.array::<16>()?)) } else { None };
+        let subnets = if flags & LINK_SUBNETS != 0 { Some(reader.list(MAX_SUBNETS, decode_subnet)?) } else { None };
         let (ipv4, ipv6) = (flags & LINK_IPV4 != 0, flags & LINK_IPV6 != 0);
-        Ok(Self { name, ipv4, ipv6, mac, watch_ipv4, watch_ipv6 })
+        Ok(Self { name, ipv4, ipv6, mac, watch_ipv4, watch_ipv6, subnets })
     }
+}
+
+fn decode_subnet(reader: &mut Reader<'_>) -> Result<(IpAddr, u8), DecodeError> {
+    match reader.byte()? {
+        SUBNET_IPV4 => Ok((reader.array::<4>()?.into(), prefix_length(reader, 32)?)),
+        SUBNET_IPV6 => Ok((reader.array::<16>()?.into(), prefix_length(reader, 128)?)),
+        other => Err(DecodeError::SubnetVersion(other)),
+    }
+}
+
+fn prefix_length(reader: &mut Reader<'_>, max: u8) -> Result<u8, DecodeError> {
+    let length = reader.byte()?;
+    if length <= max { Ok(length) } else { Err(DecodeError::PrefixLength(length)) }
 }
 
 impl Statement {
@@ -300,8 +338,10 @@ pub(super) mod tests {
         \x00\x05\
         \x06node-a\
         \x02\
-        \x1f\x04eth0\x02\x00\x00\x00\x00\x01\xc0\x00\x02\x01\x18\
+        \x3f\x04eth0\x02\x00\x00\x00\x00\x01\xc0\x00\x02\x01\x18\
         \xfe\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\
+        \x02\x04\xc0\x00\x02\x00\x18\
+        \x06\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x40\
         \x01\x04eth1\
         \x02\x75\x30\x01\x02\
         \x01\x00\x00\x00\x00\x00\x00\x00\x0b\x00\x00\x00\x02\x00\
@@ -326,6 +366,7 @@ pub(super) mod tests {
                     mac: Some(Mac([2, 0, 0, 0, 0, 1])),
                     watch_ipv4: Some(("192.0.2.1".parse().unwrap(), 24)),
                     watch_ipv6: Some("fe80::1".parse().unwrap()),
+                    subnets: Some(vec![("192.0.2.0".parse().unwrap(), 24), ("2001:db8::".parse().unwrap(), 64)]),
                 },
                 Link { name: "eth1".to_owned(), ipv4: true, ..Link::default() },
             ],
@@ -365,7 +406,11 @@ pub(super) mod tests {
         assert_eq!(with(20, 0xff), Err(DecodeError::NameEncoding));
         assert_eq!(with(26, 49), Err(DecodeError::TooMany { count: 49, max: MAX_LINKS }));
         assert_eq!(with(28, 16), Err(DecodeError::NameLength(16)));
-        assert_eq!(with(43, 33), Err(DecodeError::PrefixLength));
+        assert_eq!(with(43, 33), Err(DecodeError::PrefixLength(33)));
+        assert_eq!(with(60, 9), Err(DecodeError::TooMany { count: 9, max: MAX_SUBNETS }));
+        assert_eq!(with(61, 5), Err(DecodeError::SubnetVersion(5)));
+        assert_eq!(with(66, 33), Err(DecodeError::PrefixLength(33)));
+        assert_eq!(with(84, 129), Err(DecodeError::PrefixLength(129)));
     }
 
     #[test]
@@ -386,7 +431,11 @@ pub(super) mod tests {
         assert_eq!(encode(Word { node: "n".repeat(254), ..value() }), EncodeError::NodeLength(254));
         assert_eq!(encode(Word { links: vec![long_link], ..value() }), EncodeError::LinkLength(17));
         let too_many = EncodeError::TooMany { count: 49, max: MAX_LINKS };
+        let subnets = Some(vec![("192.0.2.0".parse().unwrap(), 24); 9]);
+        let in_too_many = Link { subnets, ..link.clone() };
         assert_eq!(encode(Word { links: vec![link; 49], ..value() }), too_many);
+        let too_many = EncodeError::TooMany { count: 9, max: MAX_SUBNETS };
+        assert_eq!(encode(Word { links: vec![in_too_many], ..value() }), too_many);
     }
 
     #[test]
@@ -397,16 +446,23 @@ pub(super) mod tests {
 
     pub(in super::super) fn words() -> impl Strategy<Value = Word> {
         let name = "[a-z0-9.@-]{1,15}";
-        let link =
-            (name, any::<[bool; 2]>(), any::<Option<[u8; 6]>>(), any::<Option<([u8; 4], u8)>>(), any::<Option<u128>>())
-                .prop_map(|(name, [ipv4, ipv6], mac, v4, v6)| Link {
-                    name,
-                    ipv4,
-                    ipv6,
-                    mac: mac.map(Mac),
-                    watch_ipv4: v4.map(|(address, length)| (address.into(), length % 33)),
-                    watch_ipv6: v6.map(Ipv6Addr::from_bits),
-                });
+        let subnet = any::<(IpAddr, u8)>().prop_map(|(address, length)| match address {
+            IpAddr::V4(_) => (address, length % 33),
+            IpAddr::V6(_) => (address, length % 129),
+        });
+        let watch = (any::<Option<([u8; 4], u8)>>(), any::<Option<u128>>());
+        let subnets = prop::option::of(prop::collection::vec(subnet, 0..=MAX_SUBNETS));
+        let link = (name, any::<[bool; 2]>(), any::<Option<[u8; 6]>>(), watch, subnets).prop_map(
+            |(name, [ipv4, ipv6], mac, (v4, v6), subnets)| Link {
+                name,
+                ipv4,
+                ipv6,
+                mac: mac.map(Mac),
+                watch_ipv4: v4.map(|(address, length)| (address.into(), length % 33)),
+                watch_ipv6: v6.map(Ipv6Addr::from_bits),
+                subnets,
+            },
+        );
         let statement = (any::<u64>(), prop::option::of(name), any::<u32>())
             .prop_map(|(node, interface, number)| Statement { node: NodeTag(node), interface, number });
         let statements = prop::collection::vec(statement, 0..=MAX_STATEMENTS);

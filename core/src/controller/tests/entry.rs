@@ -36,7 +36,13 @@ impl Stage {
 
     fn node(mut self, name: &str, addresses: &[&str]) -> Self {
         let internal_addresses = addresses.iter().map(|address| ip(address)).collect();
-        let node = Node { name: name.into(), labels: BTreeMap::new(), internal_addresses, network_unavailable: false };
+        let node = Node {
+            name: name.into(),
+            labels: BTreeMap::new(),
+            internal_addresses,
+            network_unavailable: false,
+            unschedulable: false,
+        };
         self.facts.nodes.insert(name.into(), Arc::new(node));
         self
     }

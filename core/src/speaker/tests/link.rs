@@ -363,6 +363,61 @@ fn n_110_a_claim_that_lasts_is_a_conflict_with_one_defence_in_ten_seconds() {
 }
 
 #[test]
+fn n_110_a_conflict_stands_in_the_status_until_a_minute_after_the_last_claim() {
+    let mut stand = owner();
+    let claim = Arp { sender_mac: mac(66), source: mac(66), ..request(WON, WON) };
+    let statuses = |actions: Vec<(Duration, Action)>| -> Vec<(Duration, Vec<L2Conflict>)> {
+        let status = |(time, action)| match action {
+            Action::Write(Write::L2Status { status, .. }) => Some((time, status.unwrap().conflicts)),
+            _ => None,
+        };
+        actions.into_iter().filter_map(status).collect()
+    };
+
+    stand.arp("eth1", claim.clone());
+    let first = statuses(stand.pass(Duration::from_secs(30)));
+    stand.arp("eth1", claim);
+    let second = statuses(stand.pass(Duration::from_secs(120)));
+
+    let conflict = L2Conflict { address: ip(WON), interface: "eth1".into(), mac: mac(66).to_string() };
+    assert_eq!(first, [(DETECTION, vec![conflict])]);
+    assert_eq!(second, [(DETECTION + Duration::from_secs(60), Vec::new())]);
+}
+
+#[test]
+fn n_103_announced_periodically_an_address_is_never_silent_and_the_rate_stays_bounded() {
+    let announcements = Announcements { periodic: Some(Duration::from_secs(30)), ..Announcements::default() };
+    let config = Config { announcements, ..Config::new("k1".into(), DataPath::KubeProxy, 1) };
+    let mut stand = Stand::with(config);
+    stand.step(Event::Interfaces(interfaces(1)));
+    stand.snapshot(&snapshot(1, [service("web", &[WON])]));
+    stand.pass(Duration::from_secs(10));
+
+    let later = stand.pass(Duration::from_secs(90));
+
+    let rounds: BTreeSet<Duration> = later.iter().map(|(time, _)| *time).collect();
+    assert_eq!((later.len(), rounds.len()), (6, 3), "a request and a reply every 30 s");
+    let services: Vec<String> =
+        (0..1000).map(|number| format!("203.0.{}.{}", 112 + number / 250, number % 250)).collect();
+    stand.snapshot(&snapshot(1, services.iter().map(|address| service(address, &[address]))));
+    stand.pass(Duration::from_secs(60));
+    for (_, frames) in by_second(&stand.pass(Duration::from_secs(60))) {
+        assert!(frames <= 4100, "{frames} in a second");
+    }
+}
+
+/// How many frames go out in each second.
+fn by_second(actions: &[(Duration, Action)]) -> BTreeMap<u64, usize> {
+    let mut counts = BTreeMap::new();
+    for (time, action) in actions {
+        if let Action::Send { .. } = action {
+            *counts.entry(time.as_secs()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
 fn n_110_neighbours_that_claim_an_ipv6_address_are_noticed_too() {
     let mut stand = owner();
     let claim = Advertisement::announcement(v6("2001:db8::10"), mac(66));

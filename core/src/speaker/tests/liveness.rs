@@ -102,6 +102,12 @@ fn a_word_goes_to_every_address_of_every_other_node_at_each_interval() {
         mac: Some(mac(1)),
         watch_ipv4: Some((v4("198.51.100.11"), 24)),
         watch_ipv6: Some(v6("fe80::1")),
+        subnets: Some(vec![
+            (ip("192.0.2.0"), 24),
+            (ip("198.51.100.0"), 24),
+            (ip("203.0.112.0"), 20),
+            (ip("2001:db8::"), 64),
+        ]),
         ..wire_link("eth1")
     };
     let expected = Word { node: "k1".to_owned(), life: 1, version: 1, links: vec![link], ..Word::default() };
@@ -425,7 +431,7 @@ fn a_stopping_speaker_without_company_goes_at_once() {
 fn statuses_of_an_earlier_life_are_taken_away() {
     let mut facts = facts(3);
     for name in ["won", "second", "deleted"] {
-        facts.announced_by.insert(key(name), Arc::new(BTreeSet::from(["k1".into()])));
+        facts.announced_by.insert(key(name), Arc::new(BTreeMap::from([("k1".into(), status(0))])));
     }
     let mut stand = Stand::new(DataPath::KubeProxy);
     stand.snapshot(&facts);
