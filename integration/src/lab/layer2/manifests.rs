@@ -7,15 +7,17 @@ use crate::lab::topology::{POD_ECHO, POD_HTTP, Plan, pod_address, pod_address_v6
 /// What is wanted of the nodes. Without any of it the election decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
-    /// Which node is to own the addresses, by its number.
-    pub preferred: Option<u8>,
+    /// Which node is to own the addresses, by its number, as `ferrogate move` writes it.
+    pub owner: Option<u8>,
     /// Which node is to own nothing and has no pods any more, by its number.
     pub drained: Option<u8>,
 }
 
 /// `network.yaml`: the pool, its announcement by the service network, the entry, and the nodes.
 pub fn network(plan: Plan, wishes: Wishes) -> String {
-    let mut text = "\
+    let wish = wishes.owner.map(|node| format!("\n    ferrogate.io/announce-from: node-{node}")).unwrap_or_default();
+    let mut text = format!(
+        "\
 apiVersion: ferrogate.io/v1beta1
 kind: IPAddressPool
 metadata:
@@ -32,7 +34,7 @@ metadata:
   labels:
     ferrogate.io/entry: ingress
   annotations:
-    ferrogate.io/allow-shared-ip: quickstart
+    ferrogate.io/allow-shared-ip: quickstart{wish}
 spec:
   type: LoadBalancer
   ipFamilyPolicy: RequireDualStack
@@ -49,17 +51,7 @@ spec:
   ipAddressPools: [quickstart]
   interfaces: [eth0]
 "
-    .to_owned();
-    if let Some(node) = wishes.preferred {
-        text += &format!(
-            "  preferredNodeSelectors:
-    - weight: 100
-      preference:
-        matchLabels:
-          kubernetes.io/hostname: node-{node}
-"
-        );
-    }
+    );
     for node in 1..=plan.nodes {
         let excluded = if wishes.drained == Some(node) {
             "\n    node.kubernetes.io/exclude-from-external-load-balancers: ''"
@@ -146,6 +138,14 @@ mod tests {
             let nodes = slice["endpoints"].as_array().unwrap().iter().map(|endpoint| &endpoint["nodeName"]);
             assert!(nodes.clone().count() >= 2 && nodes.clone().all(|node| node != "node-2"), "{slice}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_to_own_the_addresses_is_named_by_what_has_them() {
+        let network = documents(&network(Plan::default(), Wishes { owner: Some(3), ..Wishes::default() }));
+
+        let service = network.iter().find(|object| object["kind"] == "Service").unwrap();
+        assert_eq!(service["metadata"]["annotations"]["ferrogate.io/announce-from"], "node-3");
     }
 
     #[test]

@@ -57,6 +57,9 @@ const ALONE: Duration = Duration::from_secs(1);
 /// Busy loops beside a product that nothing happens to.
 const LOOPS: usize = 4;
 
+/// What the metrics of an owner say when one session is up: the one by which it is watched.
+const WATCHED: &str = "ferrogate_speaker_bfd_sessions{state=\"Up\"} 1";
+
 /// How long they go round in each run.
 const BUSY: Duration = Duration::from_secs(20);
 
@@ -114,10 +117,12 @@ impl Stand {
         }
     }
 
-    /// Who owns both addresses, when all is at rest.
+    /// Who owns both addresses, when all is at rest: next in line watches it, and nobody else has the addresses.
     fn at_rest(&self) -> Result<usize> {
         self.everyone_is_heard()?;
         let owner = self.owner()?;
+        let metrics = self.product.speaker_metrics(&self.topology, owner)?;
+        ensure!(metrics.lines().any(|line| line == WATCHED), "nobody watches {} by BFD", self.name(owner));
         for node in self.topology.nodes.iter().filter(|node| node.name != self.name(owner)) {
             for address in self.addresses {
                 let holds = node.namespace.run(|| UdpSocket::bind((address, 0))).is_ok();
@@ -173,7 +178,7 @@ impl Stand {
             Event::Drain => wish(&self.product, plan, Wishes { drained: Some(node.number), ..Wishes::default() }),
             Event::Move => {
                 let to = &self.topology.nodes[(owner + 1) % self.topology.nodes.len()];
-                wish(&self.product, plan, Wishes { preferred: Some(to.number), ..Wishes::default() })
+                wish(&self.product, plan, Wishes { owner: Some(to.number), ..Wishes::default() })
             }
             Event::RollingRestart => (0..self.topology.nodes.len()).try_for_each(|node| self.restart_speaker(node)),
             Event::PartitionHeal => self.topology.part(node),
