@@ -122,8 +122,8 @@ pub(super) struct Layer2 {
     owned: BTreeMap<IpAddr, Owned>,
     yielding: BTreeMap<IpAddr, Yielding>,
     ceded: Ceded,
-    /// Whose claims on owned addresses wait for an explanation.
-    claims: BTreeMap<IpAddr, Claim>,
+    /// Claims on owned addresses that wait for an explanation, each by another speaker of ours or by strangers.
+    claims: BTreeMap<(IpAddr, Option<NodeName>), Claim>,
     /// Strangers' claims on owned addresses that could not be explained, and until when they are reported.
     conflicts: BTreeMap<IpAddr, (L2Conflict, Instant)>,
     /// What is to be announced when, by round: earlier rounds go first when the rate is short.
@@ -158,7 +158,6 @@ struct Claim {
 /// Another speaker that may have announced its last just before it knew better, so it is asked.
 #[derive(Debug)]
 struct Rival {
-    node: NodeName,
     /// When to ask; past once it was.
     ask_at: Option<Instant>,
     has_answered: bool,
@@ -275,7 +274,7 @@ impl Layer2 {
 
     /// Leaves an address to its next owner, and answers on until that one is seen or had its time.
     pub(super) fn yield_to_next(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
-        let claim = self.claims.get(&address).map(|claim| claim.seen);
+        let claim = self.claims_on(address).map(|(_, claim)| claim.seen).max();
         let Some(owned) = self.disown(address) else { return };
         // The next owner was faster than the news about it.
         if claim.is_some_and(|seen| now < seen + self.patience) {
@@ -345,9 +344,16 @@ impl Layer2 {
         }
     }
 
+    fn claims_on(&self, address: IpAddr) -> impl Iterator<Item = (&(IpAddr, Option<NodeName>), &Claim)> {
+        self.claims.range((address, None)..).take_while(move |((claimed, _), _)| *claimed == address)
+    }
+
     fn disown(&mut self, address: IpAddr) -> Option<Owned> {
         self.schedule_round(address, None);
-        self.claims.remove(&address);
+        let claimants: Vec<_> = self.claims_on(address).map(|(key, _)| key.clone()).collect();
+        for key in claimants {
+            self.claims.remove(&key);
+        }
         self.conflicts.remove(&address);
         self.owned.remove(&address)
     }
@@ -472,9 +478,8 @@ impl Layer2 {
             return true;
         }
         let Some(owned) = self.owned.get(&address) else { return false };
-        if let Some(claim) = self.claims.get_mut(&address)
-            && claim.rival.as_ref().map(|rival| &rival.node) == peer
-        {
+        let key = (address, peer.cloned());
+        if let Some(claim) = self.claims.get_mut(&key) {
             if let Some(rival) = &mut claim.rival {
                 rival.has_answered |= rival.ask_at.is_none();
             }
@@ -486,10 +491,9 @@ impl Layer2 {
             (None, Some(defended_at)) => defended_at + DEFEND_INTERVAL,
             (None, None) | (Some(_), _) => now,
         };
-        let rival =
-            peer.map(|node| Rival { node: node.clone(), ask_at: Some(now + self.patience / 2), has_answered: false });
+        let rival = peer.map(|_| Rival { ask_at: Some(now + self.patience / 2), has_answered: false });
         let due = (now + self.patience).max(earliest);
-        self.claims.insert(address, Claim { interface: interface.clone(), mac, seen: now, due, rival });
+        self.claims.insert(key, Claim { interface: interface.clone(), mac, seen: now, due, rival });
         true
     }
 
@@ -501,10 +505,13 @@ impl Layer2 {
             self.drop(address, actions);
         }
         let mut seen = Vec::new();
-        for (address, Claim { interface, mac, rival, .. }) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
-            match rival {
+        for ((address, peer), claim) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
+            let Claim { interface, mac, rival, .. } = claim;
+            match peer {
                 None => seen.push(Seen::Conflict { address, interface, mac }),
-                Some(Rival { node, has_answered: true, .. }) => seen.push(Seen::Rival { address, interface, node }),
+                Some(node) if rival.is_some_and(|rival| rival.has_answered) => {
+                    seen.push(Seen::Rival { address, interface, node });
+                }
                 Some(_) => {}
             }
         }
@@ -517,14 +524,17 @@ impl Layer2 {
         }
         let settled = self.conflicts.extract_if(.., |_, (_, until)| *until <= now);
         seen.extend(settled.map(|(address, _)| Seen::Settled { address }));
-        let mut questions = Vec::new();
-        for (address, claim) in &mut self.claims {
+        // One question on a link is answered by all who claim the address there.
+        let mut asked = BTreeSet::new();
+        for ((address, _), claim) in &mut self.claims {
             if let Some(rival) = &mut claim.rival
                 && rival.ask_at.take_if(|ask_at| *ask_at <= now).is_some()
             {
-                questions.push((*address, BTreeSet::from([claim.interface.clone()])));
+                asked.insert((*address, claim.interface.clone()));
             }
         }
+        let mut questions: Vec<_> =
+            asked.into_iter().map(|(address, interface)| (address, BTreeSet::from([interface]))).collect();
         let due = self.ceded.tick(now, self.patience / ceded::PATIENCE);
         questions.extend(due.questions);
         for (address, interfaces) in questions {

@@ -19,14 +19,18 @@ fn told(stand: &mut Stand) -> Word {
 }
 
 fn of_k2(address: &str) -> Event {
+    of(2, address)
+}
+
+fn of(number: u8, address: &str) -> Event {
+    let mac = mac(10 * number);
     match ip(address) {
         IpAddr::V4(address) => {
-            Event::Arp { interface: "eth1".into(), arp: Arp::announcement(Operation::Reply, address, mac(20)) }
+            Event::Arp { interface: "eth1".into(), arp: Arp::announcement(Operation::Reply, address, mac) }
         }
-        IpAddr::V6(address) => Event::Ndp {
-            interface: "eth1".into(),
-            ndp: Ndp::Advertisement(Advertisement::announcement(address, mac(20))),
-        },
+        IpAddr::V6(address) => {
+            Event::Ndp { interface: "eth1".into(), ndp: Ndp::Advertisement(Advertisement::announcement(address, mac)) }
+        }
     }
 }
 
@@ -72,6 +76,31 @@ fn of_two_owners_that_do_not_hear_each_other_the_lower_ranked_yields_within_one_
         assert_eq!(reports(&actions)[0], &rival(address, is_second));
         assert_eq!(stand.owns(address), !is_second);
         assert_eq!(events(&actions), [], "it is no stranger");
+    }
+}
+
+#[test]
+fn of_three_owners_that_do_not_hear_each_other_only_the_first_in_rank_stays() {
+    for address in ["192.0.2.11", SECOND] {
+        let mut stand = Stand::started(DataPath::KubeProxy, snapshot(3, [service("web", &[address])]));
+        for number in [2, 3] {
+            let link = Link { mac: Some(mac(10 * number)), ..wire_link("eth1") };
+            let word = Word { links: vec![link], ..stand.word(number) };
+            stand.receive(number, word);
+        }
+        stand.pass(Duration::from_secs(20));
+        assert!(stand.owns(address));
+        let first = (1..=3).min_by_key(|number| elect::hash(&format!("k{number}").as_str().into(), ip(address)));
+
+        // All who own it answer whoever asks, and ask themselves.
+        for _ in 0..20 {
+            for number in [2, 3] {
+                stand.step(of(number, address));
+            }
+            stand.pass(MS * 20);
+        }
+
+        assert_eq!(stand.owns(address), first == Some(1), "{address}");
     }
 }
 
