@@ -80,7 +80,11 @@ pub async fn transfer(args: &MoveArgs) -> anyhow::Result<ExitCode> {
     if !seen {
         let PlannedMove { first, services, .. } = &plan;
         let service = services.first().map(ToString::to_string).unwrap_or_default();
-        bail!("{first} does not say that it announces it; `ferrogate explain service {service}` may tell why");
+        bail!(
+            "{first} does not say that it announces it; `ferrogate explain service {service}` may tell why. The wish \
+             stands until `ferrogate move {} --back`",
+            args.address
+        );
     }
     println!("{} announces it", plan.first);
     Ok(ExitCode::SUCCESS)
