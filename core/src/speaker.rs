@@ -566,8 +566,9 @@ impl Speaker {
             Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
             Event::Heard { from, datagram } => self.take_datagram(now, from, *datagram, &mut doubt, &mut actions),
             Event::Watched { node, interface, verdict } => {
-                self.watches.see(&node, &interface, verdict);
-                self.membership.verdict(&node, interface, verdict);
+                if self.watches.see(&node, &interface, verdict) {
+                    self.membership.verdict(&node, interface, verdict);
+                }
             }
             Event::ProxyReady(ready) => {
                 if self.own.proxy_ready != ready {
@@ -778,10 +779,12 @@ impl Speaker {
 
     fn follow_words(&mut self, now: Instant, taken: &Taken, doubt: &mut Doubt) {
         doubt.ground |= taken.changed;
-        if taken.yielded {
+        if !taken.yielded.is_empty() {
             self.layer2.remind(now);
-            // It knows better now, and may have left what was ceded to it.
-            let ceded: Vec<IpAddr> = self.layer2.ceded().collect();
+            // They know better now, and may have left what was ceded to them.
+            let is_theirs =
+                |address: &IpAddr| self.layer2.ceded_to(*address).is_some_and(|to| taken.yielded.contains(to));
+            let ceded: Vec<IpAddr> = self.layer2.ceded().filter(is_theirs).collect();
             for address in ceded {
                 self.layer2.take_back(address);
                 doubt.services.extend(self.sharing.of(address).cloned());
@@ -1116,7 +1119,8 @@ impl Speaker {
 
     fn complain(&self, address: IpAddr, interface: InterfaceName, mac: Mac, actions: &mut Vec<Action>) {
         let message = format!(
-            "{mac} on {interface} of node {} claims {address} too; find that device and take the address from it",
+            "{mac} on {interface} of node {} claims {address} too; find that device and take the address from it, or let gossip \
+             through if it is a node of this cluster",
             self.config.node
         );
         for service in self.sharing.of(address) {

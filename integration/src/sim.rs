@@ -339,6 +339,11 @@ impl World {
                         self.step(node, event);
                     }
                 }
+                sessions::Action::Stands { path } => {
+                    if let Some(event) = self.nodes[node].watch.stands(&path) {
+                        self.step(node, event);
+                    }
+                }
                 sessions::Action::Refused { path } => self.blame(format!("there is no room for {path:?}")),
                 sessions::Action::Opened { .. }
                 | sessions::Action::Closed { .. }

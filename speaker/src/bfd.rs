@@ -56,6 +56,11 @@ pub enum Report {
         /// When the thread saw it.
         at: Instant,
     },
+    /// A session that is wanted is up already.
+    Stands {
+        /// Which.
+        path: Path,
+    },
     /// A session has flapped, and stays down until then.
     Held {
         /// Which.
@@ -316,6 +321,7 @@ impl Runner {
                     self.report(Report::Held { path, time: until.saturating_duration_since(now) });
                 }
                 Action::Discarded { path, reason } => self.discard(&path, reason),
+                Action::Stands { path } => self.report(Report::Stands { path }),
                 Action::Refused { path } => self.report(Report::Refused { path }),
                 Action::Finished => {}
             }

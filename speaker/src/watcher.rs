@@ -65,6 +65,7 @@ impl Watcher {
                 }
                 self.watch.told(&path, &change)
             }
+            Report::Stands { path } => self.watch.stands(&path),
             Report::Held { path, time } => {
                 let interface = path.interface.as_ref().map(tracing::field::display);
                 warn!(peer = %path.remote, interface, ?time, "BFD session flaps and is held down");

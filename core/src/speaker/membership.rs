@@ -186,8 +186,8 @@ pub(super) struct Taken {
     pub(super) left: bool,
     /// What takes part in elections is different now.
     pub(super) changed: bool,
-    /// Somebody has left addresses to us, or may have announced some before it died.
-    pub(super) yielded: bool,
+    /// Who has left addresses to us, or may have announced some before it died.
+    pub(super) yielded: BTreeSet<NodeName>,
 }
 
 impl Membership {
@@ -376,11 +376,23 @@ impl Membership {
         member.hearing.seen_after = self.testimonies.accusation(&Subject::node(member.tag), self.tag);
         member.hearing.is_up = true;
         // So has whoever knew of accusations of the interface that it comes from.
-        let is_source = |link: &&Link| {
+        let has_it = |link: &&Link| {
             let ipv4 = link.watch_ipv4.map(|(address, _)| IpAddr::from(address));
             [ipv4, link.watch_ipv6.map(IpAddr::from)].contains(&Some(from))
         };
-        let sources = word.links.iter().filter(is_source).map(|link| {
+        let is_near = |link: &&Link| {
+            let subnets = link.subnets.iter().flatten();
+            subnets
+                .filter_map(|(network, length)| Prefix::new(*network, *length).ok())
+                .any(|subnet| subnet.contains(from))
+        };
+        let mut sources: Vec<&Link> = word.links.iter().filter(has_it).collect();
+        if sources.is_empty() {
+            // Not every address is told, but the one interface in its subnet has it.
+            sources.extend(word.links.iter().filter(is_near));
+            sources.truncate(if sources.len() == 1 { 1 } else { 0 });
+        }
+        let sources = sources.into_iter().map(|link| {
             let interface = InterfaceName::from(link.name.as_str());
             let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
             (interface, self.testimonies.accusation(&subject, self.tag))
@@ -408,7 +420,7 @@ impl Membership {
             if member.word.as_ref().is_none_or(|known| is_same_life || is_newer(known)) {
                 let taken = self.take_word(&name, word, is_same_life);
                 all.changed |= taken.changed;
-                all.yielded |= taken.yielded;
+                all.yielded.extend(taken.yielded);
             }
         }
         all.changed |= self.reckon(now);
@@ -443,6 +455,7 @@ impl Membership {
                 Some(word.links.iter().map(|link| (link.name.as_str().into(), Carries::from(link))).collect());
         }
         member.word = Some(word);
+        let yielded = yielded.then(|| name.clone()).into_iter().collect();
         Taken { changed, yielded, ..Taken::default() }
     }
 

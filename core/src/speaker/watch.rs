@@ -5,8 +5,9 @@
 //! owner's end of it only answers. Any speaker that gossip knows on a link of this node may watch it, so that a new one
 //! next in line need not wait until this node has found out who that is.
 //!
-//! While an interface is said to be dead, everyone who watched it goes on, next in line or not any more: whoever took over
-//! gives back when its session is up again, and whoever still sees it says so.
+//! While an interface is said to be dead everyone watches it, next in line or not: whoever took over gives back when its
+//! session is up again, and whoever sees that interface says so, for it may be the way of the one who took over that is
+//! lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +39,12 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// What there is to tell the speaker of a session that is up already.
+    pub fn stands(&self, path: &Path) -> Option<Event> {
+        let (node, interface) = self.subjects.get(path)?.clone();
+        Some(Event::Watched { node, interface, verdict: Verdict::Up })
+    }
+
     /// What there is to tell the speaker of a session that has changed. Nothing of one that a neighbour has opened, or
     /// that is wanted no more.
     pub fn told(&self, path: &Path, change: &Change) -> Option<Event> {
@@ -129,12 +136,13 @@ impl Watches {
         }
     }
 
-    /// Takes in what is seen of an interface of another node.
-    pub(super) fn see(&mut self, node: &NodeName, interface: &InterfaceName, verdict: Verdict) {
-        if let Some(session) = self.sessions.get_mut(&(node.clone(), interface.clone())) {
-            session.verdict = verdict;
-            self.is_in_doubt = true;
-        }
+    /// Takes in what is seen of an interface of another node. Returns whether that is news.
+    pub(super) fn see(&mut self, node: &NodeName, interface: &InterfaceName, verdict: Verdict) -> bool {
+        let Some(session) = self.sessions.get_mut(&(node.clone(), interface.clone())) else { return true };
+        let is_news = session.verdict != verdict;
+        session.verdict = verdict;
+        self.is_in_doubt |= is_news;
+        is_news
     }
 
     /// Decides again which sessions there are to be, if that is in doubt: between `own` interfaces and those of the
@@ -156,8 +164,7 @@ impl Watches {
             for (interface, carries) in links {
                 permitted.extend(neighbors(own, carries).map(|neighbor| (neighbor, settings)));
                 let subject = (node.clone(), interface.clone());
-                let is_in_dispute = dead.contains(interface) && self.sessions.contains_key(&subject);
-                if (is_in_dispute || self.services.contains_key(&subject))
+                if (dead.contains(interface) || self.services.contains_key(&subject))
                     && let Some(path) = path(own, interface, carries)
                 {
                     paths.insert(subject, path);

@@ -112,6 +112,11 @@ pub enum Action {
         /// How.
         change: Change,
     },
+    /// A session that is wanted is up. Told of each with every [`Event::Want`].
+    Stands {
+        /// Which.
+        path: Path,
+    },
     /// A session has flapped, and stays down until then.
     Held {
         /// Which.
@@ -254,6 +259,10 @@ impl Sessions {
             self.review(now, discriminator, actions);
         }
         self.open_wanted(now, actions);
+        // Whoever wants a session that is there already hears of it no sooner than of its end otherwise.
+        let standing = self.sessions.values().filter(|entry| entry.origin == Origin::Wanted);
+        let standing = standing.filter(|entry| entry.session.state() == State::Up);
+        actions.extend(standing.map(|entry| Action::Stands { path: entry.path.clone() }));
     }
 
     /// Tells a session what is wanted of it now.

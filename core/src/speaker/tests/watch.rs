@@ -227,6 +227,30 @@ fn who_still_sees_what_another_finds_dead_goes_on_watching_and_says_so() {
     assert_eq!(words(&later).last().unwrap().vouches, [accusation(1)]);
 }
 
+/// Else nobody could tell whose way is lost, that of the accused or that of the one who accuses.
+#[test]
+fn whoever_is_not_next_in_line_looks_too_where_another_finds_an_interface_dead() {
+    let (mut stand, before) = meeting([service("won", &[WON])]);
+    assert_eq!(sessions(watch(&before).as_ref()), []);
+
+    let actions = stand.hear_accused(1);
+
+    assert_eq!(sessions(watch(&actions).as_ref()), [path(2)]);
+}
+
+#[test]
+fn a_session_that_was_up_before_it_was_wanted_can_go_down() {
+    let (mut stand, actions) = meeting([service("second", &[SECOND])]);
+    let watch = watch(&actions).unwrap();
+
+    for _ in 0..2 {
+        stand.step(watch.stands(&path(2)).unwrap());
+    }
+    stand.see(2, Verdict::Down);
+
+    assert!(stand.owns(SECOND));
+}
+
 #[test]
 fn who_hears_words_from_an_interface_answers_for_it_unwatched() {
     let (mut stand, _) = meeting([service("won", &[WON])]);

@@ -248,8 +248,12 @@ fn a_session_that_a_neighbor_has_opened_stays_when_it_is_wanted_too() {
     world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
     world.bring_up();
 
-    world.step(Event::Want(Wanted { permitted: permitting(neighbor()).permitted, ..wanting([path()]) }));
-    assert_eq!(world.state(), Some(State::Up));
+    let wanted = Wanted { permitted: permitting(neighbor()).permitted, ..wanting([path()]) };
+    for _ in 0..2 {
+        let actions = world.step(Event::Want(wanted.clone()));
+        assert_eq!(world.state(), Some(State::Up));
+        assert!(actions.contains(&Action::Stands { path: path() }), "whoever wants it must hear that it is up");
+    }
     world.run(SLOW_INTERVAL);
 
     assert_eq!(world.state(), Some(State::Down), "and it goes on when the neighbour is silent");
@@ -283,11 +287,13 @@ fn a_session_that_is_wanted_again_before_it_is_closed_goes_on() {
 }
 
 #[test]
-fn saying_again_what_is_wanted_does_nothing() {
+fn saying_again_what_is_wanted_tells_what_is_up_and_does_nothing() {
     let mut world = World::new(wanting([path(), multihop()]));
     world.bring_up();
 
-    assert_eq!(world.step(Event::Want(wanting([path(), multihop()]))), []);
+    let actions = world.step(Event::Want(wanting([path(), multihop()])));
+
+    assert_eq!(actions, [Action::Stands { path: path() }]);
 }
 
 #[test]
