@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ferrogate_core::{
-    model::service::Service,
+    model::{NodeName, service::Service},
     snapshot::Snapshot,
     speaker::announce::{Policy, Standings, addresses, ranking},
     write::L2Status,
@@ -57,7 +57,9 @@ fn row(snapshot: &Snapshot, policy: Policy, standings: &Standings, service: &Ser
     let node = announcer.map(|(node, _)| node);
     let status: Option<&L2Status> = announcer.map(|(_, status)| status);
     let also = owners(snapshot, &service.key).into_iter().filter(|one| node.is_some_and(|node| node != one));
+    let gone = node.and_then(|node| gone(snapshot, policy, standings, service, node));
     let message = match (node, &service.wished_node) {
+        _ if gone.is_some() => gone.unwrap_or_default(),
         (Some(node), Some(wished)) if node == wished => "moved there by a person".to_owned(),
         (Some(_), Some(wished)) => format!("a person wants it on {wished}"),
         (Some(_), None) => String::new(),
@@ -83,6 +85,21 @@ fn row(snapshot: &Snapshot, policy: Policy, standings: &Standings, service: &Ser
             .collect(),
         message,
     }
+}
+
+/// Why a node that said so last announces nothing any more. Only its own speaker takes back what it said.
+fn gone(
+    snapshot: &Snapshot,
+    policy: Policy,
+    standings: &Standings,
+    service: &Service,
+    node: &NodeName,
+) -> Option<String> {
+    if !snapshot.nodes.contains_key(node) {
+        return Some(format!("said so last, but there is no Node {node} any more"));
+    }
+    let ranking = ranking(snapshot, policy, standings, &service.key).ok()?;
+    ranking.out.get(node).map(|silence| format!("said so last, but {silence}"))
 }
 
 /// The rows for people.
@@ -147,5 +164,24 @@ mod tests {
 
         assert_eq!(rows[0].node, None);
         assert!(rows[0].message.starts_with("on node-1, the node has the label"), "{}", rows[0].message);
+    }
+
+    #[tokio::test]
+    async fn who_said_so_last_and_cannot_announce_it_any_more_is_told_as_such() {
+        let excluded = ", labels: {node.kubernetes.io/exclude-from-external-load-balancers: ''}";
+        let status = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n";
+        for (node, expected) in [
+            ("node-1", "said so last, but the node has the label"),
+            ("node-9", "said so last, but there is no Node node-9 any more"),
+        ] {
+            let folder = folder(excluded, &service("", status));
+            let text = STATUS.replace("NODE", node).replace("NUMBER", "1");
+            folder.says(&format!("speakers/{node}/l2status/default_web.yaml"), &text);
+
+            let snapshot = folder.snapshot().await;
+            let rows = rows(&snapshot, POLICY);
+
+            assert!(rows[0].message.starts_with(expected), "{}", rows[0].message);
+        }
     }
 }
