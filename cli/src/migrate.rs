@@ -245,6 +245,13 @@ fn steps(plan: &Plan, args: &MetallbArgs, is_applied: bool) -> String {
                 .to_owned(),
         );
     }
+    if announces {
+        steps.push(format!(
+            "Take MetalLB's L2Advertisements away, keeping what you need to go back: `kubectl -n {theirs} delete \
+             l2advertisements.metallb.io --all`, and wait until `kubectl -n {theirs} get servicel2statuses.metallb.io` \
+             shows none. Else each of its speakers hands its addresses to another of them as it goes."
+        ));
+    }
     steps.push(format!(
         "Stop MetalLB's speakers: `kubectl -n {theirs} delete daemonset speaker`. The way back up to here: stop \
          Ferrogate, start MetalLB; it finds every address in the Services."

@@ -306,7 +306,14 @@ fn m_099_addresses_pass_from_metallbs_speakers_to_ours_and_no_client_hears_of_a_
     .unwrap();
     assert_eq!(stage.owners(&all), owners);
 
-    // After: MetalLB's speakers go, and nobody notices.
+    // After: MetalLB's speakers go, and nobody notices. With anything to announce each of them would hand it to another.
+    stage.kubectl(&["delete", "l2advertisements.metallb.io", "--all", "--namespace", METALLB_NAMESPACE]);
+    until(LIMIT, || {
+        let said = stage.kubectl(&["get", "servicel2statuses.metallb.io", "--all-namespaces", "--output", "name"]);
+        ensure!(said.trim().is_empty(), "MetalLB still announces: {said}");
+        Ok(())
+    })
+    .unwrap();
     stage.kubectl(&["delete", "daemonset", "speaker", "--namespace", METALLB_NAMESPACE]);
     stage.pods(METALLB_NAMESPACE, "component=speaker", 0);
     assert_eq!(stage.owners(&all), owners);
