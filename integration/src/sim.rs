@@ -339,8 +339,8 @@ impl World {
                         self.step(node, event);
                     }
                 }
-                sessions::Action::Stands { path } => {
-                    if let Some(event) = self.nodes[node].watch.stands(&path) {
+                sessions::Action::Standing { paths } => {
+                    for event in self.nodes[node].watch.standing(&paths) {
                         self.step(node, event);
                     }
                 }

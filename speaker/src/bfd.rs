@@ -56,10 +56,10 @@ pub enum Report {
         /// When the thread saw it.
         at: Instant,
     },
-    /// A session that is wanted is up already.
-    Stands {
+    /// Sessions that are wanted are up already. Told together, so that they leave room for others.
+    Standing {
         /// Which.
-        path: Path,
+        paths: Vec<Path>,
     },
     /// A session has flapped, and stays down until then.
     Held {
@@ -321,7 +321,7 @@ impl Runner {
                     self.report(Report::Held { path, time: until.saturating_duration_since(now) });
                 }
                 Action::Discarded { path, reason } => self.discard(&path, reason),
-                Action::Stands { path } => self.report(Report::Stands { path }),
+                Action::Standing { paths } => self.report(Report::Standing { paths }),
                 Action::Refused { path } => self.report(Report::Refused { path }),
                 Action::Finished => {}
             }

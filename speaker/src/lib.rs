@@ -178,10 +178,14 @@ async fn follow(
             Some(interfaces) = interfaces.recv() => Event::Interfaces(interfaces),
             Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
             Some(event) = received.recv() => event,
-            Some(report) = watched.recv() => match hands.watcher.take(report) {
-                Some(event) => event,
-                None => continue,
-            },
+            Some(report) = watched.recv() => {
+                for event in hands.watcher.take(report) {
+                    if hands.take(&mut speaker, event).await?.is_break() {
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
             () = hands.outbox.moves() => continue,
             Some(_) = tasks.join_next() => {
                 hands.host.clear().await;

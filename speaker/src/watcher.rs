@@ -49,7 +49,7 @@ impl Watcher {
     }
 
     /// What a report means for the machine.
-    pub(crate) fn take(&self, report: Report) -> Option<Event> {
+    pub(crate) fn take(&self, report: Report) -> Vec<Event> {
         match report {
             Report::Changed { path, change, at } => {
                 let peer = path.remote;
@@ -63,18 +63,18 @@ impl Watcher {
                 } else {
                     info!(%peer, interface, ?from, ?to, ?reason, "BFD session ended");
                 }
-                self.watch.told(&path, &change)
+                self.watch.told(&path, &change).into_iter().collect()
             }
-            Report::Stands { path } => self.watch.stands(&path),
+            Report::Standing { paths } => self.watch.standing(&paths),
             Report::Held { path, time } => {
                 let interface = path.interface.as_ref().map(tracing::field::display);
                 warn!(peer = %path.remote, interface, ?time, "BFD session flaps and is held down");
-                None
+                Vec::new()
             }
             Report::Refused { path } => {
                 let interface = path.interface.as_ref().map(tracing::field::display);
                 warn!(peer = %path.remote, interface, "BFD session refused, there are too many");
-                None
+                Vec::new()
             }
         }
     }

@@ -39,10 +39,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// What there is to tell the speaker of a session that is up already.
-    pub fn stands(&self, path: &Path) -> Option<Event> {
-        let (node, interface) = self.subjects.get(path)?.clone();
-        Some(Event::Watched { node, interface, verdict: Verdict::Up })
+    /// What there is to tell the speaker of sessions that are up already.
+    pub fn standing(&self, paths: &[Path]) -> Vec<Event> {
+        let subjects = paths.iter().filter_map(|path| self.subjects.get(path).cloned());
+        subjects.map(|(node, interface)| Event::Watched { node, interface, verdict: Verdict::Up }).collect()
     }
 
     /// What there is to tell the speaker of a session that has changed. Nothing of one that a neighbour has opened, or

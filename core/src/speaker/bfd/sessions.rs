@@ -112,10 +112,10 @@ pub enum Action {
         /// How.
         change: Change,
     },
-    /// A session that is wanted is up. Told of each with every [`Event::Want`].
-    Stands {
+    /// These sessions that are wanted are up. Told with every [`Event::Want`], if there are any.
+    Standing {
         /// Which.
-        path: Path,
+        paths: Vec<Path>,
     },
     /// A session has flapped, and stays down until then.
     Held {
@@ -262,7 +262,10 @@ impl Sessions {
         // Whoever wants a session that is there already hears of it no sooner than of its end otherwise.
         let standing = self.sessions.values().filter(|entry| entry.origin == Origin::Wanted);
         let standing = standing.filter(|entry| entry.session.state() == State::Up);
-        actions.extend(standing.map(|entry| Action::Stands { path: entry.path.clone() }));
+        let paths: Vec<Path> = standing.map(|entry| entry.path.clone()).collect();
+        if !paths.is_empty() {
+            actions.push(Action::Standing { paths });
+        }
     }
 
     /// Tells a session what is wanted of it now.

@@ -252,7 +252,10 @@ fn a_session_that_a_neighbor_has_opened_stays_when_it_is_wanted_too() {
     for _ in 0..2 {
         let actions = world.step(Event::Want(wanted.clone()));
         assert_eq!(world.state(), Some(State::Up));
-        assert!(actions.contains(&Action::Stands { path: path() }), "whoever wants it must hear that it is up");
+        assert!(
+            actions.contains(&Action::Standing { paths: vec![path()] }),
+            "whoever wants it must hear that it is up"
+        );
     }
     world.run(SLOW_INTERVAL);
 
@@ -293,7 +296,7 @@ fn saying_again_what_is_wanted_tells_what_is_up_and_does_nothing() {
 
     let actions = world.step(Event::Want(wanting([path(), multihop()])));
 
-    assert_eq!(actions, [Action::Stands { path: path() }]);
+    assert_eq!(actions, [Action::Standing { paths: vec![path()] }]);
 }
 
 #[test]
