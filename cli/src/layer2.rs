@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ferrogate_core::{
     model::{NodeName, service::Service},
     snapshot::Snapshot,
-    speaker::announce::{Policy, Standings, addresses, ranking},
+    speaker::announce::{Policy, Ranking, Rankings, Standings, addresses},
     write::L2Status,
 };
 use serde::Serialize;
@@ -44,26 +44,28 @@ struct Conflict {
 /// Every address of every Service that could be announced, in order.
 pub fn rows(snapshot: &Snapshot, policy: Policy) -> Vec<Row> {
     let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
+    let rankings = Rankings::new(snapshot, policy, &standings);
     let services = snapshot.services.values().filter(|service| service.load_balancer.is_some());
     let mut rows: Vec<Row> = services
-        .flat_map(|service| addresses(service).map(|address| row(snapshot, policy, &standings, service, address)))
+        .flat_map(|service| addresses(service).map(|address| row(snapshot, &rankings, service, address)))
         .collect();
     rows.sort_by(|a, b| (a.address, &a.service).cmp(&(b.address, &b.service)));
     rows
 }
 
-fn row(snapshot: &Snapshot, policy: Policy, standings: &Standings, service: &Service, address: IpAddr) -> Row {
+fn row(snapshot: &Snapshot, rankings: &Rankings<'_>, service: &Service, address: IpAddr) -> Row {
     let announcer = snapshot.announcer(&service.key).filter(|(_, status)| status.addresses.contains(&address));
     let node = announcer.map(|(node, _)| node);
     let status: Option<&L2Status> = announcer.map(|(_, status)| status);
     let also = owners(snapshot, &service.key).into_iter().filter(|one| node.is_some_and(|node| node != one));
-    let gone = node.and_then(|node| gone(snapshot, policy, standings, service, node));
+    let ranking = rankings.of(&service.key);
+    let gone = node.and_then(|node| gone(snapshot, ranking.as_ref().ok(), node));
     let message = match (node, &service.wished_node) {
         _ if gone.is_some() => gone.unwrap_or_default(),
         (Some(node), Some(wished)) if node == wished => "moved there by a person".to_owned(),
         (Some(_), Some(wished)) => format!("a person wants it on {wished}"),
         (Some(_), None) => String::new(),
-        (None, _) => match ranking(snapshot, policy, standings, &service.key) {
+        (None, _) => match ranking {
             Err(silence) => silence.to_string(),
             Ok(ranking) => match (ranking.candidates.first(), ranking.out.iter().next()) {
                 (Some(first), _) => format!("{} should announce it", first.node),
@@ -88,18 +90,11 @@ fn row(snapshot: &Snapshot, policy: Policy, standings: &Standings, service: &Ser
 }
 
 /// Why a node that said so last announces nothing any more. Only its own speaker takes back what it said.
-fn gone(
-    snapshot: &Snapshot,
-    policy: Policy,
-    standings: &Standings,
-    service: &Service,
-    node: &NodeName,
-) -> Option<String> {
+fn gone(snapshot: &Snapshot, ranking: Option<&Ranking>, node: &NodeName) -> Option<String> {
     if !snapshot.nodes.contains_key(node) {
         return Some(format!("said so last, but there is no Node {node} any more"));
     }
-    let ranking = ranking(snapshot, policy, standings, &service.key).ok()?;
-    ranking.out.get(node).map(|silence| format!("said so last, but {silence}"))
+    ranking?.out.get(node).map(|silence| format!("said so last, but {silence}"))
 }
 
 /// The rows for people.

@@ -257,7 +257,46 @@ pub struct Ranking {
     pub out: BTreeMap<NodeName, Silence>,
 }
 
-/// Ranks all nodes for the addresses of a Service.
+/// Ranks nodes for one Service after the other, by the same facts.
+pub struct Rankings<'a> {
+    snapshot: &'a Snapshot,
+    ground: Ground,
+    sharing: Sharing,
+}
+
+impl<'a> Rankings<'a> {
+    /// Works out what the rankings of all Services have in common.
+    pub fn new(snapshot: &'a Snapshot, policy: Policy, standings: &Standings) -> Self {
+        Self { snapshot, ground: Ground::new(snapshot, policy, standings), sharing: Sharing::new(snapshot) }
+    }
+
+    /// Ranks all nodes for the addresses of a Service.
+    ///
+    /// # Errors
+    /// Why no node at all can announce it.
+    pub fn of(&self, service: &ServiceKey) -> Result<Ranking, Silence> {
+        let own = self.snapshot.services.get(service).ok_or(Silence::NotServed)?;
+        self.ground.offer(own)?;
+        let services = self.sharing.set_of(self.snapshot, service);
+        let contest = self.ground.contest(self.snapshot, &services);
+        let elected_by = contest.elected_by().ok_or(Silence::NoAddress)?;
+        let text = elected_by.to_string();
+        let mut candidates = Vec::new();
+        let mut out = BTreeMap::new();
+        for node in self.ground.nodes.keys() {
+            match contest.claim(node) {
+                Ok(claim) => candidates.push(contest.rank(claim, node, &text)),
+                Err(silence) => {
+                    out.insert(node.clone(), silence);
+                }
+            }
+        }
+        candidates.sort();
+        Ok(Ranking { services, elected_by, candidates, out })
+    }
+}
+
+/// [`Rankings::of`] a single Service.
 ///
 /// # Errors
 /// Why no node at all can announce it.
@@ -267,26 +306,7 @@ pub fn ranking(
     standings: &Standings,
     service: &ServiceKey,
 ) -> Result<Ranking, Silence> {
-    let ground = Ground::new(snapshot, policy, standings);
-    let own = snapshot.services.get(service).ok_or(Silence::NotServed)?;
-    ground.offer(own)?;
-    let sharing = Sharing::new(snapshot);
-    let services = sharing.set_of(snapshot, service);
-    let contest = ground.contest(snapshot, &services);
-    let elected_by = contest.elected_by().ok_or(Silence::NoAddress)?;
-    let text = elected_by.to_string();
-    let mut candidates = Vec::new();
-    let mut out = BTreeMap::new();
-    for node in ground.nodes.keys() {
-        match contest.claim(node) {
-            Ok(claim) => candidates.push(contest.rank(claim, node, &text)),
-            Err(silence) => {
-                out.insert(node.clone(), silence);
-            }
-        }
-    }
-    candidates.sort();
-    Ok(Ranking { services, elected_by, candidates, out })
+    Rankings::new(snapshot, policy, standings).of(service)
 }
 
 /// The addresses of a Service that can be announced at all.
