@@ -388,9 +388,11 @@ impl Membership {
         };
         let mut sources: Vec<&Link> = word.links.iter().filter(has_it).collect();
         if sources.is_empty() {
-            // Not every address is told, but the one interface in its subnet has it.
+            // Not every address is told, but the only interface in its subnet has it.
             sources.extend(word.links.iter().filter(is_near));
-            sources.truncate(if sources.len() == 1 { 1 } else { 0 });
+            if sources.len() > 1 {
+                sources.clear();
+            }
         }
         let sources = sources.into_iter().map(|link| {
             let interface = InterfaceName::from(link.name.as_str());

@@ -180,7 +180,7 @@ fn once_words_come_through_again_they_decide() {
 
 #[test]
 fn two_that_hear_each_other_and_differ_in_their_facts_go_by_the_hash() {
-    let mut facts = snapshot(2, [service("web", &[SECOND])]);
+    let mut facts = snapshot(3, [service("web", &[SECOND])]);
     let preferred = PreferredNodes { weight: NonZeroU8::MIN, preference: named("k1") };
     set_advertisement(&mut facts, L2Advertisement { preferred_nodes: vec![preferred], ..advertisement() });
     let mut stand = Stand::started(DataPath::KubeProxy, facts);
@@ -194,6 +194,11 @@ fn two_that_hear_each_other_and_differ_in_their_facts_go_by_the_hash() {
         stand.receive(2, word);
         pass_with_k2(&mut stand, MS * 10, SECOND);
     }
+    assert!(!stand.owns(SECOND));
+
+    // What somebody else leaves to us is not this.
+    let other = Word { yields: vec![(tag("k1"), 1)], ..stand.word(3) };
+    stand.receive(3, other);
     assert!(!stand.owns(SECOND));
 
     // It has learned what it did not know, and says that it has left the address to us.

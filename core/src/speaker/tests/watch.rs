@@ -244,7 +244,9 @@ fn a_session_that_was_up_before_it_was_wanted_can_go_down() {
     let watch = watch(&actions).unwrap();
 
     for _ in 0..2 {
-        stand.step(watch.stands(&path(2)).unwrap());
+        for event in watch.standing(&[path(2)]) {
+            stand.step(event);
+        }
     }
     stand.see(2, Verdict::Down);
 
@@ -263,6 +265,27 @@ fn who_hears_words_from_an_interface_answers_for_it_unwatched() {
 
     let silent = only(stand.pass(DETECTION));
     assert_eq!(words(&silent).last().unwrap().vouches, []);
+}
+
+#[test]
+fn words_from_an_address_that_is_not_told_answer_for_the_only_interface_in_its_subnet() {
+    let near = |name: &str| {
+        let subnets = Some(vec![(ip("198.51.100.0"), 24)]);
+        Link { name: name.to_owned(), watch_ipv4: None, subnets, ..watch_link(2) }
+    };
+    let first = watch_link(2).name;
+    for (links, expected) in [
+        (vec![near(&first)], vec![accusation(1)]),
+        (vec![near(&first), near("other")], vec![]),
+        (vec![Link { subnets: None, ..near(&first) }], vec![]),
+    ] {
+        let (mut stand, _) = meeting([service("won", &[WON])]);
+        stand.hear_accused(1);
+
+        let actions = [stand.hear_links(2, links), only(stand.pass(INTERVAL))].concat();
+
+        assert_eq!(words(&actions).last().unwrap().vouches, expected);
+    }
 }
 
 #[test]
