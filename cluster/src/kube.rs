@@ -383,7 +383,7 @@ impl Watcher {
             Ok(watcher::Event::InitApply(object)) => self.list(subject, object),
             Ok(watcher::Event::InitDone) => {
                 let listing = self.listing.remove(&subject).unwrap_or_default();
-                self.replace(subject, listing);
+                self.end_list(subject, listing);
                 self.unlisted.remove(&subject);
                 self.recover(subject);
             }
@@ -406,7 +406,7 @@ impl Watcher {
         // MetalLB's kinds need not exist. The watch goes on asking, more and more rarely, and sees them come.
         if subject.spelling() == Spelling::Metallb && code(error) == Some(404) {
             tracing::debug!(kind = subject.kind(), "kind of MetalLB does not exist here");
-            self.replace(subject, Listing::default());
+            self.end_list(subject, Listing::default());
             self.unlisted.remove(&subject);
             self.recover(subject);
             return;
@@ -451,7 +451,7 @@ impl Watcher {
     }
 
     /// Forgets what a whole list does not name any more.
-    fn replace(&mut self, subject: Subject, listing: Listing) {
+    fn end_list(&mut self, subject: Subject, listing: Listing) {
         if subject == Subject::Configuration {
             if listing.names.is_empty() {
                 self.note_report(None);
