@@ -29,7 +29,7 @@ const ROUNDS: usize = 100;
 /// `timeoutSeconds` of the ValidatingWebhookConfiguration.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many times as much an answer may cost with ten times as many pools.
-const ALLOWED_GROWTH: f64 = 20.0;
+const ALLOWED_GROWTH: f64 = 15.0;
 
 fn main() -> ExitCode {
     println!("| pools | an answer, median | longest | share of the time it may take |\n|---:|---:|---:|---:|");
