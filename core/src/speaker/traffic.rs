@@ -1,0 +1,264 @@
+//! What goes into a speaker and what comes out of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU16,
+    sync::Arc,
+};
+
+use ferrogate_wire::{
+    arp::Arp,
+    ethernet::Mac,
+    gossip::Datagram,
+    ndp::{Advertisement, Ndp, Solicitation},
+};
+
+use crate::{
+    model::{InterfaceName, NodeName, Prefix},
+    snapshot::Snapshot,
+    speaker::Watch,
+    write::Write,
+};
+
+/// What a speaker takes in.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// All facts, new.
+    Snapshot(Arc<Snapshot>),
+    /// Every interface of this node, new.
+    Interfaces(BTreeMap<InterfaceName, Interface>),
+    /// A datagram of another speaker arrived and was opened. It has crossed no router (TTL or hop limit 255).
+    Heard {
+        /// The IP source.
+        from: IpAddr,
+        /// What it says.
+        datagram: Box<Datagram>,
+    },
+    /// What is seen of an interface of another node, by whatever watches it.
+    Watched {
+        /// The node.
+        node: NodeName,
+        /// Its interface, by its own name.
+        interface: InterfaceName,
+        /// What is seen.
+        verdict: Verdict,
+    },
+    /// Whether the proxy of this node is ready; it counts as not ready until told.
+    ProxyReady(bool),
+    /// What the node's kube-proxy says at a health check port; the last answer stands until another comes.
+    Health {
+        /// The port.
+        port: NonZeroU16,
+        /// What it says.
+        answer: Answer,
+    },
+    /// An ARP message arrived.
+    Arp {
+        /// Where.
+        interface: InterfaceName,
+        /// What it says.
+        arp: Arp,
+    },
+    /// A neighbour solicitation or advertisement arrived.
+    Ndp {
+        /// Where.
+        interface: InterfaceName,
+        /// What it says.
+        ndp: Ndp,
+    },
+    /// Stop: hand over, then finish.
+    Shutdown,
+    /// The deadline has come.
+    Tick,
+}
+
+/// What kube-proxy says of a Service on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It carries it (`200`).
+    Agrees,
+    /// It does not (any other status).
+    Refuses,
+    /// Nobody answers.
+    Nothing,
+}
+
+/// What is seen of an interface of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answers.
+    Up,
+    /// It did, and does not any more.
+    Down,
+    /// Nobody looks.
+    Unwatched,
+}
+
+/// What a speaker wants done, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a frame.
+    Send {
+        /// Where.
+        interface: InterfaceName,
+        /// What.
+        frame: Frame,
+    },
+    /// Seal a datagram and send it to every address, with TTL or hop limit 255. From the first one on, datagrams should
+    /// be received too.
+    Gossip {
+        /// The addresses, of one other speaker or of all.
+        to: Vec<IpAddr>,
+        /// What to say.
+        datagram: Datagram,
+    },
+    /// Receive ARP and neighbour discovery on exactly these interfaces; none means nothing is to be announced.
+    Listen {
+        /// The interfaces.
+        interfaces: BTreeSet<InterfaceName>,
+    },
+    /// Ask `GET /healthz` at exactly these ports, at the first of these addresses that answers, and tell what is heard.
+    CheckHealth {
+        /// The ports.
+        ports: BTreeSet<NonZeroU16>,
+        /// Addresses of this node, the likeliest first.
+        at: Vec<IpAddr>,
+    },
+    /// Have exactly these BFD sessions, and tell what [`Watch::told`] makes of their changes.
+    Watch(Watch),
+    /// Put an address on the host, as `/32` or `/128`.
+    Hold {
+        /// Which.
+        address: IpAddr,
+    },
+    /// Take an address off the host.
+    Release {
+        /// Which.
+        address: IpAddr,
+    },
+    /// Join a solicited-node group.
+    Join {
+        /// Where.
+        interface: InterfaceName,
+        /// Which.
+        group: Ipv6Addr,
+    },
+    /// Leave a solicited-node group.
+    Leave {
+        /// Where.
+        interface: InterfaceName,
+        /// Which.
+        group: Ipv6Addr,
+    },
+    /// Ask for a change outside.
+    Write(Write),
+    /// Something that deserves a line in the log.
+    Report(Report),
+    /// Everything is handed over after [`Event::Shutdown`]; no action follows.
+    Finished,
+}
+
+/// A frame to send. Its Ethernet source is the interface's own address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// ARP, for IPv4.
+    Arp(Arp),
+    /// A neighbour advertisement, for IPv6.
+    Advertisement(Advertisement),
+    /// A neighbour solicitation, for IPv6.
+    Solicitation(Solicitation),
+}
+
+/// A network interface of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's number for it; another number under the same name is another interface.
+    pub index: u32,
+    /// Its hardware address, if it has one like Ethernet's.
+    pub mac: Option<Mac>,
+    /// `IFF_UP`: switched on.
+    pub up: bool,
+    /// `IFF_RUNNING` or `IFF_LOWER_UP`: has a carrier.
+    pub carrier: bool,
+    /// `IFF_BROADCAST`.
+    pub broadcast: bool,
+    /// `IFF_NOARP`.
+    pub no_arp: bool,
+    /// `IFF_LOOPBACK`.
+    pub loopback: bool,
+    /// Belongs to a bridge, bond or VRF (`IFLA_MASTER`).
+    pub enslaved: bool,
+    /// Its addresses with their prefix lengths, host bits kept; tentative ones left out.
+    pub addresses: Vec<Prefix>,
+}
+
+/// Something that deserves a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Another speaker is heard, for the first time or again.
+    MemberAlive {
+        /// Its node.
+        node: NodeName,
+    },
+    /// Another speaker has been silent for the detection time.
+    MemberLost {
+        /// Its node.
+        node: NodeName,
+    },
+    /// Another speaker is stopping.
+    MemberLeaving {
+        /// Its node.
+        node: NodeName,
+    },
+    /// A datagram came from an address that no node has, or speaks for another node. Told once per address.
+    GossipRefused {
+        /// The IP source.
+        from: IpAddr,
+        /// The node it speaks for.
+        node: String,
+    },
+    /// This node owns an address now.
+    Owned {
+        /// Which.
+        address: IpAddr,
+        /// Where it is announced.
+        interfaces: BTreeSet<InterfaceName>,
+    },
+    /// This node has left an address to another, or nobody announces it any more.
+    Lost {
+        /// Which.
+        address: IpAddr,
+        /// Who owns it now, as far as this node can tell.
+        owner: Option<NodeName>,
+    },
+    /// Somebody else claims an address that this node owns. Told at most once per defence interval and address.
+    Conflict {
+        /// Which.
+        address: IpAddr,
+        /// Where it was seen.
+        interface: InterfaceName,
+        /// Who claims it.
+        mac: Mac,
+    },
+    /// Another speaker announces an address that this node owns, and knows no better. One of the two leaves it.
+    Rival {
+        /// Which.
+        address: IpAddr,
+        /// Where it was seen.
+        interface: InterfaceName,
+        /// The other node.
+        node: NodeName,
+        /// Whether this node leaves it to the other.
+        yields: bool,
+    },
+}
+
+/// Datagrams that were opened and yet not believed, counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disbelieved {
+    /// They come from no address of the node they speak for.
+    pub strangers: u64,
+    /// They are old, or were received before: a replay, or another way to the same node.
+    pub repeated: u64,
+}
