@@ -114,6 +114,11 @@ impl HoldTime {
     pub fn seconds(self) -> u16 {
         self.0
     }
+
+    /// What two sides keep to of which each proposed one: the smaller number (RFC 4271 §4.2).
+    pub fn agreed(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
+    }
 }
 
 /// An address family and subsequent address family that we carry.

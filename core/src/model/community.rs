@@ -11,6 +11,8 @@ pub enum Community {
     Standard(u16, u16),
     /// Three 32 bit numbers (RFC 8092), written `large:64496:1:2`.
     Large(u32, u32, u32),
+    /// Eight octets as they are sent (RFC 4360).
+    Extended([u8; 8]),
 }
 
 /// Why a text is not a [`Community`].
@@ -45,6 +47,7 @@ impl fmt::Display for Community {
         match self {
             Self::Standard(a, b) => write!(f, "{a}:{b}"),
             Self::Large(a, b, c) => write!(f, "large:{a}:{b}:{c}"),
+            Self::Extended(octets) => write!(f, "{octets:?}"),
         }
     }
 }

@@ -115,3 +115,28 @@ impl BgpPeer {
         peers.is_empty() || peers.contains(&self.name)
     }
 }
+
+/// The password of a TCP connection (RFC 2385), 1 to 80 bytes. It is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(std::sync::Arc<str>);
+
+impl Key {
+    /// The longest there is: what the kernel takes (`TCP_MD5SIG_MAXKEYLEN`).
+    pub const MAX_BYTES: usize = 80;
+
+    /// A key of this text; `None` where it is empty or too long.
+    pub fn new(text: &str) -> Option<Self> {
+        (1..=Self::MAX_BYTES).contains(&text.len()).then(|| Self(text.into()))
+    }
+
+    /// The password itself, for whoever hands it to the kernel.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
