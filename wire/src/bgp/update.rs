@@ -76,7 +76,8 @@ pub enum NextHop {
     Ipv6 {
         /// The global address; a link-local one where there is no other.
         global: Ipv6Addr,
-        /// The link-local one beside it, for a peer on the same link (RFC 2545 §3).
+        /// The link-local one beside it, only for a peer on the same link (RFC 2545 §3): FRR ends the session where it
+        /// knows no interface for it.
         link_local: Option<Ipv6Addr>,
     },
 }
