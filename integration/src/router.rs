@@ -147,6 +147,9 @@ pub struct Router<'a> {
 impl Drop for Router<'_> {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            eprintln!("the log of {:?}:\n{}", self.vendor, self.log());
+        }
     }
 }
 

@@ -261,19 +261,19 @@ impl Hands {
         }
     }
 
-    fn dialled(
-        &mut self,
-        connection: Connection,
-        result: Result<TcpStream, Trouble>,
-    ) -> Option<Event> {
+    fn dialled(&mut self, connection: Connection, result: Result<TcpStream, Trouble>) -> Option<Event> {
         self.dialing.remove(&connection)?;
-        Some(match result.and_then(|stream| self.ends(&stream).map(|ends| (stream, ends)).map_err(|error| Trouble::Other(error.to_string()))) {
-            Ok((stream, ends)) => {
-                self.serve(connection, stream);
-                Event::Connected { connection, ends }
-            }
-            Err(trouble) => Event::Refused { connection, trouble },
-        })
+        Some(
+            match result.and_then(|stream| {
+                self.ends(&stream).map(|ends| (stream, ends)).map_err(|error| Trouble::Other(error.to_string()))
+            }) {
+                Ok((stream, ends)) => {
+                    self.serve(connection, stream);
+                    Event::Connected { connection, ends }
+                }
+                Err(trouble) => Event::Refused { connection, trouble },
+            },
+        )
     }
 
     fn accepted(&mut self, stream: TcpStream) -> Option<Event> {
@@ -337,7 +337,8 @@ fn log(before: Option<&Arc<SessionStatus>>, status: &SessionStatus) {
     }
     if let Some(closing) = &status.last_close
         && status.state != bgp::State::Established
-        && before.is_none_or(|before| before.last_close.as_ref() != Some(closing) && before.state != bgp::State::Established)
+        && before
+            .is_none_or(|before| before.last_close.as_ref() != Some(closing) && before.state != bgp::State::Established)
     {
         warn!(%peer, remote, reason = %closing, "BGP connection ended before there was a session");
     }

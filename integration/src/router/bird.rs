@@ -8,7 +8,8 @@ use ferrogate_core::model::Prefix;
 use super::{Config, Neighbor, Route, Router, write};
 
 fn name(address: IpAddr) -> String {
-    let plain: String = address.to_string().chars().map(|sign| if sign.is_ascii_alphanumeric() { sign } else { '_' }).collect();
+    let plain: String =
+        address.to_string().chars().map(|sign| if sign.is_ascii_alphanumeric() { sign } else { '_' }).collect();
     format!("s_{plain}")
 }
 
@@ -25,8 +26,9 @@ fn text(config: &Config, log: &str) -> String {
         );
     }
     if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
-        let options =
-            format!("min rx interval {interval} ms; min tx interval {interval} ms; idle tx interval 1 s; multiplier 3;");
+        let options = format!(
+            "min rx interval {interval} ms; min tx interval {interval} ms; idle tx interval 1 s; multiplier 3;"
+        );
         _ = writeln!(text, "protocol bfd {{ interface \"eth*\" {{ {options} }}; multihop {{ {options} }}; }}");
     }
     for neighbor in &config.neighbors {

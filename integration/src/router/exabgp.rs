@@ -1,12 +1,6 @@
 //! ExaBGP: installs nothing and tells every message it receives as JSON, so that exactly what was sent can be seen.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs,
-    net::IpAddr,
-    process::Command,
-};
+use std::{collections::BTreeMap, fmt::Write as _, fs, net::IpAddr, os::unix::fs::PermissionsExt, process::Command};
 
 use anyhow::{Context, Result};
 use ferrogate_core::model::Prefix;
@@ -14,8 +8,17 @@ use serde_json::Value;
 
 use super::{Config, Neighbor, Route, Router, write};
 
-fn text(config: &Config, sink: &str) -> String {
-    let mut text = format!("process tell {{ run /bin/sh -c \"exec cat >> {sink}\"; encoder json; }}\n");
+/// Copies what it is told into a file. ExaBGP hands over a pipe that does not block, which most programs take for its end.
+const TELLER: &str = "#!/usr/bin/env python3
+import os
+os.set_blocking(0, True)
+sink = os.open('SINK', os.O_WRONLY | os.O_APPEND)
+while piece := os.read(0, 65536):
+    os.write(sink, piece)
+";
+
+fn text(config: &Config, teller: &str) -> String {
+    let mut text = format!("process tell {{ run {teller}; encoder json; }}\n");
     for Neighbor { address, local, asn, hold_time, password, extra, .. } in &config.neighbors {
         _ = writeln!(
             text,
@@ -34,7 +37,10 @@ fn text(config: &Config, sink: &str) -> String {
 pub(super) fn start(router: &mut Router<'_>, config: &Config) -> Result<()> {
     let sink = router.path("messages");
     fs::write(&sink, "")?;
-    write(&router.path("exabgp.conf"), &text(config, &sink.display().to_string()))?;
+    let teller = router.path("tell");
+    write(&teller, &TELLER.replace("SINK", &sink.display().to_string()))?;
+    fs::set_permissions(&teller, fs::Permissions::from_mode(0o755))?;
+    write(&router.path("exabgp.conf"), &text(config, &teller.display().to_string()))?;
     let bind = config.neighbors.first().context("ExaBGP needs a neighbour")?.local;
     let mut exabgp = Command::new("exabgp");
     exabgp
@@ -48,7 +54,8 @@ pub(super) fn start(router: &mut Router<'_>, config: &Config) -> Result<()> {
     router.wait("listening socket", || {
         let sockets = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
             .map(|file| router.namespace.run(|| fs::read_to_string(file).unwrap_or_default()));
-        let listens = sockets.iter().any(|text| text.lines().any(|line| line.contains(":00B3 ") && line.contains(" 0A ")));
+        let listens =
+            sockets.iter().any(|text| text.lines().any(|line| line.contains(":00B3 ") && line.contains(" 0A ")));
         Ok(if listens { Ok(()) } else { Err("silence".to_owned()) })
     })
 }

@@ -24,7 +24,11 @@ fn text(config: &Config) -> String {
         text += " bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n";
     }
     for Neighbor { address, asn, hold_time, local, .. } in &config.neighbors {
-        _ = writeln!(text, " neighbor {address} remote-as {asn}\n neighbor {address} timers {} {hold_time}", hold_time / 3);
+        _ = writeln!(
+            text,
+            " neighbor {address} remote-as {asn}\n neighbor {address} timers {} {hold_time}",
+            hold_time / 3
+        );
         _ = writeln!(text, " neighbor {address} update-source {local}\n neighbor {address} timers connect 1");
     }
     for neighbor in &config.neighbors {
@@ -80,7 +84,8 @@ pub(super) fn start(router: &mut Router<'_>, config: &Config) -> Result<()> {
     }
     router.wait("answer", || {
         let answers = |daemon: &str| vtysh(router).args(["-d", daemon, "-c", "show version"]).output();
-        let is_ready = ["zebra", "bgpd", "bfdd"].iter().all(|daemon| answers(daemon).is_ok_and(|out| out.status.success()));
+        let is_ready =
+            ["zebra", "bgpd", "bfdd"].iter().all(|daemon| answers(daemon).is_ok_and(|out| out.status.success()));
         let knows = is_ready && ask(router, "show bgp summary json").is_ok_and(|json| json.contains("peers"));
         Ok(if knows || (is_ready && config.neighbors.is_empty()) { Ok(()) } else { Err("silence".to_owned()) })
     })

@@ -12,8 +12,7 @@ use super::{Config, Neighbor, Route, Router, write};
 const API: &str = "50051";
 
 fn text(config: &Config) -> String {
-    let mut text =
-        format!("[global.config]\n  as = {}\n  router-id = \"{}\"\n", config.asn, config.identifier);
+    let mut text = format!("[global.config]\n  as = {}\n  router-id = \"{}\"\n", config.asn, config.identifier);
     for neighbor in &config.neighbors {
         let Neighbor { address, local, asn, hold_time, passive, .. } = neighbor;
         _ = writeln!(
@@ -34,7 +33,10 @@ fn text(config: &Config) -> String {
             text += "  [neighbors.graceful-restart.config]\n    enabled = true\n    restart-time = 20\n";
         }
         for family in ["ipv4-unicast", "ipv6-unicast"] {
-            _ = writeln!(text, "  [[neighbors.afi-safis]]\n    [neighbors.afi-safis.config]\n      afi-safi-name = \"{family}\"");
+            _ = writeln!(
+                text,
+                "  [[neighbors.afi-safis]]\n    [neighbors.afi-safis.config]\n      afi-safi-name = \"{family}\""
+            );
             if neighbor.graceful_restart {
                 text += "    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true\n";
             }

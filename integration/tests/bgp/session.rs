@@ -12,10 +12,11 @@ fn n_020_a_session_with_every_router_is_established_within_a_second_over_either_
         for asn in [THEIRS, OURS] {
             let stand = Stand::new();
             let router = stand.router(vendor, asn, |_| {});
+            let context = format!("{vendor:?} of AS {asn}");
             let mut speaker = stand.speaker();
             speaker.advertise(&["198.51.100.7/32", "2001:db8:5::7/128"]);
 
-            within(Duration::from_secs(1), &format!("{vendor:?} AS {asn}"), || {
+            within(Duration::from_secs(1), &context, || {
                 speaker.peer("over-ipv4", neighbor(ROUTER, asn));
                 if vendor != Vendor::Exabgp {
                     speaker.peer("over-ipv6", neighbor(ROUTER6, asn));
@@ -26,10 +27,13 @@ fn n_020_a_session_with_every_router_is_established_within_a_second_over_either_
 
             let path: &[u32] = if asn == OURS { &[] } else { &[OURS] };
             let route = router.wait_for_route(prefix("198.51.100.7/32"), |_| true).unwrap();
-            assert_eq!(route.as_path, path, "{vendor:?} AS {asn}");
-            assert!(route.next_hops.contains(&NODE.into()), "{vendor:?} AS {asn}: {route:?}");
+            assert_eq!(route.as_path, path, "{context}");
+            assert!(route.next_hops.contains(&NODE.into()), "{context}: {route:?}");
             let route = router.wait_for_route(prefix("2001:db8:5::7/128"), |_| true).unwrap();
-            assert!(route.next_hops.contains(&NODE6.into()), "{vendor:?} AS {asn}: {route:?}");
+            // ExaBGP tells of two next hops only the link-local one.
+            if vendor != Vendor::Exabgp {
+                assert!(route.next_hops.contains(&NODE6.into()), "{context}: {route:?}");
+            }
             speaker.withdraw(&["198.51.100.7/32", "2001:db8:5::7/128"]);
             router.wait_until_gone(prefix("198.51.100.7/32")).unwrap();
             router.wait_until_gone(prefix("2001:db8:5::7/128")).unwrap();

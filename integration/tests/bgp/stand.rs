@@ -41,7 +41,9 @@ impl Stand {
     pub fn new() -> Self {
         let (node, router) = (Namespace::new("node").unwrap(), Namespace::new("router").unwrap());
         router.links(async |links| links.add_pair("eth0", "eth0", &node).await).unwrap();
-        for (namespace, addresses) in [(&node, [IpAddr::from(NODE), NODE6.into()]), (&router, [ROUTER.into(), ROUTER6.into()])] {
+        for (namespace, addresses) in
+            [(&node, [IpAddr::from(NODE), NODE6.into()]), (&router, [ROUTER.into(), ROUTER6.into()])]
+        {
             namespace
                 .links(async |links| {
                     links.up("eth0").await?;
@@ -71,8 +73,7 @@ impl Stand {
 
 /// How a router of this AS is configured for the node.
 pub fn config(asn: u32, adapt: impl Fn(&mut router::Neighbor)) -> router::Config {
-    let mut neighbors =
-        vec![router::Neighbor::new(NODE, ROUTER, OURS), router::Neighbor::new(NODE6, ROUTER6, OURS)];
+    let mut neighbors = vec![router::Neighbor::new(NODE, ROUTER, OURS), router::Neighbor::new(NODE6, ROUTER6, OURS)];
     neighbors.iter_mut().for_each(adapt);
     router::Config { asn, identifier: ROUTER, neighbors, extra: String::new() }
 }
@@ -167,10 +168,13 @@ impl Speaker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut found = None;
         let waited = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, sessions.wait_for(|told| {
-                found = find(told);
-                found.is_some()
-            }))
+            tokio::time::timeout(
+                PATIENCE,
+                sessions.wait_for(|told| {
+                    found = find(told);
+                    found.is_some()
+                }),
+            )
             .await
             .map(|result| result.map(drop))
         });

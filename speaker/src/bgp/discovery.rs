@@ -163,8 +163,7 @@ fn next(socket: &Socket) -> io::Result<Option<Ipv6Addr>> {
     let mut bytes = [0; MAX_LEN];
     let mut control = cmsg_space!(nix::libc::c_int);
     let mut parts = [IoSliceMut::new(&mut bytes)];
-    let message =
-        recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
     let hop_limit = message.cmsgs()?.find_map(|control| match control {
         ControlMessageOwned::Ipv6HopLimit(hops) => Some(hops),
         _ => None,
