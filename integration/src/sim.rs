@@ -454,6 +454,8 @@ impl World {
             | Write::EntrySlice { .. }
             | Write::Condition { .. }
             | Write::Configuration { .. }
+            | Write::BgpStatus { .. }
+            | Write::BgpSession { .. }
             | Write::Event(_) => return,
         }
         self.spread();
