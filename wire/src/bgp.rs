@@ -137,6 +137,21 @@ impl Family {
     }
 }
 
+/// What the sender of an OPEN is to the AS of its peer (RFC 9234 §4.1), with the number that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// It gives the peer transit.
+    Provider = 0,
+    /// It is a route server, and the peer its client.
+    RouteServer = 1,
+    /// It is the client of a route server.
+    RouteServerClient = 2,
+    /// It gets transit from the peer.
+    Customer = 3,
+    /// They exchange routes as equals.
+    Peer = 4,
+}
+
 /// OPEN: who is there, and what it can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
