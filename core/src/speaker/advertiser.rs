@@ -15,7 +15,11 @@ use super::{
     bgp::{BfdState, Closing, Departure, SessionStatus, State, Wanted},
 };
 use crate::{
-    model::{Family, Labels, NodeName, ObjectRef, PeerName, ServiceKey, node::EXCLUDE_LABEL},
+    model::{
+        Family, Labels, NodeName, ObjectRef, PeerName, ServiceKey,
+        node::EXCLUDE_LABEL,
+        peer::{BgpPeer, PerNode},
+    },
     snapshot::Snapshot,
     write::{self, BgpClose, BgpSession, ClosedBy, Severity, Write},
 };
@@ -34,6 +38,8 @@ pub(super) struct Advertiser {
     wanted: Option<Arc<Wanted>>,
     /// What was written last of each session; of a BGPPeer that stands for a prefix there may be several.
     sessions: BTreeMap<PeerName, BTreeMap<Option<IpAddr>, BgpSession>>,
+    /// What is written, in place of sessions, of BGPPeers that are for this node and yet not spoken with.
+    unspoken: BTreeMap<PeerName, BgpSession>,
     departing: Option<Departure>,
     has_parted: bool,
 }
@@ -49,6 +55,7 @@ impl Advertiser {
             is_complete: false,
             wanted: None,
             sessions: BTreeMap::new(),
+            unspoken: BTreeMap::new(),
             departing: None,
             has_parted: false,
         }
@@ -93,11 +100,24 @@ impl Advertiser {
             }
         }
         let is_for_others = |why: &Unpeered| matches!(why, Unpeered::NotSelected | Unpeered::NodeUnknown);
-        for (peer, why) in &peering.unpeered {
-            if !is_for_others(why) && self.peering.unpeered.get(peer) != Some(why) {
-                let (peer, why) = (peer.clone(), why.clone());
+        let mut unspoken = BTreeMap::new();
+        for (key, why) in peering.unpeered.iter().filter(|(_, why)| !is_for_others(why)) {
+            if self.peering.unpeered.get(key) != Some(why) {
+                let (peer, why) = (key.clone(), why.clone());
                 actions.push(Action::Report(Report::Unpeered { peer, why }));
             }
+            // What is written goes by names, and this one is taken.
+            let is_nameless = matches!(why, Unpeered::SameName { .. });
+            if let Some(peer) = snapshot.bgp_peers.get(key).filter(|_| !is_nameless) {
+                unspoken.insert(peer.name.clone(), unspoken_session(peer, why));
+            }
+        }
+        let before = std::mem::replace(&mut self.unspoken, unspoken.clone());
+        for peer in before.keys().filter(|peer| !unspoken.contains_key(*peer)) {
+            self.change_session(peer, actions, |sessions| _ = sessions.remove(&None));
+        }
+        for (peer, session) in unspoken {
+            self.change_session(&peer, actions, |sessions| *sessions = BTreeMap::from([(None, session)]));
         }
         self.peering = peering;
         let terms = Terms::new(snapshot, &self.node, self.policy, standing, &self.peering.neighbors);
@@ -154,7 +174,8 @@ impl Advertiser {
             }
         }
         for (node, peer) in snapshot.bgp_sessions.keys() {
-            if *node == self.node && !self.peering.neighbors.contains_key(peer) {
+            let is_known = self.peering.neighbors.contains_key(peer) || self.unspoken.contains_key(peer);
+            if *node == self.node && !is_known {
                 actions.push(self.session_write(peer, None));
             }
         }
@@ -208,8 +229,11 @@ impl Advertiser {
         }
     }
 
-    /// Tells how a session stands.
+    /// Tells how a session stands. How one ends that must not be is not of interest any more.
     pub(super) fn session(&mut self, status: &SessionStatus, actions: &mut Vec<Action>) {
+        if self.unspoken.contains_key(&status.peer) {
+            return;
+        }
         self.change_session(&status.peer, actions, |sessions| {
             sessions.insert(status.dynamic, session_of(status));
         });
@@ -217,6 +241,9 @@ impl Advertiser {
 
     /// A session is no more.
     pub(super) fn session_gone(&mut self, peer: &PeerName, remote: Option<IpAddr>, actions: &mut Vec<Action>) {
+        if self.unspoken.contains_key(peer) {
+            return;
+        }
         self.change_session(peer, actions, |sessions| _ = sessions.remove(&remote));
     }
 
@@ -248,6 +275,15 @@ impl Advertiser {
 fn worst(sessions: &BTreeMap<Option<IpAddr>, BgpSession>) -> Option<&BgpSession> {
     let is_down = |session: &&BgpSession| session.state != State::Established.name();
     sessions.values().find(is_down).or_else(|| sessions.values().next())
+}
+
+/// What is written of a BGPPeer that is not spoken with.
+fn unspoken_session(peer: &BgpPeer, why: &Unpeered) -> BgpSession {
+    let remote = match &peer.place {
+        PerNode::Same(place) => place.to_string(),
+        PerNode::From(key) => key.to_string(),
+    };
+    BgpSession { state: State::Idle.name().to_owned(), remote, trouble: why.to_string(), ..BgpSession::default() }
 }
 
 /// What is written of a session.

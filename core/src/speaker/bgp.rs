@@ -892,14 +892,16 @@ impl Peers {
         let is_at = |neighbor: &Neighbor| match &neighbor.remote {
             Remote::Address { address, .. } => *address == ends.remote,
             Remote::Interface { name, .. } => {
-                ends.interface.as_ref() == Some(name) && matches!(ends.remote, IpAddr::V6(remote) if remote.is_unicast_link_local())
+                ends.interface.as_ref() == Some(name)
+                    && matches!(ends.remote, IpAddr::V6(remote) if remote.is_unicast_link_local())
             }
             Remote::Prefix(_) => false,
         };
         if let Some((name, _)) = self.wanted.neighbors.iter().find(|(_, neighbor)| is_at(neighbor)) {
             return Some(PeerId { name: name.clone(), dynamic: None });
         }
-        let in_prefix = |neighbor: &Neighbor| matches!(neighbor.remote, Remote::Prefix(prefix) if prefix.contains(ends.remote));
+        let in_prefix =
+            |neighbor: &Neighbor| matches!(neighbor.remote, Remote::Prefix(prefix) if prefix.contains(ends.remote));
         let (name, neighbor) = self.wanted.neighbors.iter().find(|(_, neighbor)| in_prefix(neighbor))?;
         let id = PeerId { name: name.clone(), dynamic: Some(ends.remote) };
         if !self.peers.contains_key(&id) {
@@ -938,7 +940,8 @@ impl Peers {
     /// Says who may connect, and where routers are to be found.
     fn expect(&mut self, actions: &mut Vec<Action>) {
         let running = || self.wanted.neighbors.values().filter(|_| self.wanted.departing.is_none());
-        let is_waited_for = |neighbor: &&Arc<Neighbor>| neighbor.passive || matches!(neighbor.remote, Remote::Prefix(_));
+        let is_waited_for =
+            |neighbor: &&Arc<Neighbor>| neighbor.passive || matches!(neighbor.remote, Remote::Prefix(_));
         let expected: Vec<Expected> = if running().any(|neighbor| is_waited_for(&neighbor)) {
             running().filter_map(|neighbor| expected(neighbor)).collect()
         } else {

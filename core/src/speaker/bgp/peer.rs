@@ -11,8 +11,8 @@ use ferrogate_wire::bgp::{Cease, Message, MessageError, Notification, Update};
 use rand::Rng;
 
 use super::{
-    Action, BfdState, BfdWish, COALESCE, Closing, Common, Connection, DRAIN_TIME, Departure, Ends, Loss,
-    Neighbor, PeerId, Remote, SessionStatus, State, Target, Trouble, WITHDRAW_TIME,
+    Action, BfdState, BfdWish, COALESCE, Closing, Common, Connection, DRAIN_TIME, Departure, Ends, Loss, Neighbor,
+    PeerId, Remote, SessionStatus, State, Target, Trouble, WITHDRAW_TIME,
     rib_out::{self, RibOut, Terms},
     session::{Input, Output, Session},
 };
@@ -68,8 +68,12 @@ enum Attempt {
     /// Nothing: there is one, or the peer is to make it.
     None,
     /// The next is made then.
-    Waiting { at: Instant },
-    Connecting { connection: Connection },
+    Waiting {
+        at: Instant,
+    },
+    Connecting {
+        connection: Connection,
+    },
 }
 
 /// A connection that stands.
@@ -95,11 +99,19 @@ struct Received {
 #[derive(Clone, Debug)]
 enum Leaving {
     /// Every other path is preferred by then.
-    Draining { until: Instant, text: String },
+    Draining {
+        until: Instant,
+        text: String,
+    },
     /// The peer has taken the withdrawals in by then.
-    Withdrawing { until: Instant, text: String },
+    Withdrawing {
+        until: Instant,
+        text: String,
+    },
     /// The peer knows by then that BFD is off.
-    Restarting { until: Instant },
+    Restarting {
+        until: Instant,
+    },
     Parted,
 }
 
@@ -216,7 +228,12 @@ impl Peer {
         if let Some(text) = self.neighbor.shutdown.clone() {
             if before.shutdown != self.neighbor.shutdown {
                 self.give_up(actions);
-                self.close_all(common, Notification::cease_with_text(Cease::AdministrativeShutdown, &text), true, actions);
+                self.close_all(
+                    common,
+                    Notification::cease_with_text(Cease::AdministrativeShutdown, &text),
+                    true,
+                    actions,
+                );
             }
             return;
         }
@@ -247,7 +264,8 @@ impl Peer {
             Departure::Leave { text } => text,
         };
         let established = self.live.values().find(|live| live.rib.is_some());
-        let keeps_routes = established.and_then(|live| live.session.negotiated()).is_some_and(|both| both.graceful_restart);
+        let keeps_routes =
+            established.and_then(|live| live.session.negotiated()).is_some_and(|both| both.graceful_restart);
         if established.is_none() {
             self.close_all(common, Notification::cease_with_text(Cease::AdministrativeShutdown, text), true, actions);
             self.leaving = Some(Leaving::Parted);
@@ -589,8 +607,10 @@ impl Peer {
                 self.failures = 0;
             }
         }
-        if matches!(self.leaving, Some(Leaving::Draining { .. } | Leaving::Withdrawing { .. } | Leaving::Restarting { .. }))
-            && self.live.is_empty()
+        if matches!(
+            self.leaving,
+            Some(Leaving::Draining { .. } | Leaving::Withdrawing { .. } | Leaving::Restarting { .. })
+        ) && self.live.is_empty()
         {
             self.leaving = Some(Leaving::Parted);
         }

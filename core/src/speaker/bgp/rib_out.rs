@@ -187,7 +187,8 @@ impl RibOut {
     /// The attributes of a route for this peer, or why it does not get it. `None`: it is not meant to have it.
     fn wanted(&self, routes: &Routes, prefix: Prefix) -> Option<Result<Attributes, Withheld>> {
         let route = routes.get(&prefix)?;
-        let mut parts = route.parts.iter().filter(|part| part.peers.is_empty() || part.peers.contains(&self.terms.peer));
+        let mut parts =
+            route.parts.iter().filter(|part| part.peers.is_empty() || part.peers.contains(&self.terms.peer));
         let first = parts.next()?;
         let parts = || std::iter::once(first).chain(parts.clone());
         let next_hop = match self.terms.families.get(&Family::of(&prefix)) {
@@ -226,7 +227,8 @@ impl RibOut {
         if self.terms.is_internal {
             // Without a wish it is what RFC 4271 §9.1.1 leaves to us and routers take for no wish.
             let wished = parts().filter_map(|part| part.local_pref).max();
-            attributes.local_pref = Some(if draining { 0 } else { wished.map_or(DEFAULT_LOCAL_PREF, |wish| wish.get()) });
+            attributes.local_pref =
+                Some(if draining { 0 } else { wished.map_or(DEFAULT_LOCAL_PREF, |wish| wish.get()) });
         } else {
             let extra = if draining { DRAIN_PREPEND } else { 0 };
             attributes.as_path = vec![self.terms.local_asn; 1 + prepend + extra];

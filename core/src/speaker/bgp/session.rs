@@ -15,8 +15,8 @@ use std::{
 };
 
 use ferrogate_wire::bgp::{
-    self, Asn, BgpIdentifier, Capabilities, Dialect, ExtendedNextHop, Family, HoldTime, Message,
-    Notification, Open, OutOfTurn, Refresh, Role, Update, frame,
+    self, Asn, BgpIdentifier, Capabilities, Dialect, ExtendedNextHop, Family, HoldTime, Message, Notification, Open,
+    OutOfTurn, Refresh, Role, Update, frame,
 };
 use rand::{Rng, rngs::SmallRng};
 
@@ -217,7 +217,8 @@ impl Session {
                 four_octet_asn: own.four_octet_asn && can.four_octet_asn,
                 max_len: if extended_message { frame::MAX_EXTENDED_LEN } else { frame::MAX_LEN },
             },
-            ipv4_by_ipv6: own.extended_next_hop.contains(&IPV4_BY_IPV6) && can.extended_next_hop.contains(&IPV4_BY_IPV6),
+            ipv4_by_ipv6: own.extended_next_hop.contains(&IPV4_BY_IPV6)
+                && can.extended_next_hop.contains(&IPV4_BY_IPV6),
             enhanced_refresh: own.enhanced_route_refresh && can.enhanced_route_refresh,
             graceful_restart: restarts.is_some(),
             notification_restarts: restarts.is_some_and(|(own, can)| own.notification && can.notification),
@@ -295,8 +296,7 @@ impl Session {
     }
 }
 
-const IPV4_BY_IPV6: ExtendedNextHop =
-    ExtendedNextHop { family: Family::Ipv4Unicast, next_hop: Family::Ipv6Unicast };
+const IPV4_BY_IPV6: ExtendedNextHop = ExtendedNextHop { family: Family::Ipv4Unicast, next_hop: Family::Ipv6Unicast };
 
 /// What we can do, towards this peer.
 fn capabilities(neighbor: &Neighbor, is_restarted: bool) -> Capabilities {

@@ -700,17 +700,27 @@ fn a_peer_whose_password_nobody_knows_is_left_out_and_that_is_told_once() {
 
     let actions = stand.snapshot(&facts);
     let why = Unpeered::PasswordUnknown { secret: "tor-password".to_owned() };
-    let peer_key = ObjectKey::new("default", "tor");
-    assert_eq!(reports(&actions), [&Report::Unpeered { peer: peer_key.clone(), why }]);
+    let trouble = why.to_string();
+    assert_eq!(reports(&actions), [&Report::Unpeered { peer: ObjectKey::new("default", "tor"), why }]);
     assert_eq!(wanted(&actions), None);
+    let (state, remote) = ("Idle".to_owned(), "198.51.100.1".to_owned());
+    let expected = BgpSession { state, remote, trouble, ..BgpSession::default() };
+    assert_eq!(sessions(&actions), [("tor", Some(&expected))]);
+    // The session that was there before ends, and its end is no news.
+    let gone = Event::SessionGone { peer: "tor".into(), remote: None };
+    for event in [Event::Session(Box::new(session("tor"))), gone] {
+        assert_eq!(sessions(&stand.step(event)), []);
+    }
     set_node(&mut facts, node(2));
-    assert_eq!(reports(&stand.snapshot(&facts)), Vec::<&Report>::new());
+    let actions = stand.snapshot(&facts);
+    assert_eq!((reports(&actions), sessions(&actions)), (vec![], vec![]));
 
     let key = Some(Key::new("secret").unwrap());
     let password = Password::Secret { name: "tor-password".to_owned(), key };
     set_peer(&mut facts, BgpPeer { password: Some(password), ..peer("tor", "198.51.100.1") });
     let actions = stand.snapshot(&facts);
     assert!(wanted(&actions).unwrap().neighbors["tor"].transport.password.is_some());
+    assert_eq!(sessions(&actions), [("tor", None)]);
     assert!(!format!("{actions:?}").contains("\"secret\""));
 }
 
