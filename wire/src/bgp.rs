@@ -227,14 +227,14 @@ pub enum Role {
 impl Role {
     /// Whether a session may be between this role and that of the other side (RFC 9234 §4.2, table 2).
     pub fn fits(self, other: Self) -> bool {
-        other
-            == match self {
-                Self::Provider => Self::Customer,
-                Self::RouteServer => Self::RouteServerClient,
-                Self::RouteServerClient => Self::RouteServer,
-                Self::Customer => Self::Provider,
-                Self::Peer => Self::Peer,
-            }
+        matches!(
+            (self, other),
+            (Self::Provider, Self::Customer)
+                | (Self::Customer, Self::Provider)
+                | (Self::RouteServer, Self::RouteServerClient)
+                | (Self::RouteServerClient, Self::RouteServer)
+                | (Self::Peer, Self::Peer)
+        )
     }
 
     fn from_code(code: u8) -> Option<Self> {
@@ -435,8 +435,8 @@ impl Notification {
         Self::new(5, state as u8, [])
     }
 
-    /// Nothing could be sent for the send hold time (RFC 9687 §3.3). It is for our own records: it cannot be sent
-    /// either.
+    /// Nothing could be sent for the send hold time (RFC 9687). To be sent only where that delays nothing: the peer does
+    /// not read.
     pub fn send_hold_timer_expired() -> Self {
         Self::new(8, 0, [])
     }

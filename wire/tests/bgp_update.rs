@@ -424,6 +424,17 @@ fn routes_of_a_peer_are_read_with_clean_host_bits() {
 }
 
 #[test]
+fn a_message_of_frr_is_read_for_its_route() {
+    // FRR 8.4.4: long headers where short ones would do, and a next hop that is an IPv4 address inside an IPv6 one.
+    let captured = "0084 02 0000 006d 90 0e 0026 0002 01 10 00000000000000000000ffffc0000202 00
+        80 20010db8000100000000000000000007  40 01 01 00  50 02 000a 02 02 0000fbf5 fa56ea01  c0 08 08 fbf40064 ffff0000
+        c0 20 18 0000fbf4 00000000 00000009 0000fbf4 00000001 00000002  c0 10 08 0002fbf400000009";
+
+    let expected = Update { announced: vec![prefix("2001:db8:1::7/128")], ..Update::default() };
+    assert_eq!(read(&message(captured)), expected);
+}
+
+#[test]
 fn families_that_are_not_ours_are_passed_over() {
     for attributes in [
         "80 0e 08 4004 47 04 01020304",

@@ -87,12 +87,13 @@ impl Message {
                     return Err(MessageError::RouteRefreshLength { message: frame.encode() });
                 };
                 let family = Family::from_codes(u16::from_be_bytes([afi_high, afi_low]), safi);
-                Ok(match subtype {
-                    0 => Self::RouteRefresh { family, kind: Refresh::Request },
-                    1 => Self::RouteRefresh { family, kind: Refresh::Begin },
-                    2 => Self::RouteRefresh { family, kind: Refresh::End },
-                    _ => Self::RouteRefresh { family: None, kind: Refresh::Request },
-                })
+                let (family, kind) = match subtype {
+                    0 => (family, Refresh::Request),
+                    1 => (family, Refresh::Begin),
+                    2 => (family, Refresh::End),
+                    _ => (None, Refresh::Request),
+                };
+                Ok(Self::RouteRefresh { family, kind })
             }
         }
     }

@@ -41,8 +41,10 @@ mod attribute {
 
 /// Flags of attributes (RFC 4271 §4.3).
 mod flag {
+    /// Not optional, and always transitive.
+    pub const WELL_KNOWN: u8 = 0x40;
     pub const OPTIONAL: u8 = 0x80;
-    pub const TRANSITIVE: u8 = 0x40;
+    pub const OPTIONAL_TRANSITIVE: u8 = 0xc0;
     pub const EXTENDED_LENGTH: u8 = 0x10;
 }
 
@@ -74,7 +76,8 @@ pub enum NextHop {
     Ipv6 {
         /// The global address; a link-local one where there is no other.
         global: Ipv6Addr,
-        /// The link-local one beside it, for a peer on the same link (RFC 2545 §3).
+        /// The link-local one beside it, only for a peer on the same link (RFC 2545 §3): FRR ends the session where it
+        /// knows no interface for it.
         link_local: Option<Ipv6Addr>,
     },
 }
@@ -133,37 +136,33 @@ impl Attributes {
 
     /// All attributes but MP_REACH_NLRI.
     fn encode(&self, dialect: Dialect, family: Family) -> Vec<u8> {
-        const WELL_KNOWN: u8 = flag::TRANSITIVE;
-        const FOR_THE_PEER: u8 = flag::OPTIONAL;
-        const FOR_EVERYBODY: u8 = flag::OPTIONAL | flag::TRANSITIVE;
-
         let mut block = Vec::with_capacity(64);
-        push_attribute(&mut block, WELL_KNOWN, attribute::ORIGIN, &[0]);
+        push_attribute(&mut block, flag::WELL_KNOWN, attribute::ORIGIN, &[0]);
         let path = as_path(&self.as_path, dialect.four_octet_asn);
-        push_attribute(&mut block, WELL_KNOWN, attribute::AS_PATH, &path);
+        push_attribute(&mut block, flag::WELL_KNOWN, attribute::AS_PATH, &path);
         if let (Family::Ipv4Unicast, NextHop::Ipv4(address)) = (family, self.next_hop) {
-            push_attribute(&mut block, WELL_KNOWN, attribute::NEXT_HOP, &address.octets());
+            push_attribute(&mut block, flag::WELL_KNOWN, attribute::NEXT_HOP, &address.octets());
         }
         if let Some(value) = self.multi_exit_disc {
-            push_attribute(&mut block, FOR_THE_PEER, attribute::MULTI_EXIT_DISC, &value.to_be_bytes());
+            push_attribute(&mut block, flag::OPTIONAL, attribute::MULTI_EXIT_DISC, &value.to_be_bytes());
         }
         if let Some(value) = self.local_pref {
-            push_attribute(&mut block, WELL_KNOWN, attribute::LOCAL_PREF, &value.to_be_bytes());
+            push_attribute(&mut block, flag::WELL_KNOWN, attribute::LOCAL_PREF, &value.to_be_bytes());
         }
         if !self.communities.is_empty() {
             let value: Vec<u8> = self.communities.iter().flat_map(|community| community.to_be_bytes()).collect();
-            push_attribute(&mut block, FOR_EVERYBODY, attribute::COMMUNITIES, &value);
+            push_attribute(&mut block, flag::OPTIONAL_TRANSITIVE, attribute::COMMUNITIES, &value);
         }
         if !self.extended_communities.is_empty() {
             let value: Vec<u8> = self.extended_communities.iter().copied().flatten().collect();
-            push_attribute(&mut block, FOR_EVERYBODY, attribute::EXTENDED_COMMUNITIES, &value);
+            push_attribute(&mut block, flag::OPTIONAL_TRANSITIVE, attribute::EXTENDED_COMMUNITIES, &value);
         }
         if !dialect.four_octet_asn && self.as_path.iter().any(|asn| u16::try_from(asn.get()).is_err()) {
-            push_attribute(&mut block, FOR_EVERYBODY, attribute::AS4_PATH, &as_path(&self.as_path, true));
+            push_attribute(&mut block, flag::OPTIONAL_TRANSITIVE, attribute::AS4_PATH, &as_path(&self.as_path, true));
         }
         if !self.large_communities.is_empty() {
             let value: Vec<u8> = self.large_communities.iter().flatten().flat_map(|part| part.to_be_bytes()).collect();
-            push_attribute(&mut block, FOR_EVERYBODY, attribute::LARGE_COMMUNITIES, &value);
+            push_attribute(&mut block, flag::OPTIONAL_TRANSITIVE, attribute::LARGE_COMMUNITIES, &value);
         }
         block
     }

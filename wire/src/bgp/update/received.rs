@@ -123,9 +123,7 @@ impl Update {
         while !rest.is_empty() {
             let (attribute, after) = match Attribute::split_off(rest) {
                 Ok(split) => split,
-                Err(Some(code @ (attribute::MP_REACH_NLRI | attribute::MP_UNREACH_NLRI))) => {
-                    return Err(UpdateError::MalformedMultiprotocol(code));
-                }
+                Err(Some(code)) if is_multiprotocol(code) => return Err(UpdateError::MalformedMultiprotocol(code)),
                 Err(_) => {
                     update.note(AttributeFault::Overrun);
                     break;
@@ -134,7 +132,7 @@ impl Update {
             rest = after;
             let code = attribute.code;
             if !seen.insert(code) {
-                if matches!(code, attribute::MP_REACH_NLRI | attribute::MP_UNREACH_NLRI) {
+                if is_multiprotocol(code) {
                     return Err(UpdateError::RepeatedMultiprotocol(code));
                 }
                 update.note(AttributeFault::Repeated(code));
@@ -143,18 +141,13 @@ impl Update {
             if let Some(fault) = attribute.fault() {
                 update.note(fault);
             }
-            match code {
-                attribute::MP_REACH_NLRI => {
-                    let Some((_, prefixes)) = attribute.routes()? else { continue };
-                    update.announced.extend(prefixes);
-                }
-                attribute::MP_UNREACH_NLRI => {
-                    let Some((family, prefixes)) = attribute.routes()? else { continue };
-                    let alone = withdrawn.is_empty() && nlri.is_empty() && attribute.is_all_of(block);
-                    update.end_of_rib = (alone && prefixes.is_empty()).then_some(family);
-                    update.withdrawn.extend(prefixes);
-                }
-                _ => {}
+            let Some((family, prefixes)) = attribute.routes()? else { continue };
+            if code == attribute::MP_REACH_NLRI {
+                update.announced.extend(prefixes);
+            } else {
+                let alone = withdrawn.is_empty() && nlri.is_empty() && rest.is_empty() && seen.len() == 1;
+                update.end_of_rib = (alone && prefixes.is_empty()).then_some(family);
+                update.withdrawn.extend(prefixes);
             }
         }
 
@@ -178,6 +171,11 @@ impl Update {
             self.discarded = Some(fault);
         }
     }
+}
+
+/// Whether it is of a type that carries prefixes.
+fn is_multiprotocol(code: u8) -> bool {
+    matches!(code, attribute::MP_REACH_NLRI | attribute::MP_UNREACH_NLRI)
 }
 
 /// Splits off a field behind the two octets of its length.
@@ -231,17 +229,9 @@ impl<'a> Attribute<'a> {
         Ok((Self { flags, code, value }, after))
     }
 
-    /// Whether `block` holds nothing else.
-    fn is_all_of(self, block: &[u8]) -> bool {
-        let header = if self.flags & flag::EXTENDED_LENGTH != 0 { 4 } else { 3 };
-        block.len() == header + self.value.len()
-    }
-
     /// What is wrong with it by the rules of its type (RFC 7606 §7 and the RFC that defines it).
     fn fault(self) -> Option<AttributeFault> {
-        const WELL_KNOWN: u8 = flag::TRANSITIVE;
-        const OPTIONAL: u8 = flag::OPTIONAL;
-        const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
+        use flag::{OPTIONAL, OPTIONAL_TRANSITIVE, WELL_KNOWN};
 
         let length = self.value.len();
         let list_of = |size| length != 0 && length.is_multiple_of(size);
@@ -261,7 +251,7 @@ impl<'a> Attribute<'a> {
             attribute::AS4_AGGREGATOR => (OPTIONAL_TRANSITIVE, length == 8),
             attribute::LARGE_COMMUNITIES => (OPTIONAL_TRANSITIVE, list_of(12)),
             attribute::ONLY_TO_CUSTOMER => (OPTIONAL_TRANSITIVE, length == 4),
-            code if self.flags & flag::OPTIONAL == 0 => return Some(AttributeFault::Unrecognized(code)),
+            code if self.flags & OPTIONAL == 0 => return Some(AttributeFault::Unrecognized(code)),
             _ => return None,
         };
         if self.flags & OPTIONAL_TRANSITIVE != kind {
@@ -270,8 +260,12 @@ impl<'a> Attribute<'a> {
         (!valid).then_some(AttributeFault::Malformed(self.code))
     }
 
-    /// Family and prefixes of MP_REACH_NLRI or MP_UNREACH_NLRI; `None` for a family that we do not carry.
+    /// Family and prefixes of MP_REACH_NLRI or MP_UNREACH_NLRI; `None` for a family that we do not carry, and for an
+    /// attribute of another type.
     fn routes(self) -> Result<Option<(Family, Vec<Prefix>)>, UpdateError> {
+        if !is_multiprotocol(self.code) {
+            return Ok(None);
+        }
         let unreadable = UpdateError::MalformedMultiprotocol(self.code);
         let [afi_high, afi_low, safi, rest @ ..] = self.value else { return Err(unreadable) };
         let Some(family) = Family::from_codes(u16::from_be_bytes([*afi_high, *afi_low]), *safi) else {
