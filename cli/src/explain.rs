@@ -2,18 +2,27 @@
 //!
 //! It decides nothing: it asks the functions in `core` that decided, on the same facts, and prints their answers.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr, process::ExitCode, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+    net::IpAddr,
+    num::NonZeroU32,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use ferrogate_core::{
     controller::{self, Verdict},
-    model::{NodeName, ServiceKey},
+    model::{NodeName, Prefix, ServiceKey, peer::BgpPeer, service::Service},
     proxy::explain::{Carried, Hop, Part, chain},
     snapshot::Snapshot,
     speaker::{
         DataPath,
+        advertise::{Advertised, Terms, peering},
         announce::{Liveness, Policy, Silence, Standing, Standings, ranking},
+        bgp,
         elect::Rank,
         health::Refusals,
     },
@@ -116,7 +125,37 @@ struct Explanation {
     service: String,
     address: Address,
     owner: Owner,
+    /// What each node advertises by BGP; none where there is no BGPAdvertisement at all.
+    bgp: Vec<Advertising>,
     hops: Vec<Link>,
+}
+
+/// What one node should advertise by BGP.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Advertising {
+    node: String,
+    routes: Vec<Route>,
+    /// What it does not advertise, and why.
+    withheld: Vec<Withheld>,
+}
+
+/// What one advertisement says of a prefix.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Route {
+    prefix: String,
+    peers: Vec<String>,
+    local_pref: Option<u32>,
+    med: Option<u32>,
+    prepend: u8,
+    communities: Vec<String>,
+    /// With lower preference than any other path.
+    draining: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Withheld {
+    reason: &'static str,
+    message: String,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -183,6 +222,22 @@ struct Endpoint {
     message: String,
 }
 
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.prefix, self.peers.join(", "))?;
+        let communities = self.communities.join(" ");
+        let attributes = [
+            self.local_pref.map(|preference| format!("localPref {preference}")),
+            self.med.map(|med| format!("MED {med}")),
+            (self.prepend > 0).then(|| format!("prepended {} times", self.prepend)),
+            (!communities.is_empty()).then(|| format!("communities {communities}")),
+            self.draining.then(|| "draining".to_owned()),
+        ];
+        let attributes: Vec<String> = attributes.into_iter().flatten().collect();
+        if attributes.is_empty() { Ok(()) } else { write!(f, " ({})", attributes.join(", ")) }
+    }
+}
+
 fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, policy: Policy) -> Option<Explanation> {
     let service = snapshot.services.get(key)?;
     let reported = owners(snapshot, key);
@@ -202,6 +257,7 @@ fn explain(snapshot: &Arc<Snapshot>, key: &ServiceKey, policy: Policy) -> Option
         service: key.to_string(),
         address,
         owner: owner(snapshot, key, policy, &reported),
+        bgp: advertising(snapshot, service, policy),
         hops: hops.iter().map(|hop| link(hop, &via)).collect(),
     })
 }
@@ -274,6 +330,47 @@ fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTree
         out: ranking.out.iter().map(|(node, silence)| out(Some(node), silence)).collect(),
         message,
     }
+}
+
+/// What every node should advertise for a Service.
+fn advertising(snapshot: &Snapshot, service: &Service, policy: Policy) -> Vec<Advertising> {
+    if snapshot.bgp_advertisements.is_empty() {
+        return Vec::new();
+    }
+    let mut facts = snapshot.clone();
+    if policy.data_path == DataPath::KubeProxy {
+        // The Secrets of a cluster are for its speakers to read.
+        let known = |mut peer: Arc<BgpPeer>| {
+            if peer.password.as_ref().is_some_and(|password| password.key().is_none()) {
+                Arc::make_mut(&mut peer).password = None;
+            }
+            peer
+        };
+        facts.bgp_peers = facts.bgp_peers.into_iter().map(|(key, peer)| (key, known(peer))).collect();
+    }
+    let on_node = |node: &NodeName| {
+        let peering = peering(&facts, node, policy.data_path);
+        let standing = snapshot.unreachable.contains(node).then(|| lost(node).1);
+        let terms = Terms::new(&facts, node, policy, standing.as_ref(), &peering.neighbors);
+        let (routes, withheld) = match terms.of(service) {
+            Ok(Advertised { routes, withheld, .. }) => (routes, withheld.into_values().collect()),
+            Err(silence) => (BTreeMap::new(), vec![silence]),
+        };
+        let parts = routes.iter().flat_map(|(prefix, parts)| parts.iter().map(move |part| (prefix, part)));
+        let route = |(prefix, part): (&Prefix, &bgp::Part)| Route {
+            prefix: prefix.to_string(),
+            peers: peering.reached(prefix, part).map(ToString::to_string).collect(),
+            local_pref: part.local_pref.map(NonZeroU32::get),
+            med: part.multi_exit_disc,
+            prepend: part.prepend,
+            communities: part.communities.iter().map(ToString::to_string).collect(),
+            draining: part.draining,
+        };
+        let why = |silence: &Silence| Withheld { reason: silence.reason(), message: silence.to_string() };
+        let routes = parts.map(route).filter(|route| !route.peers.is_empty()).collect();
+        Advertising { node: node.to_string(), routes, withheld: withheld.iter().map(why).collect() }
+    };
+    snapshot.nodes.keys().map(on_node).collect()
 }
 
 /// By what the first candidate comes before the second, in words.
@@ -360,6 +457,15 @@ fn text(explanation: &Explanation) -> String {
     }
     for Out { node, message, .. } in owner.out.iter().filter(|out| out.node.is_some()) {
         lines.push(format!("│             -  {}  out: {message}", node.as_deref().unwrap_or_default()));
+    }
+    let speaking = explanation.bgp.iter().filter(|node| !node.routes.is_empty()).count();
+    if !explanation.bgp.is_empty() {
+        lines.push(format!("├─ bgp        {speaking} of {} nodes should advertise it", explanation.bgp.len()));
+    }
+    for Advertising { node, routes, withheld } in &explanation.bgp {
+        let routes = routes.iter().map(ToString::to_string);
+        let withheld = withheld.iter().map(|Withheld { message, .. }| format!("out: {message}"));
+        lines.extend(routes.chain(withheld).map(|line| format!("│             -  {node}  {line}")));
     }
     for hop in &explanation.hops {
         let address = hop.address.as_deref().unwrap_or("no address");
@@ -503,5 +609,46 @@ pub mod tests {
         assert_eq!(explanation.address.reason, "OutsidePools");
         assert!(explanation.address.message.contains("198.51.100.7"), "{}", explanation.address.message);
         assert_eq!(explanation.owner.out[0].reason, "NoAddress");
+    }
+
+    /// A Service with an address, with BGP to a router beside layer 2.
+    fn routed(advertisement: &str) -> String {
+        format!(
+            "{}---\napiVersion: ferrogate.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {{name: all}}\n\
+             spec: {{{advertisement}}}\n---\n\
+             apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {{name: tor}}\n\
+             spec: {{myASN: 64500, peerASN: 64501, peerAddress: 198.51.100.1}}\n",
+            service("", "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n")
+        )
+    }
+
+    #[tokio::test]
+    async fn routes_are_told_for_each_node_with_whom_they_reach_and_their_attributes() {
+        let node = "}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: node-2, labels: {rack: b}";
+        let routed = routed("localPref: 100, communities: ['65000:7'], nodeSelectors: [{matchLabels: {rack: b}}]");
+
+        let text = text(&explained_by(POLICY, node, &routed).await);
+
+        assert!(text.contains("bgp        1 of 2 nodes should advertise it"), "{text}");
+        assert!(text.contains("-  node-1  out: no BGPAdvertisement of the Service selects the node"), "{text}");
+        assert!(text.contains("-  node-2  192.0.2.1/32 to tor (localPref 100, communities 65000:7)"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn of_bgp_nothing_is_said_where_there_is_none() {
+        let status = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n";
+
+        let explanation = explained(&service("", status)).await;
+
+        assert_eq!(explanation.bgp, []);
+        assert!(!text(&explanation).contains("bgp"));
+    }
+
+    #[tokio::test]
+    async fn what_keeps_a_node_from_advertising_is_told() {
+        let explanation = explained(&routed("peers: [other]")).await;
+
+        let [node] = explanation.bgp.as_slice() else { panic!("{:?}", explanation.bgp) };
+        assert_eq!((node.routes.len(), node.withheld[0].reason), (0, "NoPeer"));
     }
 }

@@ -370,6 +370,17 @@ impl Directory {
                 self.translator.remember_configuration(reporter, said);
                 None
             }
+            // What of BGP cannot be read is written anew, and nothing is lost with it.
+            Place::BgpStatus { .. } => {
+                let said = text.ok().flatten().and_then(|text| state::read_bgp_status(&text).ok());
+                self.translator.remember_advertiser(file, said);
+                None
+            }
+            Place::BgpSession { .. } => {
+                let said = text.ok().flatten().and_then(|text| state::read_bgp_session(&text).ok());
+                self.translator.remember_session(file, said);
+                None
+            }
             Place::EntryService(_) | Place::EntrySlice { .. } | Place::Membership { .. } | Place::Events { .. } => None,
         };
         let path = self.state.path(file).display().to_string();

@@ -18,7 +18,7 @@ use ::kube::{
 use ferrogate_core::{
     configuration::Reporter,
     model::{
-        ObjectRef, ResourceVersion,
+        NodeName, ObjectRef, ResourceVersion,
         entry::{COMPONENT_LABEL, PROXY_COMPONENT},
     },
     snapshot::{Fault, Origin, Problem, Snapshot},
@@ -41,7 +41,7 @@ use crate::{
     objects::{Id, Kind, OUR_API, Reading, Spelling},
     state,
     translate::{self, Entry, Remembered, Translator},
-    write::Conditions,
+    write::{Conditions, MAX_LABEL, NODE_LABEL},
 };
 
 mod object;
@@ -128,7 +128,10 @@ fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
         Role::Proxy(_) => return kinds(&OF_PROXY),
         Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::Standalone(_) => kinds(&KINDS),
     };
-    subjects.insert(Subject::L2Status);
+    subjects.insert(Subject::Report(Report::L2));
+    if !role.decides() {
+        subjects.extend([Subject::Report(Report::Bgp), Subject::Report(Report::Session)]);
+    }
     subjects.extend(reporter(role).map(|_| Subject::Configuration));
     let metallb = KINDS.into_iter().filter(|kind| honours_metallb && kind.is_configuration());
     subjects.extend(metallb.map(Subject::Metallb));
@@ -156,17 +159,38 @@ enum Subject {
     Kind(Kind),
     /// Configuration in MetalLB's words, which need not be there at all.
     Metallb(Kind),
-    /// Who announces what by layer 2, as speakers report it.
-    L2Status,
+    /// What speakers report.
+    Report(Report),
     /// What this process itself says of the configuration.
     Configuration,
+}
+
+/// What a speaker reports, in an object of its own for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Report {
+    /// That it announces a Service by layer 2.
+    L2,
+    /// To which peers it advertises a Service.
+    Bgp,
+    /// How its session with a peer is.
+    Session,
+}
+
+impl Report {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::L2 => "ServiceL2Status",
+            Self::Bgp => "ServiceBGPStatus",
+            Self::Session => "BGPSessionStatus",
+        }
+    }
 }
 
 impl Subject {
     fn kind(self) -> &'static str {
         match self {
             Self::Kind(kind) | Self::Metallb(kind) => kind.name(),
-            Self::L2Status => "ServiceL2Status",
+            Self::Report(report) => report.kind(),
             Self::Configuration => "ConfigurationState",
         }
     }
@@ -174,7 +198,7 @@ impl Subject {
     fn spelling(self) -> Spelling {
         match self {
             Self::Metallb(_) => Spelling::Metallb,
-            Self::Kind(_) | Self::L2Status | Self::Configuration => Spelling::Ours,
+            Self::Kind(_) | Self::Report(_) | Self::Configuration => Spelling::Ours,
         }
     }
 
@@ -187,7 +211,7 @@ impl Subject {
         match self {
             Self::Kind(kind) => kind.api_version(),
             Self::Metallb(kind) => kind.metallb_api_version(),
-            Self::L2Status | Self::Configuration => OUR_API,
+            Self::Report(_) | Self::Configuration => OUR_API,
         }
     }
 
@@ -266,7 +290,10 @@ pub struct Watcher {
     relisting: Relisting,
     unlisted: BTreeSet<Subject>,
     failing: BTreeMap<Subject, Instant>,
-    announcers: BTreeSet<String>,
+    /// Names of the objects in which speakers report.
+    reports: BTreeMap<Report, BTreeSet<String>>,
+    /// The node whose speaker this process is, if it is one.
+    speaker: Option<NodeName>,
     reporter: Option<Reporter>,
 }
 
@@ -296,7 +323,11 @@ impl Watcher {
             relisting,
             unlisted,
             failing: BTreeMap::new(),
-            announcers: BTreeSet::new(),
+            reports: BTreeMap::new(),
+            speaker: match role {
+                Role::Speaker(node) => Some(node.clone()),
+                Role::Controller | Role::Reader(_) | Role::Proxy(_) | Role::Standalone(_) => None,
+            },
             reporter: reporter(role),
         }
     }
@@ -360,6 +391,13 @@ impl Watcher {
             Subject::Kind(Kind::Pod) => {
                 watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={PROXY_COMPONENT}"))
             }
+            // Each speaker writes one for every Service, and takes back none but its own.
+            Subject::Report(Report::Bgp | Report::Session) => match &self.speaker {
+                Some(node) if node.as_str().len() <= MAX_LABEL => {
+                    watcher::Config::default().labels(&format!("{NODE_LABEL}={node}"))
+                }
+                _ => watcher::Config::default(),
+            },
             Subject::Configuration => {
                 let name = self.reporter.as_ref().map(Reporter::name).unwrap_or_default();
                 watcher::Config::default().fields(&format!("metadata.name={name}"))
@@ -443,7 +481,7 @@ impl Watcher {
             Subject::Kind(kind) | Subject::Metallb(kind) => {
                 listing.ids.insert(id((kind, subject.spelling()), &object));
             }
-            Subject::L2Status | Subject::Configuration => {
+            Subject::Report(_) | Subject::Configuration => {
                 listing.names.insert(object.metadata.name.clone().unwrap_or_default());
             }
         }
@@ -458,13 +496,15 @@ impl Watcher {
             }
             return;
         }
-        let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else {
-            for gone in self.announcers.difference(&listing.names) {
-                self.translator.remember_announcer(gone, None);
+        if let Subject::Report(report) = subject {
+            let before = self.reports.remove(&report).unwrap_or_default();
+            for gone in before.difference(&listing.names) {
+                self.forget_report(report, gone);
             }
-            self.announcers = listing.names;
+            self.reports.insert(report, listing.names);
             return;
-        };
+        }
+        let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else { return };
         let spelling = subject.spelling();
         let is_gone = |id: &&Id| id.kind == kind && id.spelling == spelling && !listing.ids.contains(*id);
         let gone: Vec<Id> = self.known.keys().filter(is_gone).cloned().collect();
@@ -486,13 +526,12 @@ impl Watcher {
                 }
             }
             Subject::Configuration => self.note_report(Some(&object)),
-            Subject::L2Status => {
-                let file = object.metadata.name.clone().unwrap_or_default();
+            Subject::Report(report) => {
+                let name = object.metadata.name.clone().unwrap_or_default();
                 // One without a status has just been made; what it is about follows.
                 let status = object.status().cloned().unwrap_or_default();
-                if let Ok(status) = serde_json::from_value(status) {
-                    self.translator.remember_announcer(&file, Some(state::announcer(status)));
-                    self.announcers.insert(file);
+                if self.note_report_of(report, &name, status).is_ok() {
+                    self.reports.entry(report).or_default().insert(name);
                 }
             }
         }
@@ -504,12 +543,43 @@ impl Watcher {
                 self.lose(subject, id((kind, subject.spelling()), object));
             }
             Subject::Configuration => self.note_report(None),
-            Subject::L2Status => {
-                let file = object.metadata.name.as_deref().unwrap_or_default();
-                self.translator.remember_announcer(file, None);
-                self.announcers.remove(file);
+            Subject::Report(report) => {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                self.forget_report(report, name);
+                self.reports.entry(report).or_default().remove(name);
             }
         }
+    }
+
+    fn note_report_of(&mut self, report: Report, name: &str, status: Value) -> Result<(), serde_json::Error> {
+        match report {
+            Report::L2 => {
+                let said = state::announcer(serde_json::from_value(status)?);
+                self.translator.remember_announcer(name, Some(said));
+            }
+            Report::Bgp => {
+                let said = state::advertiser(serde_json::from_value(status)?);
+                self.translator.remember_advertiser(name, said.filter(|said| self.concerns(&said.node)));
+            }
+            Report::Session => {
+                let said = state::reporting(serde_json::from_value(status)?);
+                self.translator.remember_session(name, said.filter(|said| self.concerns(&said.node)));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_report(&mut self, report: Report, name: &str) {
+        match report {
+            Report::L2 => self.translator.remember_announcer(name, None),
+            Report::Bgp => self.translator.remember_advertiser(name, None),
+            Report::Session => self.translator.remember_session(name, None),
+        }
+    }
+
+    /// Whether what is reported of BGP on this node is of any use here. The label that the watch asks for may be missing.
+    fn concerns(&self, node: &NodeName) -> bool {
+        self.speaker.as_ref().is_none_or(|speaker| speaker == node)
     }
 
     fn note_report(&mut self, object: Option<&Object>) {
@@ -654,6 +724,8 @@ mod tests {
             ]
         );
         assert_eq!(resource(OUR_API, "ServiceL2Status").plural, "servicel2statuses");
+        assert_eq!(resource(OUR_API, "ServiceBGPStatus").plural, "servicebgpstatuses");
+        assert_eq!(resource(OUR_API, "BGPSessionStatus").plural, "bgpsessionstatuses");
         assert_eq!(resource(OUR_API, "ConfigurationState").plural, "configurationstates");
         assert_eq!(resource("v1", Kind::Pod.name()).plural, "pods");
     }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ferrogate_core::{
     configuration::{ConfigurationState, Judgement, Reporter},
-    model::{Family, NodeName, ObjectKey, ObjectRef, ServiceKey, pool::PoolStatus, service::ServiceStatus},
+    model::{Family, NodeName, ObjectKey, ObjectRef, PeerName, ServiceKey, pool::PoolStatus, service::ServiceStatus},
     snapshot::Fault,
     write::{Condition, L2Conflict, L2Status},
 };
@@ -64,6 +64,20 @@ pub enum Place {
         /// Namespace (empty for cluster-scoped kinds) and name.
         key: ObjectKey,
     },
+    /// How the session of a node with a peer is, written by its speaker.
+    BgpSession {
+        /// The node.
+        node: NodeName,
+        /// The BGPPeer.
+        peer: PeerName,
+    },
+    /// To which peers a node advertises a Service, written by its speaker.
+    BgpStatus {
+        /// The node.
+        node: NodeName,
+        /// The Service.
+        service: ServiceKey,
+    },
     /// Whether the configuration can be used, written by whoever says so.
     Configuration(Reporter),
     /// Events of one writer.
@@ -72,6 +86,10 @@ pub enum Place {
         writer: String,
     },
 }
+
+mod bgp;
+
+pub use bgp::{Advertiser, Reporting, advertiser, read_bgp_session, read_bgp_status, reporting};
 
 /// Stands for the namespace of an object that has none.
 const NO_NAMESPACE: &str = "_cluster";
@@ -95,6 +113,10 @@ impl Place {
             Self::L2Status { node, service } => {
                 format!("speakers/{node}/l2status/{}_{}.yaml", service.namespace, service.name)
             }
+            Self::BgpStatus { node, service } => {
+                format!("speakers/{node}/bgpstatus/{}_{}.yaml", service.namespace, service.name)
+            }
+            Self::BgpSession { node, peer } => format!("speakers/{node}/bgpsession/{peer}.yaml"),
             Self::Membership { node } => format!("speakers/{node}/membership.yaml"),
         }
     }
@@ -120,6 +142,13 @@ impl Place {
             ["speakers", node, "l2status", file] => {
                 let (namespace, object) = file.split_once('_')?;
                 Some(Self::L2Status { node: name(node)?.into(), service: key(namespace, object)? })
+            }
+            ["speakers", node, "bgpstatus", file] => {
+                let (namespace, object) = file.split_once('_')?;
+                Some(Self::BgpStatus { node: name(node)?.into(), service: key(namespace, object)? })
+            }
+            ["speakers", node, "bgpsession", peer] => {
+                Some(Self::BgpSession { node: name(node)?.into(), peer: name(peer)?.into() })
             }
             ["speakers", node, "membership"] => Some(Self::Membership { node: name(node)?.into() }),
             _ => None,

@@ -14,7 +14,7 @@ use std::{
 use ferrogate_core::{
     configuration::{ConfigurationState, Reporter},
     model::{
-        Labels, NodeName, ObjectKey, ObjectRef, ServiceKey,
+        Labels, NodeName, ObjectKey, ObjectRef, PeerName, ServiceKey,
         entry::{ENTRY_NAME, Entry as SharedEntry, EntryWish},
         node::Node,
         pool::{Pool, PoolStatus},
@@ -29,7 +29,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
     objects::{Fact, Id, IngressFact, Kind, Objects, PoolFact, Reading, Spelling},
-    state::Announcer,
+    state::{Advertiser, Announcer, Reporting},
 };
 
 mod advertisement;
@@ -46,8 +46,11 @@ pub mod metallb;
 mod node;
 pub mod pool;
 pub mod read;
+mod reports;
 pub mod review;
 pub mod service;
+
+use reports::Reports;
 
 pub use read::{Entry, Rules, Source, read};
 pub use review::{Loss, Proposal, Review};
@@ -75,10 +78,12 @@ pub struct Translator {
     ingresses: BTreeMap<ObjectKey, Remembered<Vec<IpAddr>>>,
     unreachable: BTreeSet<NodeName>,
     configuration_states: OrdMap<Reporter, Arc<ConfigurationState>>,
-    /// Who says of which Service that it announces it, by the file that says so.
-    announcers: BTreeMap<String, Announcer>,
-    /// The files that speak of each Service.
-    announcers_of: BTreeMap<ServiceKey, BTreeSet<String>>,
+    /// Who says of which Service that it announces it.
+    announcers: Reports<ServiceKey, Announcer>,
+    /// Who says of which Service that it advertises it.
+    advertisers: Reports<ServiceKey, Advertiser>,
+    /// Who says how the session with which peer is.
+    sessions: Reports<(NodeName, PeerName), Reporting>,
     /// Conditions of objects without a status above, by the file that says so.
     conditions: BTreeMap<String, (ObjectRef, Vec<Condition>)>,
 
@@ -107,7 +112,6 @@ struct Stale {
     configuration: bool,
     classes: bool,
     entry: bool,
-    announcers: BTreeSet<ServiceKey>,
     conditions: BTreeMap<ObjectRef, Option<Arc<Vec<Condition>>>>,
     problems: BTreeSet<Id>,
     all_problems: bool,
@@ -126,8 +130,9 @@ impl Translator {
             ingresses: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             configuration_states: OrdMap::new(),
-            announcers: BTreeMap::new(),
-            announcers_of: BTreeMap::new(),
+            announcers: Reports::default(),
+            advertisers: Reports::default(),
+            sessions: Reports::default(),
             conditions: BTreeMap::new(),
             slices_of: BTreeMap::new(),
             ingresses_of: BTreeMap::new(),
@@ -219,25 +224,17 @@ impl Translator {
 
     /// Takes in that a speaker announces a Service by layer 2, or, of the same file, that it does no more.
     pub fn remember_announcer(&mut self, file: &str, said: Option<Announcer>) {
-        let before = match &said {
-            Some(said) => self.announcers.insert(file.to_owned(), said.clone()),
-            None => self.announcers.remove(file),
-        };
-        if before == said {
-            return;
-        }
-        if let Some(Announcer { service, .. }) = before {
-            let files = self.announcers_of.entry(service.clone()).or_default();
-            files.remove(file);
-            if files.is_empty() {
-                self.announcers_of.remove(&service);
-            }
-            self.stale.announcers.insert(service);
-        }
-        if let Some(Announcer { service, .. }) = said {
-            self.announcers_of.entry(service.clone()).or_default().insert(file.to_owned());
-            self.stale.announcers.insert(service);
-        }
+        self.announcers.remember(file, said.map(|said| (said.service.clone(), said)));
+    }
+
+    /// Takes in that a speaker advertises a Service by BGP, or, of the same file, that it does no more.
+    pub fn remember_advertiser(&mut self, file: &str, said: Option<Advertiser>) {
+        self.advertisers.remember(file, said.map(|said| (said.service.clone(), said)));
+    }
+
+    /// Takes in how a session is as a speaker says it, or, of the same file, that there is none any more.
+    pub fn remember_session(&mut self, file: &str, said: Option<Reporting>) {
+        self.sessions.remember(file, said.map(|said| ((said.node.clone(), said.peer.clone()), said)));
     }
 
     /// Takes in which conditions the state says an object has, or, of the same file, that it says nothing any more.
@@ -317,16 +314,20 @@ impl Translator {
                 problems.insert(id);
             }
         }
-        for service in stale.announcers {
-            let files = self.announcers_of.get(&service);
-            let nodes = files.map(|files| {
-                let mut said: Vec<&Announcer> = files.iter().filter_map(|file| self.announcers.get(file)).collect();
-                // Of two reports of one node the newer one counts.
-                said.sort_by_key(|said| said.status.transitions);
-                Arc::new(said.into_iter().map(|said| (said.node.clone(), said.status.clone())).collect())
-            });
-            set(&mut next.announced_by, service, nodes);
-        }
+        self.announcers.settle(|service, mut said| {
+            // Of two reports of one node the newer one counts.
+            said.sort_by_key(|said| said.status.transitions);
+            let nodes: BTreeMap<_, _> = said.into_iter().map(|said| (said.node.clone(), said.status.clone())).collect();
+            set(&mut next.announced_by, service, (!nodes.is_empty()).then(|| Arc::new(nodes)));
+        });
+        self.advertisers.settle(|service, said| {
+            let nodes: BTreeMap<_, _> = said.into_iter().map(|said| (said.node.clone(), said.peers.clone())).collect();
+            set(&mut next.advertised_by, service, (!nodes.is_empty()).then(|| Arc::new(nodes)));
+        });
+        self.sessions.settle(|key, said| {
+            let last = said.last().map(|said| Arc::new(said.report.clone()));
+            set(&mut next.bgp_sessions, key, last);
+        });
         for (object, conditions) in stale.conditions {
             set(&mut next.conditions, object, conditions);
         }

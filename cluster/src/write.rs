@@ -11,12 +11,12 @@ use std::{
 use ferrogate_core::{
     configuration::{ConfigurationState, Judgement, Reporter},
     model::{
-        NodeName, ObjectKey, ObjectRef, ResourceVersion,
+        NodeName, ObjectKey, ObjectRef, PeerName, ResourceVersion,
         entry::{EntryService, EntrySlice},
         pool::{AddressUse, PoolStatus},
         service::ServiceStatus,
     },
-    write::{Condition, Event, L2Conflict, L2Status, Write},
+    write::{BgpReport, Condition, Event, L2Conflict, L2Status, Write},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1 as meta, jiff::Timestamp};
 use serde_json::{Value, json};
@@ -32,10 +32,13 @@ use crate::{
 
 mod adopt;
 pub mod apply;
+mod bgp;
 mod entry;
 mod events;
 pub mod files;
 mod request;
+
+pub use request::{MAX_LABEL, NODE_LABEL};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -75,6 +78,10 @@ pub enum Wish {
     },
     /// What a node announces.
     L2Status(L2Status),
+    /// How a session is.
+    BgpSession(Box<BgpReport>),
+    /// The peers a Service is advertised to.
+    BgpStatus(BTreeSet<PeerName>),
     /// What a reporter says of the configuration.
     Configuration(ConfigurationState),
     /// Whom a node cannot see.
@@ -107,6 +114,16 @@ impl From<Write> for Request {
             }
             Write::L2Status { service, node, status } => {
                 Self::Say(Place::L2Status { node, service }, status.map_or(Wish::Nothing, Wish::L2Status))
+            }
+            Write::BgpStatus { service, node, peers } => {
+                let wish = if peers.is_empty() { Wish::Nothing } else { Wish::BgpStatus(peers) };
+                Self::Say(Place::BgpStatus { node, service }, wish)
+            }
+            Write::BgpSession { peer, node, status } => {
+                // The times are added by whoever keeps them: `bgp::Clocked`.
+                let report = |session: Box<_>| BgpReport { session: *session, since: String::new(), closed_at: None };
+                let wish = status.map(report).map(Box::new).map_or(Wish::Nothing, Wish::BgpSession);
+                Self::Say(Place::BgpSession { node, peer }, wish)
             }
             Write::Membership { node, unreachable } => {
                 Self::Say(Place::Membership { node }, Wish::Membership(unreachable))
@@ -201,6 +218,8 @@ fn body(place: &Place, wish: &Wish, before: &Conditions, now: Timestamp) -> Opti
                 },
             })
         }
+        (Place::BgpSession { node, peer }, Wish::BgpSession(report)) => bgp::session_body(node, peer, report),
+        (Place::BgpStatus { node, service }, Wish::BgpStatus(peers)) => bgp::status_body(node, service, peers),
         (Place::Configuration(reporter), Wish::Configuration(state)) => configuration(reporter, state, before, now),
         (Place::Membership { node }, Wish::Membership(unreachable)) => json!(Membership::new(node, unreachable)),
         _ => return None,
@@ -240,9 +259,6 @@ fn configuration(reporter: &Reporter, state: &ConfigurationState, before: &Condi
         },
     })
 }
-
-/// The longest value of a label.
-const MAX_LABEL: usize = 63;
 
 fn object(api_version: &str, kind: &str, key: &ObjectKey) -> Value {
     let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": &*key.name } });

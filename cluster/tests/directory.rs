@@ -13,12 +13,12 @@ use ferrogate_cluster::{Cluster, DirectoryConfig, DirectoryError, NAMESPACE, Rol
 use ferrogate_core::{
     configuration::{self, ConfigurationState, Judgement, Reporter},
     model::{
-        NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
+        NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
         service::{ADDRESS_ASSIGNED, ClassPolicy, Service, ServiceStatus},
     },
     snapshot::{Fault, Problem, Snapshot},
-    write::{Condition, Event, L2Conflict, L2Status, Severity, Write},
+    write::{BgpSession, Condition, Event, L2Conflict, L2Status, Severity, Write},
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -715,6 +715,57 @@ async fn speakers_say_whom_they_see_and_what_they_announce() {
 
     speaker.writes.send(announces(None)).await.unwrap();
     until(&mut other, |snapshot| snapshot.announced_by.is_empty()).await;
+}
+
+#[tokio::test]
+async fn m_146_speakers_say_to_whom_they_advertise_and_how_their_sessions_are_until_they_take_it_back() {
+    let folders = Folders::new();
+    let (node, peer) = (NodeName::from("one"), PeerName::from("tor-a"));
+    let session = |state: &str| BgpSession { state: state.to_owned(), ..BgpSession::default() };
+    let advertises = |peers| Write::BgpStatus { service: key("web"), node: node.clone(), peers };
+    let has = |status: Option<BgpSession>| Write::BgpSession {
+        peer: peer.clone(),
+        node: node.clone(),
+        status: status.map(Box::new),
+    };
+    let place = (node.clone(), peer.clone());
+    let mut speaker = folders.try_open(Role::Speaker(node.clone())).await.unwrap();
+    let mut reader = folders.try_open(Role::Reader(None)).await.unwrap();
+
+    speaker.writes.send(advertises([peer.clone()].into())).await.unwrap();
+    speaker.writes.send(has(Some(session("Established")))).await.unwrap();
+
+    let seen = until(&mut reader, |snapshot| {
+        snapshot.bgp_sessions.contains_key(&place) && snapshot.advertised_by.contains_key(&key("web"))
+    })
+    .await;
+    assert_eq!(seen.advertised_by[&key("web")][&node], [peer.clone()].into());
+    let up = &seen.bgp_sessions[&place];
+    assert_eq!((&up.session, up.closed_at.as_deref()), (&session("Established"), None));
+    assert!(up.since.ends_with('Z'), "{}", up.since);
+
+    // The next life finds what this one left, and takes it back.
+    speaker.closed().await;
+    let mut speaker = folders.try_open(Role::Speaker(node.clone())).await.unwrap();
+    until(&mut speaker, |snapshot| !snapshot.bgp_sessions.is_empty() && !snapshot.advertised_by.is_empty()).await;
+    speaker.writes.send(advertises(Default::default())).await.unwrap();
+    speaker.writes.send(has(None)).await.unwrap();
+    until(&mut reader, |snapshot| snapshot.bgp_sessions.is_empty() && snapshot.advertised_by.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_report_on_bgp_that_nobody_can_read_is_no_problem_since_it_is_written_anew() {
+    let folders = Folders::new();
+    let node = NodeName::from("one");
+    folders.put_state("speakers/one/bgpsession/tor-a.yaml", "kind: BGPSessionStatus\nstatus: [");
+    folders.put_state("speakers/one/bgpstatus/default_web.yaml", "");
+    let mut speaker = folders.try_open(Role::Speaker(node.clone())).await.unwrap();
+    assert!(speaker.snapshots.borrow().problems.is_empty(), "{:?}", speaker.snapshots.borrow().problems);
+
+    let status = Some(Box::new(BgpSession { state: "Idle".to_owned(), ..BgpSession::default() }));
+    speaker.writes.send(Write::BgpSession { peer: "tor-a".into(), node: node.clone(), status }).await.unwrap();
+
+    until(&mut speaker, |snapshot| snapshot.bgp_sessions.len() == 1).await;
 }
 
 #[tokio::test]

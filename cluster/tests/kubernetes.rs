@@ -1,18 +1,18 @@
 //! The Kubernetes source against an API server that a test can make ill.
 #![allow(clippy::unwrap_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ferrogate_cluster::{Cluster, KubernetesConfig, Role, Timing};
 use ferrogate_core::{
     configuration::{ConfigurationState, Judgement, Reporter},
     model::{
-        NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
+        NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
         service::{ADDRESS_ASSIGNED, ClassPolicy, ServiceStatus},
     },
     snapshot::Snapshot,
-    write::{Condition, Event, L2Conflict, L2Status, Severity, Write},
+    write::{BgpSession, Condition, Event, L2Conflict, L2Status, Severity, Write},
 };
 use hyper::Method;
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ const SERVICES: &str = "/api/v1/services";
 const POOLS: &str = "/apis/ferrogate.io/v1beta1/ipaddresspools";
 const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
 const L2_STATUSES: &str = "/apis/ferrogate.io/v1beta1/servicel2statuses";
+const BGP_STATUSES: &str = "/apis/ferrogate.io/v1beta1/servicebgpstatuses";
+const BGP_SESSIONS: &str = "/apis/ferrogate.io/v1beta1/bgpsessionstatuses";
 const CONFIGURATION_STATES: &str = "/apis/ferrogate.io/v1beta1/configurationstates";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
 
@@ -338,6 +340,73 @@ async fn speakers_report_what_they_announce_and_take_it_back() {
 
     cluster.writes.send(write(None)).await.unwrap();
     until(&mut cluster, |snapshot| snapshot.announced_by.is_empty()).await;
+}
+
+#[tokio::test]
+async fn m_146_speakers_say_to_whom_they_advertise_and_how_their_sessions_are_in_objects_that_go_with_the_node() {
+    let fake = Fake::start().await;
+    fake.put("/api/v1/nodes", json!({ "metadata": { "name": "one" } }));
+    let (node, peer) = (NodeName::from("one"), PeerName::from("tor-a"));
+    let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
+    let session =
+        |flaps| Some(Box::new(BgpSession { state: "Established".to_owned(), flaps, ..BgpSession::default() }));
+    let has = |status| Write::BgpSession { peer: peer.clone(), node: node.clone(), status };
+    let advertises = |peers| Write::BgpStatus { service: key("web"), node: node.clone(), peers };
+
+    cluster.writes.send(advertises([peer.clone()].into())).await.unwrap();
+    cluster.writes.send(has(session(0))).await.unwrap();
+    let both = |snapshot: &Snapshot| snapshot.bgp_sessions.len() == 1 && snapshot.advertised_by.len() == 1;
+    let seen = until(&mut cluster, both).await;
+    assert_eq!(seen.advertised_by[&key("web")][&node], [peer.clone()].into());
+    let since = seen.bgp_sessions[&(node.clone(), peer.clone())].since.clone();
+    assert!(since.ends_with('Z'), "{since}");
+    for (collection, labels) in [
+        (BGP_STATUSES, json!({ "ferrogate.io/service-name": "web", "ferrogate.io/service-namespace": "default" })),
+        (BGP_SESSIONS, json!({ "ferrogate.io/peer": "tor-a" })),
+    ] {
+        let kind = collection.rsplit('/').next().unwrap();
+        let made = fake.seen(|seen| seen.path.contains(kind) && !seen.path.ends_with("/status")).await;
+        assert_eq!(made.query["fieldManager"], "ferrogate-speaker");
+        let metadata = &made.body["metadata"];
+        assert_eq!(metadata["ownerReferences"][0]["name"], "one");
+        assert_eq!(metadata["ownerReferences"][0]["kind"], "Node");
+        assert_eq!(metadata["labels"]["ferrogate.io/node"], "one");
+        for (label, value) in labels.as_object().unwrap() {
+            assert_eq!(&metadata["labels"][label], value);
+        }
+    }
+
+    cluster.writes.send(advertises(Default::default())).await.unwrap();
+    cluster.writes.send(has(None)).await.unwrap();
+    until(&mut cluster, |snapshot| snapshot.bgp_sessions.is_empty() && snapshot.advertised_by.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_speaker_sees_what_an_earlier_life_of_its_node_said_of_bgp_and_nothing_of_other_nodes() {
+    let fake = Fake::start().await;
+    for node in ["one", "two"] {
+        let metadata = json!({ "name": format!("session-{node}"), "namespace": NAMESPACE });
+        let status = json!({ "node": node, "peer": "tor-a", "state": "Established", "since": "2026-01-02T03:04:05Z" });
+        fake.put(BGP_SESSIONS, json!({ "metadata": metadata, "spec": {}, "status": status }));
+        let metadata = json!({ "name": format!("bgp-{node}"), "namespace": NAMESPACE });
+        let status = json!({ "node": node, "serviceName": "web", "serviceNamespace": "default", "peers": ["tor-a"] });
+        fake.put(BGP_STATUSES, json!({ "metadata": metadata, "spec": {}, "status": status }));
+    }
+
+    let speaker = open(&fake, Role::Speaker("one".into()), "speaker-one").await;
+    let reader = open(&fake, Role::Reader(None), "reader").await;
+    let controller = open_controller(&fake).await;
+
+    let nodes = |cluster: &Cluster| {
+        let snapshot = cluster.snapshots.borrow().clone();
+        let advertised: BTreeSet<_> = snapshot.advertised_by.values().flat_map(|by| by.keys().cloned()).collect();
+        let sessions: BTreeSet<_> = snapshot.bgp_sessions.keys().map(|(node, _)| node.clone()).collect();
+        assert_eq!(advertised, sessions);
+        sessions.into_iter().map(|node| node.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(&speaker), ["one"]);
+    assert_eq!(nodes(&reader), ["one", "two"]);
+    assert_eq!(nodes(&controller), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -129,6 +129,8 @@ impl Metrics {
             Write::Condition { .. } => "condition",
             Write::Event(_) => "event",
             Write::L2Status { .. } => "l2_status",
+            Write::BgpStatus { .. } => "bgp_status",
+            Write::BgpSession { .. } => "bgp_session",
             Write::Configuration { .. } => "configuration_state",
             Write::Membership { .. } => "membership",
         };

@@ -34,7 +34,7 @@ use self::{
 use crate::{
     model::{
         Family, ObjectKey, ObjectRef, PoolName, ServiceKey,
-        advertisement::L2Advertisement,
+        advertisement::{BgpAdvertisement, L2Advertisement},
         pool::Pool,
         service::{Service, ServiceStatus},
     },
@@ -152,7 +152,7 @@ struct Books {
     /// Pools that are there and not in force: whoever has an address of one keeps it.
     left_out: BTreeSet<PoolName>,
     /// Which advertisements cover a pool.
-    advertisements: BTreeMap<PoolName, Vec<Arc<L2Advertisement>>>,
+    advertisements: BTreeMap<PoolName, Covering>,
     /// Who lost an address, and still has to be seen without it before another Service is written with it.
     givers: BTreeSet<(ServiceKey, IpAddr)>,
     /// The same by address.
@@ -292,6 +292,13 @@ pub fn explain_all(snapshot: &Arc<Snapshot>) -> BTreeMap<ServiceKey, Verdict> {
     books.entries.keys().map(|service| (service.clone(), books.verdict(service))).collect()
 }
 
+/// The advertisements that cover a pool.
+#[derive(Debug, Default)]
+struct Covering {
+    by_layer2: Vec<Arc<L2Advertisement>>,
+    by_bgp: Vec<Arc<BgpAdvertisement>>,
+}
+
 impl Books {
     fn new(config: Config) -> Self {
         Self { reports: Reports::new(config.proxy_carries_services), ..Self::default() }
@@ -305,8 +312,10 @@ impl Books {
     }
 
     fn is_advertised(&self, service: &Service, pool: &PoolName) -> bool {
-        let covering = self.advertisements.get(pool).into_iter().flatten();
-        covering.into_iter().any(|advertisement| advertisement.covers_service(&service.labels))
+        self.advertisements.get(pool).is_some_and(|covering| {
+            covering.by_layer2.iter().any(|advertisement| advertisement.covers_service(&service.labels))
+                || covering.by_bgp.iter().any(|advertisement| advertisement.covers_service(&service.labels))
+        })
     }
 
     fn verdict(&self, key: &ServiceKey) -> Verdict {

@@ -23,7 +23,7 @@ use crate::{
         selector::LabelSelector,
         service::Service,
     },
-    write::{Condition, L2Status},
+    write::{BgpReport, Condition, L2Status},
 };
 
 /// All facts at one moment.
@@ -56,6 +56,11 @@ pub struct Snapshot {
     pub unreachable: BTreeSet<NodeName>,
     /// Which speakers announce each Service by layer 2, as they report it.
     pub announced_by: OrdMap<ServiceKey, Arc<BTreeMap<NodeName, L2Status>>>,
+    /// To which peers each node advertises a Service, as speakers report it. A speaker of a cluster sees what its own
+    /// node reported, now or in an earlier life; a controller or proxy there sees nothing.
+    pub advertised_by: OrdMap<ServiceKey, Arc<BTreeMap<NodeName, BTreeSet<PeerName>>>>,
+    /// The BGP sessions of each node, as speakers report them. Who sees them is as for `advertised_by`.
+    pub bgp_sessions: OrdMap<(NodeName, PeerName), Arc<BgpReport>>,
     /// Our conditions as they stand now on objects whose status is in no other map here: advertisements, objects that
     /// were left out, and what [`Write::Condition`](crate::write::Write::Condition) said of a Service. Only objects
     /// that still exist are listed.

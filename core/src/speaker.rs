@@ -1,7 +1,8 @@
 //! The brain of a speaker: which addresses this node announces, and every frame and datagram it takes.
 //!
-//! [`Speaker`] remembers; [`announce`] and [`elect`] decide. What is on the link is the business of `layer2`, who is
-//! alive that of `membership`, who is watched by BFD that of `watch`.
+//! [`Speaker`] remembers; [`announce`], [`elect`] and [`advertise`] decide. What is on the link is the business of
+//! `layer2`, what routers are told that of `advertiser`, who is alive that of `membership`, who is watched by BFD that of
+//! `watch`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +18,8 @@ use crate::{
     model::{InterfaceName, NodeName, ObjectRef, ServiceKey},
     snapshot::Snapshot,
     speaker::{
+        advertise::{Advertised, Peering},
+        advertiser::Advertiser,
         announce::{Announcement, Ground, Lead, Liveness, Sharing, Silence, Standings},
         health::{HealthChecks, News},
         layer2::{Layer2, Seen},
@@ -26,6 +29,8 @@ use crate::{
     write::{self, L2Conflict, L2Status, Severity, Write},
 };
 
+pub mod advertise;
+mod advertiser;
 pub mod announce;
 pub mod bfd;
 pub mod bgp;
@@ -92,6 +97,7 @@ pub struct Speaker {
     left: BTreeMap<IpAddr, Left>,
     listening: BTreeSet<InterfaceName>,
     watches: Watches,
+    advertiser: Advertiser,
     /// Whom the last `Write::Membership` named.
     missed: BTreeSet<NodeName>,
     phase: Phase,
@@ -145,6 +151,8 @@ struct Doubt {
     ground: bool,
     /// This node's own interfaces are different.
     everything: bool,
+    /// What BGP goes by may be different, whatever the Service.
+    terms: bool,
     services: BTreeSet<ServiceKey>,
     /// Addresses that a Service had before.
     addresses: BTreeSet<IpAddr>,
@@ -162,6 +170,7 @@ impl Speaker {
             checking: None,
             layer2: Layer2::new(&config),
             watches: Watches::new(config.bfd),
+            advertiser: Advertiser::new(config.node.clone(), config.policy()),
             config,
             snapshot: None,
             interfaces: None,
@@ -202,13 +211,19 @@ impl Speaker {
                     self.own.proxy_ready = ready;
                     self.membership.hurry(now);
                     doubt.ground = true;
+                    doubt.terms = true;
                 }
             }
             Event::Health { port, answer } => self.health.hear(now, port, answer),
             Event::Arp { interface, arp } => self.layer2.arp(now, &interface, &arp, &mut actions),
             Event::Ndp { interface, ndp } => self.layer2.ndp(now, &interface, &ndp, &mut actions),
+            Event::Session(status) => self.advertiser.session(&status, &mut actions),
+            Event::SessionGone { peer, remote } => self.advertiser.session_gone(&peer, remote, &mut actions),
+            Event::Parted => self.take_parting(now, &mut actions),
             Event::Shutdown => {
                 if self.phase == Phase::Running {
+                    self.advertiser.depart(self.snapshot.as_deref(), &mut actions);
+                    doubt.terms = true;
                     self.phase = Phase::Leaving { until: now + self.config.shutdown_grace };
                     self.own.leaving = true;
                     self.membership.hurry(now);
@@ -232,6 +247,7 @@ impl Speaker {
             self.tell_membership(&mut actions);
             self.watches.doubt();
         }
+        self.advertise(now, &doubt, &mut actions);
         self.review(now, doubt, &mut actions);
         let seen = self.layer2.tick(now, &mut actions);
         let doubt = self.take_seen(now, seen, &mut actions);
@@ -267,6 +283,16 @@ impl Speaker {
     /// What this node announces for each LoadBalancer Service, or why not.
     pub fn outcomes(&self) -> impl Iterator<Item = (&ServiceKey, Result<&Announcement, &Silence>)> {
         self.outcomes.iter().map(|(service, outcome)| (service, outcome.result.as_ref()))
+    }
+
+    /// What this node advertises by BGP for each LoadBalancer Service, or why not.
+    pub fn advertised(&self) -> impl Iterator<Item = (&ServiceKey, Result<&Advertised, &Silence>)> {
+        self.advertiser.table().outcomes().map(|(service, outcome)| (service, outcome.as_ref()))
+    }
+
+    /// The routers this node speaks BGP with, and why not with the others.
+    pub fn peering(&self) -> &Peering {
+        self.advertiser.peering()
     }
 
     /// What this speaker knows about every node, its own included.
@@ -323,6 +349,18 @@ impl Speaker {
             }));
         }
         doubt.ground |= before.pools != snapshot.pools || before.l2_advertisements != snapshot.l2_advertisements;
+        doubt.terms |= before.nodes != snapshot.nodes
+            || before.pools != snapshot.pools
+            || before.bgp_advertisements != snapshot.bgp_advertisements
+            || before.bgp_peers != snapshot.bgp_peers
+            || before.bfd_profiles != snapshot.bfd_profiles;
+    }
+
+    /// Routers have been told; what they drew here is on its way elsewhere.
+    fn take_parting(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.advertiser.part(actions);
+        let held: Vec<IpAddr> = self.held.keys().copied().collect();
+        held.into_iter().for_each(|address| self.uphold(now, address, actions));
     }
 
     fn take_health(&mut self, now: Instant, news: News, doubt: &mut Doubt, actions: &mut Vec<Action>) {
@@ -334,6 +372,7 @@ impl Speaker {
             self.own.refusals = refusals;
             self.membership.hurry(now);
             doubt.ground = true;
+            doubt.terms = true;
         }
         if self.checking.as_ref() != Some(&asks) {
             self.checking = Some(asks.clone());
@@ -547,6 +586,47 @@ impl Speaker {
         }
     }
 
+    /// Decides again what of BGP is in doubt, and does what follows from it.
+    fn advertise(&mut self, now: Instant, doubt: &Doubt, actions: &mut Vec<Action>) {
+        let is_first = self.advertiser.is_new();
+        if !is_first && !doubt.terms && doubt.services.is_empty() && doubt.addresses.is_empty() {
+            return;
+        }
+        let Some(snapshot) = self.snapshot.clone().filter(|_| self.interfaces.is_some()) else { return };
+        let mut everything = false;
+        if is_first || doubt.terms {
+            let standing = self.standings().remove(&self.config.node);
+            everything = self.advertiser.reconsider(&snapshot, standing.as_ref(), actions);
+        }
+        let services = || everything.then(|| snapshot.services.keys()).into_iter().flatten().chain(&doubt.services);
+        self.advertiser.decide(&snapshot, services(), actions);
+        if is_first {
+            self.advertiser.clear_old_statuses(&snapshot, actions);
+        }
+        self.advertiser.want(actions);
+        let of_services = services().filter_map(|service| snapshot.services.get(service));
+        let addresses =
+            of_services.flat_map(|service| announce::addresses(service)).chain(doubt.addresses.iter().copied());
+        for address in addresses {
+            self.uphold(now, address, actions);
+        }
+    }
+
+    /// Whether BGP draws traffic for an address to this node, which must take it for its own then.
+    fn draws(&self, address: IpAddr) -> bool {
+        self.config.data_path == DataPath::Proxy
+            && self.sharing.of(address).any(|service| self.advertiser.draws(service, address))
+    }
+
+    /// Has the host hold an address for as long as BGP draws traffic for it.
+    fn uphold(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
+        if self.draws(address) {
+            self.hold(address, actions);
+        } else if !self.owned.contains_key(&address) {
+            self.let_go(now, address);
+        }
+    }
+
     /// Has owners watched, if this node comes next, and lets those who come next watch it.
     fn watch(&mut self, actions: &mut Vec<Action>) {
         let takes_part = !self.own.leaving && !self.listening.is_empty();
@@ -658,10 +738,8 @@ impl Speaker {
                 self.layer2.drop(address, actions);
             }
             self.left.insert(address, Left { told: None, until: now + LEFT_MEMORY });
-            if let Some(release) = self.held.get_mut(&address) {
-                let due = now + self.config.hand_over_grace;
-                *release = Some(due);
-                self.releases.insert((due, address));
+            if !self.draws(address) {
+                self.let_go(now, address);
             }
             actions.push(Action::Report(Report::Lost { address, owner: owner.clone() }));
         } else if !serves_on {
@@ -694,16 +772,29 @@ impl Speaker {
         self.left.remove(&address);
         if self.config.data_path == DataPath::Proxy {
             // The host must know the address before anybody sends to it.
-            match self.held.insert(address, None) {
-                None => actions.push(Action::Hold { address }),
-                Some(Some(due)) => drop(self.releases.remove(&(due, address))),
-                Some(None) => {}
-            }
+            self.hold(address, actions);
         }
         if before.as_ref() != Some(&interfaces) {
             actions.push(Action::Report(Report::Owned { address, interfaces: interfaces.clone() }));
         }
         self.layer2.own(now, address, interfaces, actions);
+    }
+
+    fn hold(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
+        match self.held.insert(address, None) {
+            None => actions.push(Action::Hold { address }),
+            Some(Some(due)) => drop(self.releases.remove(&(due, address))),
+            Some(None) => {}
+        }
+    }
+
+    /// Takes an address off the host, if it is there, once what is under way has arrived.
+    fn let_go(&mut self, now: Instant, address: IpAddr) {
+        if let Some(release @ None) = self.held.get_mut(&address) {
+            let due = now + self.config.hand_over_grace;
+            *release = Some(due);
+            self.releases.insert((due, address));
+        }
     }
 
     fn release(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
@@ -765,7 +856,8 @@ impl Speaker {
     fn finish_if_over(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Phase::Leaving { until } = self.phase else { return };
         let is_empty = self.held.is_empty() && self.layer2.is_quiet();
-        if now < until && !is_empty && self.membership.has_company() {
+        let is_handing_over = !is_empty && self.membership.has_company();
+        if now < until && (is_handing_over || self.advertiser.is_speaking()) {
             return;
         }
         self.layer2.drop_all(actions);

@@ -3,13 +3,18 @@
 //! A write says what an object's status *should be*, never how to get there; asking twice changes nothing, and a
 //! newer write for the same thing replaces an older one that has not been carried out yet.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use crate::{
     configuration::{ConfigurationState, Reporter},
     model::{
-        Family, InterfaceName, NodeName, ObjectKey, ObjectRef, PoolName, ResourceVersion, ServiceKey,
+        Family, InterfaceName, NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ResourceVersion, ServiceKey,
         entry::{EntryService, EntrySlice},
+        peer::{Asn, BgpIdentifier},
         pool::PoolStatus,
         service::ServiceStatus,
     },
@@ -86,6 +91,24 @@ pub enum Write {
         /// What it announces, or nothing any more.
         status: Option<L2Status>,
     },
+    /// The ServiceBGPStatus of one Service on one node.
+    BgpStatus {
+        /// Which Service.
+        service: ServiceKey,
+        /// The node whose speaker says so.
+        node: NodeName,
+        /// The peers it is advertised to; none takes the object away.
+        peers: BTreeSet<PeerName>,
+    },
+    /// The BGPSessionStatus of one peer on one node; `None` takes it away.
+    BgpSession {
+        /// Which BGPPeer.
+        peer: PeerName,
+        /// The node whose speaker says so.
+        node: NodeName,
+        /// How the session is, or that the node has none any more.
+        status: Option<Box<BgpSession>>,
+    },
     /// Whom the speaker of one node can see; read by the proxies of that node.
     Membership {
         /// The node whose speaker says so.
@@ -120,6 +143,82 @@ pub struct L2Conflict {
     pub interface: InterfaceName,
     /// Its hardware address as text, like `02:00:00:00:00:42`.
     pub mac: String,
+}
+
+/// How the session of one node with one peer is. Since when, and when it closed last, is added where it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BgpSession {
+    /// The state as RFC 4271 §8.2.2 names it, `Idle` to `Established`.
+    pub state: String,
+    /// The peer as the BGPPeer names it: an address, an interface or a prefix.
+    pub remote: String,
+    /// The peer's AS as its OPEN says it.
+    pub remote_asn: Option<Asn>,
+    /// The peer's BGP identifier as its OPEN says it.
+    pub remote_identifier: Option<BgpIdentifier>,
+    /// Our address of the connection.
+    pub local_address: Option<IpAddr>,
+    /// The peer's address of the connection.
+    pub remote_address: Option<IpAddr>,
+    /// The hold time both agreed on, in seconds; 0 stands for ever.
+    pub hold_time_seconds: Option<u16>,
+    /// The families both agreed on, all of them unicast.
+    pub families: BTreeSet<Family>,
+    /// How many prefixes the peer has from us.
+    pub prefixes_sent: u64,
+    /// How many prefixes we have from the peer.
+    pub prefixes_received: u64,
+    /// How many prefixes the peer should have and does not get, by the reason in one CamelCase word.
+    pub withheld: BTreeMap<String, u64>,
+    /// How often the session has left Established since the speaker started.
+    pub flaps: u32,
+    /// Why the last connection ended, if one did since the speaker started.
+    pub last_close: Option<BgpClose>,
+    /// The state of the BFD session as RFC 5880 §6.2 names it, if the peer is watched by one.
+    pub bfd: Option<String>,
+    /// What keeps the session from coming up, or will, as a sentence for a person; empty where nothing is known.
+    pub trouble: String,
+}
+
+/// How a connection to a peer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpClose {
+    /// Who ended it.
+    pub by: ClosedBy,
+    /// What was said or seen, as a sentence for a person.
+    pub text: String,
+}
+
+/// Who ended a connection. Code and subcode are those of the NOTIFICATION (RFC 4271 §4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// We sent a NOTIFICATION.
+    Us {
+        /// Error code.
+        code: u8,
+        /// Error subcode; 0 where the code has none.
+        subcode: u8,
+    },
+    /// The peer sent one.
+    Peer {
+        /// Error code.
+        code: u8,
+        /// Error subcode; 0 where the code has none.
+        subcode: u8,
+    },
+    /// Nobody said anything: the connection failed or was cut.
+    Connection,
+}
+
+/// A session as its node reported it last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpReport {
+    /// How it is.
+    pub session: BgpSession,
+    /// Since when it is in this state, as RFC 3339 writes a time; empty where the report does not say.
+    pub since: String,
+    /// When the last connection ended, in the same form.
+    pub closed_at: Option<String>,
 }
 
 /// A condition as Kubernetes has them (`metav1.Condition`). The time of its last change is added where it is written.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 mod bfd_profile;
 mod bgp_advertisement;
 mod bgp_peer;
+mod bgp_session_status;
 mod community;
 mod configuration_state;
 mod duration;
@@ -30,6 +31,9 @@ mod service_l2_status;
 pub use bfd_profile::{BFDProfile, BFDProfileSpec};
 pub use bgp_advertisement::{BGPAdvertisement, BGPAdvertisementSpec};
 pub use bgp_peer::{BGPPeer, BGPPeerSpec, BgpRole, DynamicAsn, NodeValue, NodeValues, SecretReference};
+pub use bgp_session_status::{
+    BGPSessionStatus, BGPSessionStatusSpec, BGPSessionStatusStatus, SessionClose, SessionCloser, WithheldPrefixes,
+};
 pub use community::{Community, CommunityAlias, CommunitySpec};
 pub use configuration_state::{
     ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
@@ -70,6 +74,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         BFDProfile::crd(),
         BGPAdvertisement::crd(),
         BGPPeer::crd(),
+        BGPSessionStatus::crd(),
         Community::crd(),
         ConfigurationState::crd(),
         IPAddressPool::crd(),

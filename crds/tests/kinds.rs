@@ -1,8 +1,8 @@
 //! Every kind keeps every field through reading and writing, under the name users write.
 
 use ferrogate_crds::{
-    BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationState, IPAddressPool, L2Advertisement,
-    ServiceBGPStatus, ServiceL2Status,
+    BFDProfile, BGPAdvertisement, BGPPeer, BGPSessionStatus, Community, ConfigurationState, IPAddressPool,
+    L2Advertisement, ServiceBGPStatus, ServiceL2Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -178,6 +178,33 @@ kind: ServiceBGPStatus
 metadata: {name: bgp-abc}
 spec: {}
 status: {node: a, serviceName: web, serviceNamespace: shop, peers: [tor-a, tor-b]}
+",
+    );
+    survives::<BGPSessionStatus>(
+        r"
+apiVersion: ferrogate.io/v1beta1
+kind: BGPSessionStatus
+metadata: {name: session-abc}
+spec: {}
+status:
+  node: a
+  peer: tor-a
+  remote: 192.0.2.1
+  state: Established
+  since: '2026-01-02T03:04:05Z'
+  remoteASN: 4200000000
+  remoteIdentifier: 192.0.2.1
+  localAddress: 192.0.2.10
+  remoteAddress: 192.0.2.1
+  holdTimeSeconds: 9
+  families: [IPv4, IPv6]
+  prefixesSent: 3
+  prefixesReceived: 2
+  withheld: [{reason: NotNegotiated, count: 1}]
+  flaps: 4
+  lastClose: {by: Peer, code: 6, subcode: 2, message: administrative shutdown, time: '2026-01-02T03:00:00Z'}
+  bfd: Up
+  trouble: none worth telling
 ",
     );
     survives::<ConfigurationState>(

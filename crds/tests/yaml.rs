@@ -61,6 +61,7 @@ fn m_001_every_kind_is_namespaced_in_one_version_with_a_status_of_its_own() {
             "BFDProfile",
             "BGPAdvertisement",
             "BGPPeer",
+            "BGPSessionStatus",
             "Community",
             "ConfigurationState",
             "IPAddressPool",
@@ -101,6 +102,11 @@ fn m_002_a_list_of_pools_shows_how_they_are_used_and_what_they_hold() {
 #[test]
 fn m_003_a_list_of_peers_shows_who_they_are() {
     begins_with_columns("BGPPeer", &["Address", "ASN", "BFD Profile", "Multi Hops"]);
+}
+
+#[test]
+fn a_list_of_sessions_shows_their_state_since_when_and_how_the_last_one_ended() {
+    begins_with_columns("BGPSessionStatus", &["Node", "Peer", "State", "Since", "BFD", "Prefixes", "Last Close"]);
 }
 
 #[test]

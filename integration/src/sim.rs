@@ -384,8 +384,8 @@ impl World {
                 Ok(bytes) => self.send_gossip(node, &to, bytes.into()),
                 Err(error) => self.blame(format!("a datagram cannot be written: {error}")),
             },
-            // The world of the simulator has no kube-proxy.
-            Action::CheckHealth { .. } => {}
+            // The world of the simulator has no kube-proxy, and no router.
+            Action::CheckHealth { .. } | Action::Peer(_) => {}
             Action::Watch(watch) => {
                 self.nodes[node].watch = watch.clone();
                 self.step_bfd(node, sessions::Event::Want(watch.wanted));
@@ -454,6 +454,8 @@ impl World {
             | Write::EntrySlice { .. }
             | Write::Condition { .. }
             | Write::Configuration { .. }
+            | Write::BgpStatus { .. }
+            | Write::BgpSession { .. }
             | Write::Event(_) => return,
         }
         self.spread();

@@ -104,6 +104,7 @@ fn m_001_a_real_api_server_serves_every_kind_in_namespaces_with_a_short_name() {
         "BFDProfile",
         "BGPAdvertisement",
         "BGPPeer",
+        "BGPSessionStatus",
         "Community",
         "ConfigurationState",
         "IPAddressPool",

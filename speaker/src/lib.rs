@@ -321,7 +321,7 @@ impl Hands {
             }
             Action::Report(report) => self.report(report),
             // Done before, and by the caller.
-            Action::Hold { .. } | Action::Finished => {}
+            Action::Hold { .. } | Action::Peer(_) | Action::Finished => {}
         }
         Ok(())
     }
@@ -375,6 +375,9 @@ impl Hands {
             Report::Rival { address, interface, node, yields } => {
                 warn!(%address, %interface, %node, yields, "another speaker owns an address of this node");
                 self.metrics.rivals.inc();
+            }
+            Report::Unpeered { peer, why } => {
+                warn!(%peer, reason = why.reason(), error = %why, "router is not spoken with");
             }
         }
         self.metrics.members.set(self.members.len() as i64);
@@ -469,6 +472,12 @@ fn replaces(newer: &Write, older: &Write) -> bool {
     match (newer, older) {
         (Write::L2Status { service, node, .. }, Write::L2Status { service: older_service, node: older_node, .. }) => {
             service == older_service && node == older_node
+        }
+        (Write::BgpStatus { service, node, .. }, Write::BgpStatus { service: older_service, node: older_node, .. }) => {
+            service == older_service && node == older_node
+        }
+        (Write::BgpSession { peer, node, .. }, Write::BgpSession { peer: older_peer, node: older_node, .. }) => {
+            peer == older_peer && node == older_node
         }
         (Write::Membership { node, .. }, Write::Membership { node: older_node, .. }) => node == older_node,
         (Write::Configuration { .. }, Write::Configuration { .. }) => true,

@@ -265,7 +265,7 @@ fn classify(api_version: &str, kind: &str, rules: &Rules) -> Class {
             "BFDProfile" => Class::Read(Kind::BfdProfile),
             "Community" => Class::Read(Kind::Community),
             // What we write ourselves and nobody needs to hand us.
-            "ServiceL2Status" | "ServiceBGPStatus" | "ConfigurationState" => Class::Foreign,
+            "ServiceL2Status" | "ServiceBGPStatus" | "BGPSessionStatus" | "ConfigurationState" => Class::Foreign,
             _ => Class::Unknown,
         },
         (group, version, kind) => {

@@ -10,7 +10,7 @@ use ferrogate_core::{
         route::{Host, PathKind},
         service::{ClassPolicy, FamilyPolicy, RequestFault, SessionAffinity, TrafficPolicy},
     },
-    write::L2Status,
+    write::{BgpReport, BgpSession, L2Status},
 };
 use proptest::prelude::*;
 
@@ -834,6 +834,8 @@ enum Turn {
     Pool(Option<i64>),
     Ingress(Option<u8>),
     Announcer(usize, Option<usize>),
+    Advertiser(usize, Option<usize>),
+    Session(usize, Option<usize>),
     Unreachable(bool),
 }
 
@@ -844,6 +846,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => proptest::option::of(0..3i64).prop_map(Turn::Pool),
         1 => proptest::option::of(0..3u8).prop_map(Turn::Ingress),
         1 => (0..3usize, proptest::option::of(0..2usize)).prop_map(|(file, node)| Turn::Announcer(file, node)),
+        1 => (0..3usize, proptest::option::of(0..2usize)).prop_map(|(file, node)| Turn::Advertiser(file, node)),
+        1 => (0..3usize, proptest::option::of(0..2usize)).prop_map(|(file, node)| Turn::Session(file, node)),
         1 => any::<bool>().prop_map(Turn::Unreachable),
     ]
 }
@@ -856,6 +860,8 @@ struct Told {
     pool: Option<i64>,
     ingress: Option<u8>,
     announcers: BTreeMap<usize, Option<usize>>,
+    advertisers: BTreeMap<usize, Option<usize>>,
+    sessions: BTreeMap<usize, Option<usize>>,
     unreachable: bool,
 }
 
@@ -892,6 +898,23 @@ impl Told {
                 status: L2Status { transitions: u32::try_from(*file).unwrap(), ..l2_status() },
             };
             translator.remember_announcer(&file.to_string(), node.map(said));
+        }
+        for (file, node) in &self.advertisers {
+            let said = |node: usize| Advertiser {
+                service: web.clone(),
+                node: nodes[node].clone(),
+                peers: [format!("peer-{file}").into()].into(),
+            };
+            translator.remember_advertiser(&file.to_string(), node.map(said));
+        }
+        for (file, node) in &self.sessions {
+            let session = BgpSession { flaps: u32::try_from(*file).unwrap(), ..BgpSession::default() };
+            let said = |node: usize| Reporting {
+                node: nodes[node].clone(),
+                peer: "peer".into(),
+                report: BgpReport { session: session.clone(), since: String::new(), closed_at: None },
+            };
+            translator.remember_session(&file.to_string(), node.map(said));
         }
         translator.set_unreachable(if self.unreachable { [nodes[0].clone()].into() } else { BTreeSet::new() });
     }
@@ -934,6 +957,8 @@ proptest! {
                 Turn::Pool(count) => told.pool = count,
                 Turn::Ingress(last) => told.ingress = last,
                 Turn::Announcer(file, node) => { told.announcers.insert(file, node); }
+                Turn::Advertiser(file, node) => { told.advertisers.insert(file, node); }
+                Turn::Session(file, node) => { told.sessions.insert(file, node); }
                 Turn::Unreachable(yes) => told.unreachable = yes,
             }
             told.tell(&mut stepwise);

@@ -16,6 +16,7 @@ use ferrogate_core::{
     write::{Event, Write},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use k8s_openapi::jiff::Timestamp;
 use rand::Rng;
 use tokio::{
     sync::{mpsc, watch},
@@ -28,7 +29,7 @@ use crate::{
     clock::Clock,
     objects::Id,
     state::Place,
-    write::{Request, Wish},
+    write::{Request, Wish, bgp::Clocked},
 };
 
 /// How many requests run at a time.
@@ -76,6 +77,7 @@ pub struct Applier {
     mandate: Option<Mandate>,
     jobs: BTreeMap<Place, Attempt>,
     later: BTreeMap<Place, (Instant, Attempt)>,
+    sessions: Clocked,
     events: VecDeque<(Event, u32)>,
     /// What runs, with the version it was decided on.
     busy: BTreeMap<Work, Option<ResourceVersion>>,
@@ -116,6 +118,7 @@ impl Applier {
             mandate,
             jobs: BTreeMap::new(),
             later: BTreeMap::new(),
+            sessions: Clocked::default(),
             events: VecDeque::new(),
             busy: BTreeMap::new(),
             doubtful: BTreeMap::new(),
@@ -202,7 +205,10 @@ impl Applier {
 
     fn ask(&mut self, write: Write) {
         let (place, wish) = match Request::from(write) {
-            Request::Say(place, wish) => (place, wish),
+            Request::Say(place, mut wish) => {
+                self.sessions.stamp(&place, &mut wish, Timestamp::now());
+                (place, wish)
+            }
             Request::Tell(event) => {
                 if self.events.len() < MAX_EVENTS {
                     self.events.push_back((event, 0));

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     objects::{Id, Kind},
     state::{self, Place},
-    write::{Conditions, Request, Wish, body, events::Events},
+    write::{Conditions, Request, Wish, bgp::Clocked, body, events::Events},
 };
 
 /// How many files are written before new wishes are looked at: few, as whom a node cannot see is urgent.
@@ -47,6 +47,7 @@ pub struct Writer {
     failed: BTreeMap<Place, Wish>,
     retry_at: Option<Instant>,
     retry_after: Duration,
+    sessions: Clocked,
     events: Events,
     trouble: watch::Sender<Trouble>,
     /// Folders in which something was renamed and which are not yet synced.
@@ -78,6 +79,7 @@ impl Writer {
             failed: BTreeMap::new(),
             retry_at: None,
             retry_after: RETRY.0,
+            sessions: Clocked::default(),
             events,
             trouble,
             unsynced: BTreeSet::new(),
@@ -131,7 +133,8 @@ impl Writer {
 
     fn wish(&mut self, write: Write) {
         match Request::from(write) {
-            Request::Say(place, wish) => {
+            Request::Say(place, mut wish) => {
+                self.sessions.stamp(&place, &mut wish, Timestamp::now());
                 let waiting = self.wishes.remove(&place).or_else(|| self.failed.remove(&place));
                 self.wishes.insert(place, wish.over(waiting));
             }

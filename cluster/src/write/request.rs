@@ -8,7 +8,7 @@ use ::kube::{
 };
 use ferrogate_core::{
     configuration::Reporter,
-    model::ObjectKey,
+    model::{NodeName, ObjectKey},
     write::{Event, Severity},
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -29,13 +29,18 @@ pub const CONTROLLER: &str = "ferrogate-controller";
 /// The field manager of what a speaker says.
 pub const SPEAKER: &str = "ferrogate-speaker";
 
+/// The label that says which node's speaker reports; absent where the name is too long for one.
+pub const NODE_LABEL: &str = "ferrogate.io/node";
+/// The longest value of a label.
+pub const MAX_LABEL: usize = 63;
+
 /// How many Events are known for counting.
 const MAX_TOLD: usize = 256;
 
 /// Who writes, and what must be known for it.
 pub struct Requests {
     client: Client,
-    /// Where ServiceL2Status objects live.
+    /// Where the reports of speakers live.
     namespace: String,
     /// Who says so, in Events.
     reporter: &'static str,
@@ -78,6 +83,7 @@ impl Requests {
     /// Says something in one place.
     pub fn say(&self, place: &Place, wish: &Wish) -> BoxFuture<'static, Result<(), ::kube::Error>> {
         let now = Timestamp::now();
+        let none = Conditions::default();
         match (place, wish) {
             (Place::Service(key), _) => self.status_of(Kind::Service, key, place, wish, now),
             (Place::Pool(key), _) => self.status_of(Kind::IpAddressPool, key, place, wish, now),
@@ -117,35 +123,30 @@ impl Requests {
                 .boxed()
             }
             (Place::L2Status { node, service }, wish) => {
-                let name = l2_status_name(node.as_str(), service);
-                let api = self.api(OUR_API, "ServiceL2Status", Some(&self.namespace));
-                let Some(body) = body(place, wish, &Conditions::default(), now) else {
-                    return async move {
-                        match api.delete(&name, &DeleteParams::default()).await {
-                            Ok(_) => Ok(()),
-                            Err(::kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                            Err(error) => Err(error),
-                        }
-                    }
-                    .boxed();
-                };
-                let metadata = json!({
-                    "name": name,
-                    "namespace": self.namespace,
-                    "labels": labels([
-                        ("ferrogate.io/node", node.as_str()),
-                        ("ferrogate.io/service-name", &service.name),
-                        ("ferrogate.io/service-namespace", &service.namespace),
-                    ]),
-                });
-                let part = |field: &str| json!({ "apiVersion": OUR_API, "kind": "ServiceL2Status", "metadata": metadata, field: body[field] });
-                let (object, status) = (part("spec"), part("status"));
-                async move {
-                    let parameters = PatchParams::apply(SPEAKER).force();
-                    api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
-                    apply_status(&api, &name, SPEAKER, &status).await.map(|_| ())
-                }
-                .boxed()
+                let name = report_name("l2", &format!("{node}/{service}"));
+                let labels = labels([
+                    (NODE_LABEL, node.as_str()),
+                    ("ferrogate.io/service-name", &service.name),
+                    ("ferrogate.io/service-namespace", &service.namespace),
+                ]);
+                // It says which node had the Service last, and outlives that node.
+                self.report("ServiceL2Status", name, json!({ "labels": labels }), body(place, wish, &none, now))
+            }
+            (Place::BgpStatus { node, service }, wish) => {
+                let name = report_name("bgp", &format!("{node}/{service}"));
+                let labels = labels([
+                    (NODE_LABEL, node.as_str()),
+                    ("ferrogate.io/service-name", &service.name),
+                    ("ferrogate.io/service-namespace", &service.namespace),
+                ]);
+                let metadata = json!({ "labels": labels, "ownerReferences": self.owner(node) });
+                self.report("ServiceBGPStatus", name, metadata, body(place, wish, &none, now))
+            }
+            (Place::BgpSession { node, peer }, wish) => {
+                let name = report_name("session", &format!("{node}/{peer}"));
+                let labels = labels([(NODE_LABEL, node.as_str()), ("ferrogate.io/peer", peer.as_str())]);
+                let metadata = json!({ "labels": labels, "ownerReferences": self.owner(node) });
+                self.report("BGPSessionStatus", name, metadata, body(place, wish, &none, now))
             }
             (Place::Configuration(reporter), wish) => self.configuration(reporter, place, wish),
             // The proxies of a cluster learn it from the EndpointSlices, and soon from the speaker itself.
@@ -153,6 +154,46 @@ impl Requests {
                 futures::future::ready(Ok(())).boxed()
             }
         }
+    }
+
+    /// What a speaker says in an object of its own, or that it takes it back.
+    fn report(
+        &self,
+        kind: &str,
+        name: String,
+        mut metadata: Value,
+        body: Option<Value>,
+    ) -> BoxFuture<'static, Result<(), ::kube::Error>> {
+        let api = self.api(OUR_API, kind, Some(&self.namespace));
+        let Some(body) = body else {
+            return async move {
+                match api.delete(&name, &DeleteParams::default()).await {
+                    Ok(_) => Ok(()),
+                    Err(::kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            .boxed();
+        };
+        metadata["name"] = json!(name);
+        metadata["namespace"] = json!(self.namespace);
+        let part =
+            |field: &str| json!({ "apiVersion": OUR_API, "kind": kind, "metadata": metadata, field: body[field] });
+        let (object, status) = (part("spec"), part("status"));
+        async move {
+            let parameters = PatchParams::apply(SPEAKER).force();
+            api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
+            apply_status(&api, &name, SPEAKER, &status).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    /// The `ownerReferences` of what goes with its node; none where the node is not known.
+    fn owner(&self, node: &NodeName) -> Value {
+        let live = self.live(&Id::new(Kind::Node, "", node.as_str()));
+        let owner =
+            |live: Arc<Live>| json!({ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid });
+        live.map(owner).into_iter().collect()
     }
 
     fn configuration(
@@ -165,11 +206,7 @@ impl Requests {
         let (manager, owner) = match reporter {
             Reporter::Controller => (CONTROLLER, None),
             // It goes with its node.
-            Reporter::Speaker(node) => {
-                let live = self.live(&Id::new(Kind::Node, "", node.as_str()));
-                let owner = |live: Arc<Live>| json!([{ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid }]);
-                (SPEAKER, live.map(owner))
-            }
+            Reporter::Speaker(node) => (SPEAKER, Some(self.owner(node))),
         };
         let api = self.api(OUR_API, "ConfigurationState", Some(&self.namespace));
         let (namespace, place, wish) = (self.namespace.clone(), place.clone(), wish.clone());
@@ -291,16 +328,16 @@ async fn apply_status(
     api.patch_status(name, &parameters, &Patch::Apply(body)).await
 }
 
-/// The name of the ServiceL2Status of one Service on one node: short enough whatever the names are.
-fn l2_status_name(node: &str, service: &ObjectKey) -> String {
-    let digest = Sha256::digest(format!("{node}/{service}"));
+/// The name of the object that says something about these: short enough whatever the names are.
+fn report_name(kind: &str, about: &str) -> String {
+    let digest = Sha256::digest(about);
     let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    format!("l2-{hex}")
+    format!("{kind}-{hex}")
 }
 
 /// Labels whose values are short enough to be one.
 fn labels<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
-    let fitting = all.into_iter().filter(|(_, value)| value.len() <= 63);
+    let fitting = all.into_iter().filter(|(_, value)| value.len() <= MAX_LABEL);
     fitting.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 

@@ -5,7 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::{
-    API_VERSION, Books, Entry, Work, advertisement_ref, entry, flight::Target, pool_named, preference::Preference,
+    API_VERSION, Books, Covering, Entry, Work, advertisement_ref, entry, flight::Target, pool_named,
+    preference::Preference,
 };
 use crate::{
     model::{
@@ -151,19 +152,30 @@ impl Books {
                 }
             }
         }
+        let changed_bgp = last.bgp_advertisements.diff(&next.bgp_advertisements).flat_map(|change| match change {
+            DiffItem::Add(_, advertisement) | DiffItem::Remove(_, advertisement) => vec![advertisement],
+            DiffItem::Update { old: (_, old), new: (_, new) } => vec![old, new],
+        });
+        let changed_bgp: Vec<_> = changed_bgp.collect();
         let relabelled = last.pools.diff(&next.pools).filter_map(|change| match change {
             DiffItem::Add(_, pool) => Some(pool),
             DiffItem::Update { old: (_, old), new: (_, new) } => (old.labels != new.labels).then_some(new),
             DiffItem::Remove(..) => None,
         });
         let mut affected: Vec<_> = relabelled.collect();
-        if changed.is_empty() && affected.is_empty() {
+        if changed.is_empty() && changed_bgp.is_empty() && affected.is_empty() {
             return;
         }
-        affected.extend(next.pools.values().filter(|pool| changed.iter().any(|changed| changed.pools.covers(pool))));
+        let is_affected = |pool: &Pool| {
+            changed.iter().any(|changed| changed.pools.covers(pool))
+                || changed_bgp.iter().any(|changed| changed.covers(pool))
+        };
+        affected.extend(next.pools.values().filter(|pool| is_affected(pool)));
         for pool in affected {
-            let covering = next.l2_advertisements.values().filter(|advertisement| advertisement.pools.covers(pool));
-            self.advertisements.insert(pool.name.clone(), covering.cloned().collect());
+            let by_layer2 = next.l2_advertisements.values().filter(|advertisement| advertisement.pools.covers(pool));
+            let by_bgp = next.bgp_advertisements.values().filter(|advertisement| advertisement.covers(pool));
+            let covering = Covering { by_layer2: by_layer2.cloned().collect(), by_bgp: by_bgp.cloned().collect() };
+            self.advertisements.insert(pool.name.clone(), covering);
             for range in &pool.ranges {
                 work.services.extend(self.ledger.users_within(*range).cloned());
             }
@@ -171,7 +183,7 @@ impl Books {
         self.advertisements.retain(|name, _| next.pools.contains_key(name));
     }
 
-    /// Configuration that decides nothing here has a condition all the same.
+    /// What only speakers go by has a condition all the same.
     pub(super) fn compare_bgp(&mut self, last: &Snapshot, next: &Snapshot, work: &mut Work) {
         self.compare_kind("BGPAdvertisement", &last.bgp_advertisements, &next.bgp_advertisements, work);
         self.compare_kind("BGPPeer", &last.bgp_peers, &next.bgp_peers, work);

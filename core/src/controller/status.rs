@@ -75,7 +75,8 @@ pub(super) fn assigned(
         None => (
             Reason::NotAdvertised.as_str(),
             format!(
-                "{has}, but it is announced by nobody: no L2Advertisement covers this pool and Service; create one"
+                "{has}, but it is announced by nobody: no L2Advertisement and no BGPAdvertisement covers this pool and \
+                 Service; create one"
             ),
         ),
     };

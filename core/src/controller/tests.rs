@@ -359,7 +359,12 @@ impl World {
                 self.facts.conditions.insert(object.clone(), Arc::new(vec![condition.clone()]));
             }
             Write::EntryService { .. } | Write::EntrySlice { .. } => {}
-            Write::Event(_) | Write::L2Status { .. } | Write::Membership { .. } | Write::Configuration { .. } => {}
+            Write::Event(_)
+            | Write::L2Status { .. }
+            | Write::BgpStatus { .. }
+            | Write::BgpSession { .. }
+            | Write::Membership { .. }
+            | Write::Configuration { .. } => {}
         }
     }
 

@@ -19,7 +19,7 @@ use ferrogate_wire::ethernet::Mac;
 
 use crate::{
     model::{
-        Family, InterfaceName, NodeName, PoolName, Prefix, ServiceKey,
+        Family, InterfaceName, NodeName, ObjectKey, PoolName, Prefix, ServiceKey,
         advertisement::L2Advertisement,
         node::EXCLUDE_LABEL,
         service::{Endpoint, Service, TrafficPolicy},
@@ -90,6 +90,32 @@ pub enum Silence {
         /// That node.
         owner: NodeName,
     },
+    /// No BGPAdvertisement covers its pool and itself.
+    NoBgpAdvertisement {
+        /// Its pool.
+        pool: PoolName,
+    },
+    /// BGPAdvertisements cover the Service, but none of them this node.
+    NoBgpAdvertisementSelectsThisNode,
+    /// Two BGPAdvertisements give one route to one peer different values of LOCAL_PREF.
+    ConflictingAdvertisements {
+        /// The first by name.
+        one: ObjectKey,
+        /// The other.
+        other: ObjectKey,
+    },
+    /// A BGPAdvertisement names a community that no Community object gives: its routes must not go without.
+    UnknownCommunityAlias {
+        /// The advertisement.
+        advertisement: ObjectKey,
+        /// The first name that is not known.
+        alias: String,
+    },
+    /// The node speaks with no peer that a BGPAdvertisement is for and that carries the family.
+    NoPeer {
+        /// The advertisement.
+        advertisement: ObjectKey,
+    },
 }
 
 impl Silence {
@@ -114,6 +140,11 @@ impl Silence {
             Self::NoUsableInterface { .. } => "NoUsableInterface",
             Self::NotInSubnet { .. } => "NotInSubnet",
             Self::NotElected { .. } => "NotElected",
+            Self::NoBgpAdvertisement { .. } => "NoBGPAdvertisement",
+            Self::NoBgpAdvertisementSelectsThisNode => "NoBGPAdvertisementSelectsThisNode",
+            Self::ConflictingAdvertisements { .. } => "ConflictingAdvertisements",
+            Self::UnknownCommunityAlias { .. } => "UnknownCommunityAlias",
+            Self::NoPeer { .. } => "NoPeer",
         }
     }
 }
@@ -150,6 +181,29 @@ impl fmt::Display for Silence {
                 write!(f, "no interface of the node has an address in the subnet of {address}, and another node's has")
             }
             Self::NotElected { owner } => write!(f, "node {owner} announces it"),
+            Self::NoBgpAdvertisement { pool } => {
+                write!(f, "no BGPAdvertisement covers pool {pool} and this Service")
+            }
+            Self::NoBgpAdvertisementSelectsThisNode => {
+                f.write_str("no BGPAdvertisement of the Service selects the node")
+            }
+            Self::ConflictingAdvertisements { one, other } => write!(
+                f,
+                "BGPAdvertisements {} and {} give the same route different localPref; use one value, or other peers or \
+                 aggregation lengths",
+                one.name, other.name
+            ),
+            Self::UnknownCommunityAlias { advertisement, alias } => write!(
+                f,
+                "BGPAdvertisement {} names community {alias:?}, which no Community object gives; create one or correct \
+                 the name",
+                advertisement.name
+            ),
+            Self::NoPeer { advertisement } => write!(
+                f,
+                "the node speaks with no peer that BGPAdvertisement {} is for and that carries the family of the address",
+                advertisement.name
+            ),
         }
     }
 }
@@ -367,12 +421,50 @@ impl Sharing {
     }
 }
 
+/// Which pool each address is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    /// First address of every range, with its last one and the pool. Ranges never overlap.
+    by_first: BTreeMap<IpAddr, (IpAddr, PoolName)>,
+}
+
+impl Ranges {
+    pub(crate) fn new(snapshot: &Snapshot) -> Self {
+        let ranges = snapshot
+            .pools
+            .values()
+            .flat_map(|pool| pool.ranges.iter().map(|range| (range.first(), (range.last(), pool.name.clone()))));
+        Self { by_first: ranges.collect() }
+    }
+
+    fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
+        let (_, (last, pool)) = self.by_first.range(..=address).next_back()?;
+        (Family::of(*last) == Family::of(address) && address <= *last).then_some(pool)
+    }
+
+    /// The addresses of a Service, at least one, and its pool; or why nobody can announce it.
+    pub(crate) fn place(&self, service: &Service) -> Result<(Vec<IpAddr>, &PoolName), Silence> {
+        if service.load_balancer.is_none() {
+            return Err(Silence::NotServed);
+        }
+        let addresses: Vec<IpAddr> = addresses(service).collect();
+        let Some(&first) = addresses.first() else {
+            let loopback = !service.observed.addresses.is_empty();
+            return Err(if loopback { Silence::LoopbackAddress } else { Silence::NoAddress });
+        };
+        let pool = self.pool_of(first).ok_or(Silence::NoPool { address: first })?;
+        if let Some(&address) = addresses.iter().find(|&&address| self.pool_of(address).is_none()) {
+            return Err(Silence::NoPool { address });
+        }
+        Ok((addresses, pool))
+    }
+}
+
 /// Facts that many Services share, worked out once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ground {
     data_path: DataPath,
-    /// First address of every range, with its last one and the pool. Ranges never overlap.
-    ranges: BTreeMap<IpAddr, (IpAddr, PoolName)>,
+    ranges: Ranges,
     /// The advertisements that cover each pool.
     reaches: BTreeMap<PoolName, Vec<Reach>>,
     nodes: BTreeMap<NodeName, Footing>,
@@ -401,10 +493,6 @@ struct Footing {
 
 impl Ground {
     pub(crate) fn new(snapshot: &Snapshot, policy: Policy, standings: &Standings) -> Self {
-        let ranges = snapshot
-            .pools
-            .values()
-            .flat_map(|pool| pool.ranges.iter().map(|range| (range.first(), (range.last(), pool.name.clone()))));
         let reach = |advertisement: &Arc<L2Advertisement>| {
             let allowed = snapshot.nodes.values().filter(|node| advertisement.allows_node(&node.labels));
             let nodes: BTreeMap<NodeName, u32> = allowed
@@ -449,7 +537,7 @@ impl Ground {
         });
         Self {
             data_path: policy.data_path,
-            ranges: ranges.collect(),
+            ranges: Ranges::new(snapshot),
             reaches: reaches.collect(),
             nodes: nodes.collect(),
         }
@@ -501,30 +589,11 @@ impl Ground {
                 .is_none_or(|next| !next.is_best_possible || elect::hash_text(node, &lead.elected_by) < next.rank.hash)
     }
 
-    fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
-        let (_, (last, pool)) = self.ranges.range(..=address).next_back()?;
-        (Family::of(*last) == Family::of(address) && address <= *last).then_some(pool)
-    }
-
     /// What a Service brings into the contest, or why no node can announce it.
     fn offer<'a>(&'a self, service: &'a Service) -> Result<Offer<'a>, Silence> {
-        if service.load_balancer.is_none() {
-            return Err(Silence::NotServed);
-        }
-        let addresses: Vec<IpAddr> = addresses(service).collect();
-        let Some(&first) = addresses.first() else {
-            let loopback = !service.observed.addresses.is_empty();
-            return Err(if loopback { Silence::LoopbackAddress } else { Silence::NoAddress });
-        };
-        let pool = self.pool_of(first).ok_or(Silence::NoPool { address: first })?;
-        if let Some(&address) = addresses.iter().find(|&&address| self.pool_of(address).is_none()) {
-            return Err(Silence::NoPool { address });
-        }
-        // The proxies themselves are the endpoints of an entry. With kube-proxy they stand in its EndpointSlices.
-        let has_endpoints = !(service.is_entry && self.data_path == DataPath::Proxy);
-        // A proxy that is about to go takes what still comes, but draws no more.
-        let takes = |endpoint: &&Endpoint| endpoint.ready || (endpoint.servable() && !service.is_entry);
-        let mut servable = service.endpoints.iter().filter(takes).peekable();
+        let (addresses, pool) = self.ranges.place(service)?;
+        let has_endpoints = has_endpoints(service, self.data_path);
+        let mut servable = service.endpoints.iter().filter(|endpoint| takes(service, endpoint)).peekable();
         if has_endpoints && servable.peek().is_none() {
             return Err(Silence::NoReadyEndpoint);
         }
@@ -536,7 +605,7 @@ impl Ground {
         if reaches.is_empty() {
             return Err(Silence::NoAdvertisement { pool: pool.clone() });
         }
-        let needs_proxy = self.data_path == DataPath::Proxy || service.is_entry;
+        let needs_proxy = needs_proxy(service, self.data_path);
         let health_check = health_check(service).filter(|_| self.data_path == DataPath::KubeProxy);
         let wished = service.wished_node.as_ref();
         Ok(Offer { addresses, pool, reaches, local_nodes, needs_proxy, health_check, wished })
@@ -615,6 +684,22 @@ struct Offer<'a> {
     health_check: Option<NonZeroU16>,
     /// The node that a person wants.
     wished: Option<&'a NodeName>,
+}
+
+/// Whether a Service hangs on endpoints at all. The proxies themselves are the endpoints of an entry; with kube-proxy they
+/// stand in its EndpointSlices.
+pub(crate) fn has_endpoints(service: &Service, data_path: DataPath) -> bool {
+    !(service.is_entry && data_path == DataPath::Proxy)
+}
+
+/// Whether an endpoint takes what still comes. A proxy that is about to go does, but draws no more.
+pub(crate) fn takes(service: &Service, endpoint: &Endpoint) -> bool {
+    endpoint.ready || (endpoint.servable() && !service.is_entry)
+}
+
+/// Whether the proxy of a node that announces a Service must be ready.
+pub(crate) fn needs_proxy(service: &Service, data_path: DataPath) -> bool {
+    data_path == DataPath::Proxy || service.is_entry
 }
 
 /// Where kube-proxy says whether it carries a Service on a node, if that is the question.

@@ -43,6 +43,7 @@ mod health;
 mod link;
 mod liveness;
 mod rivals;
+mod routers;
 mod settlement;
 mod subnets;
 mod watch;

@@ -15,9 +15,13 @@ use ferrogate_wire::{
 };
 
 use crate::{
-    model::{InterfaceName, NodeName, Prefix},
+    model::{InterfaceName, NodeName, ObjectKey, PeerName, Prefix},
     snapshot::Snapshot,
-    speaker::Watch,
+    speaker::{
+        Watch,
+        advertise::Unpeered,
+        bgp::{SessionStatus, Wanted},
+    },
     write::Write,
 };
 
@@ -67,6 +71,17 @@ pub enum Event {
         /// What it says.
         ndp: Ndp,
     },
+    /// How the session with a router stands is different.
+    Session(Box<SessionStatus>),
+    /// A router is spoken with no more.
+    SessionGone {
+        /// By its BGPPeer.
+        peer: PeerName,
+        /// Which of several, where the BGPPeer stands for a prefix.
+        remote: Option<IpAddr>,
+    },
+    /// After an [`Action::Peer`] with [`Wanted::departing`]: every router has been told.
+    Parted,
     /// Stop: hand over, then finish.
     Shutdown,
     /// The deadline has come.
@@ -127,6 +142,8 @@ pub enum Action {
     },
     /// Have exactly these BFD sessions, and tell what [`Watch::told`] makes of their changes.
     Watch(Watch),
+    /// Speak BGP with exactly these routers, and tell them exactly these routes.
+    Peer(Arc<Wanted>),
     /// Put an address on the host, as `/32` or `/128`.
     Hold {
         /// Which.
@@ -251,6 +268,13 @@ pub enum Report {
         node: NodeName,
         /// Whether this node leaves it to the other.
         yields: bool,
+    },
+    /// A BGPPeer is for this node, and yet its router is not spoken with.
+    Unpeered {
+        /// Which.
+        peer: ObjectKey,
+        /// Why.
+        why: Unpeered,
     },
 }
 

@@ -407,18 +407,18 @@ fn m_036_the_condition_of_a_change_that_is_refused_says_what_is_in_force_meanwhi
 }
 
 #[test]
-fn what_only_bgp_would_announce_is_announced_by_nobody_yet() {
+fn m_126_an_address_is_announced_by_whatever_bgp_advertisement_covers_it() {
     let mut world = World::empty(Snapshot::default());
     world.put_pool(pool("p", &["192.0.2.1"]));
     world.put(service("web"));
-    let everything = BgpAdvertisement {
+    let mut covering = BgpAdvertisement {
         key: ObjectKey::new("ferrogate-system", "all"),
         read_only: false,
         generation: 0,
         pools: PoolChoice::default(),
         unfit_pools: BTreeSet::new(),
         node_selectors: Vec::new(),
-        service_selectors: Vec::new(),
+        service_selectors: vec![selector("app", "x")],
         peers: BTreeSet::new(),
         aggregation: Aggregation::NONE,
         local_pref: None,
@@ -427,9 +427,19 @@ fn what_only_bgp_would_announce_is_announced_by_nobody_yet() {
         communities: BTreeSet::new(),
         unknown_aliases: BTreeSet::new(),
     };
-    world.facts.bgp_advertisements.insert(everything.key.clone(), Arc::new(everything));
+    let mut reason = |world: &mut World, change: fn(&mut BgpAdvertisement)| {
+        change(&mut covering);
+        world.facts.bgp_advertisements.insert(covering.key.clone(), Arc::new(covering.clone()));
+        world.run();
+        world.status("web").condition.as_ref().unwrap().reason.clone()
+    };
 
+    assert_eq!(reason(&mut world, |_| ()), "NotAdvertised");
+    world.change("web", |web| _ = web.labels.insert("app".into(), "x".into()));
+    assert_eq!(reason(&mut world, |_| ()), "Assigned");
+    assert_eq!(reason(&mut world, |covering| covering.unfit_pools = BTreeSet::from(["p".into()])), "NotAdvertised");
+    assert_eq!(reason(&mut world, |covering| covering.unfit_pools.clear()), "Assigned");
+    world.facts.bgp_advertisements.clear();
     world.run();
-
     assert_eq!(world.status("web").condition.as_ref().unwrap().reason, "NotAdvertised");
 }
