@@ -136,12 +136,18 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_document_on_layer_2_tells_people_to_type_is_understood() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/layer2.md");
+    fn whatever_the_documents_tell_people_to_type_is_understood() {
+        for document in ["layer2.md", "bgp.md"] {
+            is_understood(document);
+        }
+    }
+
+    fn is_understood(document: &str) {
+        let path = format!("{}/../docs/{document}", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
 
         let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("ferrogate ")).collect();
-        assert!(commands.len() >= 5, "{commands:?}");
+        assert!(commands.len() >= 5, "{document}: {commands:?}");
         for command in commands {
             let parsed = Cli::try_parse_from(command.split_whitespace());
             assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());

@@ -37,7 +37,8 @@ pub fn config(facts: &Facts) -> String {
     }
     text.line(format!("template bgp {name} {{"));
     let port = if facts.port.get() == 179 { String::new() } else { format!(" port {}", facts.port) };
-    text.line(format!("  local{port} as {};", facts.router_asn));
+    // BFD over several hops asks for the address.
+    text.line(format!("  local {}{port} as {};", facts.router, facts.router_asn));
     text.line_if(facts.multi_hop, "  multihop;");
     text.line_if(facts.has_password, format!("  password \"{PASSWORD}\";"));
     if let Some(bfd) = &facts.bfd {
