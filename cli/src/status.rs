@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use ferrogate_cluster::Role;
 use ferrogate_core::{
     model::{NodeName, PeerName},
     snapshot::Snapshot,
@@ -91,7 +92,8 @@ struct ProblemRow {
 /// Prints the status; the exit code is 0 whatever it says, since problems are findings, not failures.
 pub async fn show(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let filter = args.filter()?;
-    let snapshot = args.source.read(None).await?;
+    let role = if args.part == Some(Part::Bgp) { Role::BgpReader } else { Role::Reader(None) };
+    let snapshot = args.source.read_as(role).await?;
     let text = match (args.part, args.output) {
         (None, Output::Json) => json(&status(&snapshot))?,
         (None, Output::Table) => tables(&status(&snapshot)),
