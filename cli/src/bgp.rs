@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::bail;
 use ferrogate_core::{
-    model::{NodeName, PeerName, peer::BgpPeer},
+    model::{NodeName, PeerName, node::Node, peer::BgpPeer},
     snapshot::Snapshot,
     write::{BgpClose, BgpReport, ClosedBy},
 };
@@ -89,7 +89,7 @@ pub fn answer(snapshot: &Snapshot, filter: &Filter) -> anyhow::Result<Answer> {
     for peer in snapshot.bgp_peers.values() {
         for node in snapshot.nodes.values().filter(|node| peer.allows_node(&node.labels)) {
             let place = (node.name.clone(), peer.name.clone());
-            sessions.entry(place).or_insert_with(|| missing(&node.name, peer));
+            sessions.entry(place).or_insert_with(|| missing(node, peer));
         }
     }
     check(snapshot, &sessions, filter)?;
@@ -173,14 +173,15 @@ fn reported(snapshot: &Snapshot, node: &NodeName, peer: &PeerName, report: &BgpR
 }
 
 /// A session that should be there.
-fn missing(node: &NodeName, peer: &BgpPeer) -> Session {
-    Session {
-        node: node.to_string(),
-        peer: peer.name.to_string(),
-        remote: peer.place.to_string(),
-        message: format!("the speaker of {node} does not report it: is it running?"),
-        ..Session::default()
-    }
+fn missing(node: &Node, peer: &BgpPeer) -> Session {
+    let (remote, message) = match peer.on(node) {
+        Ok(known) => {
+            let message = format!("the speaker of {} does not report it: is it running?", node.name);
+            (known.place.to_string(), message)
+        }
+        Err(error) => (String::new(), error.to_string()),
+    };
+    Session { node: node.name.to_string(), peer: peer.name.to_string(), remote, message, ..Session::default() }
 }
 
 /// The answer for people.

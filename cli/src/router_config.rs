@@ -12,12 +12,13 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use ferrogate_core::{
     model::{
         Family, Prefix,
-        peer::{Asn, BgpPeer, PeerAsn, PeerPlace},
+        node::Node,
+        peer::{Asn, BgpPeer, PeerAsn, PeerOnNode, PeerPlace, Role},
         pool::{AddressRange, address_bits, address_from_bits},
     },
     snapshot::Snapshot,
@@ -55,6 +56,9 @@ pub struct RouterConfigArgs {
     /// Only for this node; may be given more than once; default: every node that speaks with the peer
     #[arg(long, value_name = "NAME")]
     node: Vec<String>,
+    /// The router's address, where the BGPPeer stands for several: by nodeValues, or by a prefix
+    #[arg(long, value_name = "ADDRESS")]
+    router: Option<IpAddr>,
     /// The router's AS number, where the BGPPeer leaves it open (dynamicASN: external)
     #[arg(long, value_name = "NUMBER")]
     asn: Option<u32>,
@@ -102,6 +106,8 @@ struct Facts {
     has_password: bool,
     /// A peer of another AS that is more than one hop away.
     multi_hop: bool,
+    /// Both ends send with the highest TTL and take nothing from further away than this many hops (RFC 5082).
+    ttl_security_hops: Option<NonZeroU8>,
     graceful_restart: bool,
     bfd: Option<Bfd>,
     families: BTreeSet<Family>,
@@ -134,7 +140,8 @@ pub async fn show(args: &RouterConfigArgs) -> anyhow::Result<ExitCode> {
         Some(number) => Some(Asn::new(number).ok_or_else(|| anyhow::anyhow!("--asn 0: no AS has this number"))?),
         None => None,
     };
-    let facts = facts(&snapshot, &args.peer, &args.node, asn)?;
+    let question = Question { peer: &args.peer, nodes: &args.node, router: args.router, asn };
+    let facts = facts(&snapshot, question)?;
     print!("{}", args.vendor.config(&facts));
     Ok(ExitCode::SUCCESS)
 }
@@ -155,31 +162,33 @@ impl Vendor {
     }
 }
 
-/// What is known of a peer, for these nodes or for all that speak with it.
-fn facts(snapshot: &Snapshot, name: &str, only: &[String], asn: Option<Asn>) -> anyhow::Result<Facts> {
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Question<'a> {
+    peer: &'a str,
+    /// These nodes alone; all where there are none.
+    nodes: &'a [String],
+    router: Option<IpAddr>,
+    asn: Option<Asn>,
+}
+
+/// What is known of a router that a peer stands for.
+fn facts(snapshot: &Snapshot, question: Question<'_>) -> anyhow::Result<Facts> {
+    let name = question.peer;
     let Some(peer) = snapshot.bgp_peers.values().find(|peer| peer.name.as_str() == name) else {
         bail!("no BGPPeer {name} is in force; `ferrogate status` lists what is wrong with those that are not");
     };
-    let router = match &peer.place {
-        PeerPlace::Address(address) => *address,
-        place => bail!(
-            "BGPPeer {name} is found behind {place} of each node: which interface of the router leads there is not known \
-             here; configure it as an unnumbered neighbour on that interface"
-        ),
-    };
-    let our_asn = peer.local_asn.unwrap_or(peer.my_asn);
-    let router_asn = match (peer.peer_asn, asn) {
-        (PeerAsn::Fixed(known), None) => known,
-        (PeerAsn::Internal, None) => our_asn,
-        (PeerAsn::External, Some(given)) if given != our_asn => given,
-        (PeerAsn::External, Some(given)) => bail!("--asn {given}: BGPPeer {name} asks for an AS other than {our_asn}"),
-        (PeerAsn::External, None) => bail!("BGPPeer {name} leaves the router's AS open; give it with --asn NUMBER"),
-        (PeerAsn::Fixed(_) | PeerAsn::Internal, Some(_)) => {
-            bail!("BGPPeer {name} says the router's AS; leave out --asn")
-        }
-    };
     let mut notes = Vec::new();
-    let nodes = neighbors(snapshot, peer, router, only, &mut notes)?;
+    let nodes = resolved(snapshot, peer, question.nodes, &mut notes)?;
+    let router = router(name, &nodes, question.router)?;
+    let nodes: Vec<_> = nodes.into_iter().filter(|(_, known)| is_at(&known.place, router)).collect();
+    let our_asn = only(nodes.iter().map(|(_, known)| known.local_asn)).with_context(|| {
+        format!("not every node shows {router} the same AS number; name those of one AS with --node")
+    })?;
+    let peer_asn = only(nodes.iter().map(|(_, known)| known.peer_asn))
+        .with_context(|| format!("not every Node says that {router} is of the same AS; correct their nodeValues"))?;
+    let router_asn = router_asn(name, our_asn, peer_asn, question.asn)?;
+    let nodes = neighbors(name, router, &nodes, &mut notes)?;
     let mut families = BTreeSet::from([Family::of(router)]);
     if peer.dual_stack {
         families.insert(Family::of(router).other());
@@ -190,21 +199,7 @@ fn facts(snapshot: &Snapshot, name: &str, only: &[String], asn: Option<Asn>) -> 
             notes.push(format!("No pool has {family} addresses: none are accepted."));
         }
     }
-    if let Some(vrf) = &peer.vrf {
-        notes.push(format!("The nodes connect from their VRF {vrf}: see that these are their addresses there."));
-    }
-    let bfd = match &peer.bfd_profile {
-        None => None,
-        Some(profile) => match snapshot.bfd_profiles.values().find(|known| *known.key.name == **profile) {
-            Some(known) => Some(Bfd {
-                transmit_ms: known.transmit_interval.as_millis(),
-                receive_ms: known.receive_interval.as_millis(),
-                multiplier: known.detect_multiplier,
-                minimum_ttl: known.minimum_ttl,
-            }),
-            None => bail!("BFDProfile {profile} of BGPPeer {name} is not in force; make it, or take bfdProfile away"),
-        },
-    };
+    notes.extend(remarks(peer));
     Ok(Facts {
         peer: name.to_owned(),
         router,
@@ -214,39 +209,110 @@ fn facts(snapshot: &Snapshot, name: &str, only: &[String], asn: Option<Asn>) -> 
         nodes,
         has_password: peer.password.is_some(),
         multi_hop: peer.multi_hop,
-        graceful_restart: peer.graceful_restart,
-        bfd,
+        ttl_security_hops: peer.ttl_security,
+        graceful_restart: peer.graceful_restart.is_some(),
+        bfd: bfd(snapshot, peer)?,
         families,
         prefixes,
         notes,
     })
 }
 
-fn neighbors(
-    snapshot: &Snapshot,
+/// The peer on each node that is asked for and speaks with it.
+fn resolved<'a>(
+    snapshot: &'a Snapshot,
     peer: &BgpPeer,
-    router: IpAddr,
     only: &[String],
     notes: &mut Vec<String>,
-) -> anyhow::Result<Vec<Neighbor>> {
-    let (name, family) = (&peer.name, Family::of(router));
+) -> anyhow::Result<Vec<(&'a Node, PeerOnNode)>> {
     for node in only {
         match snapshot.nodes.get(node.as_str()) {
             None => bail!("there is no Node {node}"),
             Some(known) if !peer.allows_node(&known.labels) => {
-                bail!("the nodeSelectors of BGPPeer {name} leave out {node}");
+                bail!("the nodeSelectors of BGPPeer {} leave out {node}", peer.name);
             }
             Some(_) => {}
         }
     }
-    let asked = |node: &str| only.is_empty() || only.iter().any(|name| name == node);
+    let asked = |node: &Node| only.is_empty() || only.iter().any(|name| name == node.name.as_str());
     let mut found = Vec::new();
-    for node in snapshot.nodes.values() {
-        if !asked(node.name.as_str()) || !peer.allows_node(&node.labels) {
-            continue;
+    for node in snapshot.nodes.values().filter(|node| asked(node) && peer.allows_node(&node.labels)) {
+        match peer.on(node) {
+            Ok(known) => found.push((&**node, known)),
+            Err(error) => notes.push(format!("{} is left out: {error}.", node.name)),
         }
+    }
+    if found.is_empty() {
+        let why: String = notes.iter().map(|note| format!(" {note}")).collect();
+        bail!("no Node speaks with BGPPeer {}: its nodeSelectors must match one.{why}", peer.name);
+    }
+    Ok(found)
+}
+
+/// Which router is meant.
+fn router(name: &str, nodes: &[(&Node, PeerOnNode)], given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
+    let places: BTreeSet<&PeerPlace> = nodes.iter().map(|(_, known)| &known.place).collect();
+    if let Some(given) = given {
+        if !places.iter().any(|place| is_at(place, given)) {
+            bail!("BGPPeer {name} does not stand for {given} on any of these nodes; leave out --router, or correct it");
+        }
+        return Ok(given);
+    }
+    let mut places = places.into_iter();
+    match (places.next(), places.next()) {
+        (Some(PeerPlace::Address(address)), None) => Ok(*address),
+        (Some(PeerPlace::Interface(interface)), None) => bail!(
+            "BGPPeer {name} is found behind interface {interface} of each node: which interface of the router leads there \
+             is not known here; configure it as an unnumbered neighbour on that interface"
+        ),
+        (Some(PeerPlace::Prefix(prefix)), None) => {
+            bail!("BGPPeer {name} stands for every router in {prefix}; say which with --router ADDRESS")
+        }
+        _ => bail!("BGPPeer {name} stands for a router of its own on some nodes; say which with --router ADDRESS"),
+    }
+}
+
+fn is_at(place: &PeerPlace, router: IpAddr) -> bool {
+    match place {
+        PeerPlace::Address(address) => *address == router,
+        PeerPlace::Prefix(prefix) => prefix.contains(router),
+        PeerPlace::Interface(_) => false,
+    }
+}
+
+/// What all say, if they say the same.
+fn only<T: PartialEq>(mut all: impl Iterator<Item = T>) -> Option<T> {
+    let first = all.next()?;
+    all.all(|other| other == first).then_some(first)
+}
+
+fn router_asn(name: &str, ours: Asn, known: PeerAsn, given: Option<Asn>) -> anyhow::Result<Asn> {
+    match (known, given) {
+        (PeerAsn::Fixed(known), None) => Ok(known),
+        (PeerAsn::Internal, None) => Ok(ours),
+        (PeerAsn::External, Some(given)) if given != ours => Ok(given),
+        (PeerAsn::External, Some(given)) => bail!("--asn {given}: BGPPeer {name} asks for an AS other than {ours}"),
+        (PeerAsn::External, None) => bail!("BGPPeer {name} leaves the router's AS open; give it with --asn NUMBER"),
+        (PeerAsn::Fixed(_) | PeerAsn::Internal, Some(_)) => {
+            bail!("BGPPeer {name} says the router's AS; leave out --asn")
+        }
+    }
+}
+
+fn neighbors(
+    name: &str,
+    router: IpAddr,
+    nodes: &[(&Node, PeerOnNode)],
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Vec<Neighbor>> {
+    let family = Family::of(router);
+    let mut found: Vec<Neighbor> = Vec::new();
+    for (node, known) in nodes {
         let internal = || node.internal_addresses.iter().copied().find(|address| Family::of(*address) == family);
-        match peer.source_address.or_else(internal) {
+        match known.source_address.or_else(internal) {
+            Some(address) if found.iter().any(|other| other.address == address) => {
+                notes.push(format!("{} is left out: another node has its address {address}.", node.name));
+            }
             Some(address) => found.push(Neighbor { node: node.name.to_string(), address }),
             None => notes.push(format!("{} is left out: its Node has no InternalIP of {family}.", node.name)),
         }
@@ -257,11 +323,46 @@ fn neighbors(
              an InternalIP of the family of {router}"
         );
     }
-    if peer.source_address.is_some() && found.len() > 1 {
-        notes.push("Every node connects from the same sourceAddress, which only one of them can have.".to_owned());
-        found.truncate(1);
-    }
     Ok(found)
+}
+
+/// What the router need not be told and a person should know.
+fn remarks(peer: &BgpPeer) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if let Some(vrf) = &peer.vrf {
+        remarks.push(format!("The nodes connect from their VRF {vrf}: see that these are their addresses there."));
+    }
+    if peer.passive {
+        remarks.push("The nodes wait: the router has to connect to them.".to_owned());
+    }
+    if let Some(role) = peer.role {
+        let (ours, theirs) = match role {
+            Role::Provider => ("provider", "customer"),
+            Role::Customer => ("customer", "provider"),
+            Role::RouteServer => ("route server", "route server client"),
+            Role::RouteServerClient => ("route server client", "route server"),
+            Role::Peer => ("peer", "peer"),
+        };
+        remarks
+            .push(format!("The nodes say that they are its {ours} (RFC 9234): a role that it has must be {theirs}."));
+    }
+    if peer.shutdown.is_some() {
+        remarks.push("The BGPPeer has a shutdown: no session comes up until that is taken away.".to_owned());
+    }
+    remarks
+}
+
+fn bfd(snapshot: &Snapshot, peer: &BgpPeer) -> anyhow::Result<Option<Bfd>> {
+    let Some(profile) = &peer.bfd_profile else { return Ok(None) };
+    let Some(known) = snapshot.bfd_profiles.values().find(|known| *known.key.name == **profile) else {
+        bail!("BFDProfile {profile} of BGPPeer {} is not in force; make it, or take bfdProfile away", peer.name);
+    };
+    Ok(Some(Bfd {
+        transmit_ms: known.transmit_interval.as_millis(),
+        receive_ms: known.receive_interval.as_millis(),
+        multiplier: known.detect_multiplier,
+        minimum_ttl: known.minimum_ttl,
+    }))
 }
 
 /// The ranges of all pools as prefixes.
@@ -345,6 +446,11 @@ impl Facts {
     /// How many ways to one prefix the router should use: one for each node, as many as the vendor allows.
     fn paths(&self, most: usize) -> usize {
         self.nodes.len().clamp(2, most)
+    }
+
+    /// How far away our nodes may be, for those who count hops for BGP only.
+    fn is_far(&self) -> bool {
+        self.ttl_security_hops.is_some_and(|hops| hops.get() > 1)
     }
 
     /// The router's identifier where it follows from its address.

@@ -274,10 +274,12 @@ impl Translator {
         let mut next = (*self.snapshot).clone();
         self.sort_changes(&mut next);
         self.supply_lone_node(&mut next);
-        // Two peers, and two advertisements, contradict each other only where they meet.
+        // Two peers, and two advertisements, contradict each other only where they meet, and Nodes may say where a peer is.
         self.stale.configuration |= self.snapshot.nodes.diff(&next.nodes).any(|change| match change {
             DiffItem::Add(..) | DiffItem::Remove(..) => true,
-            DiffItem::Update { old: (_, old), new: (_, new) } => old.labels != new.labels,
+            DiffItem::Update { old: (_, old), new: (_, new) } => {
+                (&old.labels, &old.annotations) != (&new.labels, &new.annotations)
+            }
         });
         let stale = std::mem::take(&mut self.stale);
         let mut problems = stale.problems;
@@ -616,6 +618,7 @@ impl Translator {
             let node = Node {
                 name: name.clone(),
                 labels,
+                annotations: Labels::new(),
                 internal_addresses: Vec::new(),
                 network_unavailable: false,
                 unschedulable: false,

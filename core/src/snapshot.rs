@@ -245,16 +245,6 @@ pub enum Fault {
         /// The object in force.
         other: String,
     },
-    /// Something that is valid and from which nothing follows yet. The object stays in force.
-    #[error(
-        "{feature} comes with a later release: the object is checked and kept, and nothing follows from it; {instead}"
-    )]
-    NotYet {
-        /// What is to come.
-        feature: String,
-        /// What to do until then.
-        instead: String,
-    },
     /// A reference to something that does not exist. The object stays in force.
     #[error("{kind} {name:?} does not exist; create it or correct the name")]
     DanglingReference {
@@ -304,7 +294,6 @@ impl Fault {
             Self::LocalPrefConflict { .. } => "LocalPrefConflict",
             Self::EchoTowardsIpv6 { .. } => "EchoModeForIPv6",
             Self::SameAlias { .. } => "DuplicateAlias",
-            Self::NotYet { .. } => "NotImplemented",
             Self::DanglingReference { .. } => "DanglingReference",
             // MetalLB's own word, which people look for.
             Self::DeprecatedAnnotation { .. } => "deprecatedAnnotation",
@@ -315,13 +304,7 @@ impl Fault {
 
     /// Whether the object stays in force all the same.
     pub fn is_warning(&self) -> bool {
-        matches!(
-            self,
-            Self::DanglingReference { .. }
-                | Self::DeprecatedAnnotation { .. }
-                | Self::Ignored { .. }
-                | Self::NotYet { .. }
-        )
+        matches!(self, Self::DanglingReference { .. } | Self::DeprecatedAnnotation { .. } | Self::Ignored { .. })
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
 
 pub mod announce;
 pub mod bfd;
+pub mod bgp;
 mod config;
 pub mod elect;
 pub mod health;

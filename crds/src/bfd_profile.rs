@@ -43,13 +43,13 @@ pub struct BFDProfileSpec {
     #[schemars(range(min = 2, max = 255))]
     pub detect_multiplier: Option<u8>,
 
-    /// The shortest time between echo packets, sent and received, 10 to 60000 ms. Default: 50 ms.
+    /// The shortest time between echo packets, 10 to 60000 ms. Without effect, see echoMode. Default: 50 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 60000))]
     pub echo_interval: Option<u32>,
 
-    /// Send echo packets, which the neighbour's forwarding plane returns. Only for neighbours one hop away, and only
-    /// for IPv4. Default: false.
+    /// Ask for echo packets, which the neighbour's forwarding plane returns. They are not sent: the sessions run with the
+    /// ordinary packets alone, and the object says so. Default: false.
     #[serde(default)]
     pub echo_mode: bool,
 

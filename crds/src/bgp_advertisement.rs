@@ -54,8 +54,22 @@ pub struct BGPAdvertisementSpec {
     #[schemars(range(min = 0, max = 4294967295u32))]
     pub local_pref: Option<u32>,
 
+    /// MULTI_EXIT_DISC of the route (RFC 4271), 0 to 4294967295; of several ways into our AS the peer prefers the smaller.
+    /// Absent, none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 4294967295u32))]
+    pub med: Option<u32>,
+
+    /// How many times more our AS number stands in the path towards peers of another AS, 0 to 250; the longer path is
+    /// the less preferred one. Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 250))]
+    pub as_path_prepend: u8,
+
     /// Communities put on the route, at most 63, none twice: `65000:100` (two numbers up to 65535),
-    /// `large:64496:1:2` (three numbers up to 4294967295), or an alias from a Community object.
+    /// `large:64496:1:2` (three numbers up to 4294967295), `target:64496:100` or `origin:64496:100` (extended; an AS number
+    /// or an IPv4 address, and a number, one of them at most 65535), `extended:0x0102030405060708` (any other extended
+    /// one, as it is sent), or an alias from a Community object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "communities")]
     pub communities: Vec<String>,
@@ -112,11 +126,19 @@ fn communities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// CEL: whether a text is a standard or a large community.
+/// CEL: whether a text is a standard, a large or an extended community.
 pub const VALUE_RULE: &str = "(self.matches('^[0-9]{1,5}:[0-9]{1,5}$') \
     && self.split(':').all(part, int(part) <= 65535)) \
     || (self.matches('^large:[0-9]{1,10}:[0-9]{1,10}:[0-9]{1,10}$') \
-    && self.substring(6).split(':').all(part, int(part) <= 4294967295))";
+    && self.substring(6).split(':').all(part, int(part) <= 4294967295)) \
+    || (self.matches('^(target|origin):[0-9]{1,10}:[0-9]{1,10}$') \
+    && self.substring(7).split(':').all(part, int(part) <= 4294967295) \
+    && self.substring(7).split(':').exists(part, int(part) <= 65535)) \
+    || (self.matches('^(target|origin):[0-9.]{7,15}:[0-9]{1,5}$') && isIP(self.split(':')[1]) \
+    && int(self.split(':')[2]) <= 65535) \
+    || self.matches('^extended:0x[0-9a-fA-F]{16}$')";
 
 /// What to say where [`VALUE_RULE`] does not hold.
-pub const VALUE_MESSAGE: &str = "must be A:B with numbers up to 65535, or large:A:B:C with numbers up to 4294967295";
+pub const VALUE_MESSAGE: &str = "must be A:B with numbers up to 65535, large:A:B:C with numbers up to 4294967295, \
+    target:A:B or origin:A:B with an AS number or an IPv4 address as A and a number as B, one of them at most 65535, or \
+    extended:0x and 16 hexadecimal digits";

@@ -31,10 +31,21 @@ use crate::{ConfigurationStatus, Duration, schema};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("has(self.peerASN) != has(self.dynamicASN)")
-        .message("exactly one of peerASN and dynamicASN must be set"),
-    validation = Rule::new("has(self.peerAddress) != has(self.interface)")
-        .message("exactly one of peerAddress and interface must be set"),
+    validation = Rule::new("has(self.myASN) != (has(self.nodeValues) && has(self.nodeValues.myASN))")
+        .message("exactly one of myASN and nodeValues.myASN must be set"),
+    validation = Rule::new(
+        "[has(self.peerASN), has(self.dynamicASN), has(self.nodeValues) && has(self.nodeValues.peerASN)] \
+         .exists_one(is_set, is_set)"
+    ).message("exactly one of peerASN, dynamicASN and nodeValues.peerASN must be set"),
+    validation = Rule::new(
+        "[has(self.peerAddress), has(self.interface), has(self.peerPrefix), \
+         has(self.nodeValues) && has(self.nodeValues.peerAddress)].exists_one(is_set, is_set)"
+    ).message("exactly one of peerAddress, interface, peerPrefix and nodeValues.peerAddress must be set"),
+    validation = Rule::new(
+        "!has(self.nodeValues) || !(has(self.sourceAddress) && has(self.nodeValues.sourceAddress))"
+    ).message("sourceAddress and nodeValues.sourceAddress exclude each other"),
+    validation = Rule::new("!has(self.nodeValues) || !(has(self.routerID) && has(self.nodeValues.routerID))")
+        .message("routerID and nodeValues.routerID exclude each other"),
     validation = Rule::new("!has(self.password) || !has(self.passwordSecret)")
         .message("password and passwordSecret exclude each other"),
     validation = Rule::new(
@@ -48,21 +59,36 @@ use crate::{ConfigurationStatus, Duration, schema};
          ? duration(self.holdTime) < duration('1s') : duration(self.keepaliveTime) == duration('0s'))"
     ).message("keepaliveTime must be at least 1s, or 0s with a holdTime of 0s"),
     validation = Rule::new(
-        "!has(self.ebgpMultiHop) || !self.ebgpMultiHop || ((!has(self.peerASN) || self.peerASN != self.myASN) \
-         && (!has(self.dynamicASN) || self.dynamicASN != 'internal'))"
+        "!has(self.ebgpMultiHop) || !self.ebgpMultiHop || ((!has(self.peerASN) || !has(self.myASN) \
+         || self.peerASN != self.myASN) && (!has(self.dynamicASN) || self.dynamicASN != 'internal'))"
     ).message("ebgpMultiHop is for peers of another AS only"),
+    validation = Rule::new(
+        "!has(self.role) || ((!has(self.dynamicASN) || self.dynamicASN != 'internal') && (!has(self.peerASN) \
+         || (has(self.localASN) ? self.peerASN != self.localASN : !has(self.myASN) || self.peerASN != self.myASN)))"
+    ).message("role is for peers of another AS only"),
+    validation = Rule::new("!has(self.ttlSecurityHops) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop")
+        .message("ttlSecurityHops and ebgpMultiHop exclude each other: ttlSecurityHops says how far away the peer may be"),
+    validation = Rule::new("!has(self.interface) || !has(self.passive) || !self.passive")
+        .message("passive and interface exclude each other: a peer behind an interface is connected to once it is found"),
+    validation = Rule::new(
+        "!has(self.gracefulRestartTime) || (has(self.enableGracefulRestart) && self.enableGracefulRestart)"
+    ).message("gracefulRestartTime needs enableGracefulRestart"),
     validation = Rule::new(
         "!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) \
          || ip(self.sourceAddress).family() == ip(self.peerAddress).family()"
     ).message("sourceAddress and peerAddress must be of one family"),
+    validation = Rule::new(
+        "!has(self.sourceAddress) || !has(self.peerPrefix) || !isIP(self.sourceAddress) || !isCIDR(self.peerPrefix) \
+         || ip(self.sourceAddress).family() == cidr(self.peerPrefix).ip().family()"
+    ).message("sourceAddress and peerPrefix must be of one family"),
 )]
 pub struct BGPPeerSpec {
-    /// Our AS number, 1 to 4294967295.
-    #[serde(rename = "myASN")]
+    /// Our AS number, 1 to 4294967295. Exactly one of myASN and nodeValues.myASN.
+    #[serde(default, rename = "myASN", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295u32))]
-    pub my_asn: u32,
+    pub my_asn: Option<u32>,
 
-    /// The peer's AS number, 1 to 4294967295. Exactly one of peerASN and dynamicASN.
+    /// The peer's AS number, 1 to 4294967295. Exactly one of peerASN, dynamicASN and nodeValues.peerASN.
     #[serde(default, rename = "peerASN", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295u32))]
     pub peer_asn: Option<u32>,
@@ -77,7 +103,7 @@ pub struct BGPPeerSpec {
     #[schemars(range(min = 1, max = 4294967295u32))]
     pub local_asn: Option<u32>,
 
-    /// The peer's IPv4 or IPv6 address. Exactly one of peerAddress and interface.
+    /// The peer's IPv4 or IPv6 address. Exactly one of peerAddress, interface, peerPrefix and nodeValues.peerAddress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 45))]
     #[x_kube(validation = Rule::new("isIP(self)").message("must be an IPv4 or IPv6 address"))]
@@ -88,6 +114,14 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15), regex(pattern = schema::INTERFACE_PATTERN))]
     pub interface: Option<String>,
+
+    /// A prefix such as 10.0.0.0/24 in place of an address: every router that connects from it is this peer, and none is
+    /// connected to. A router whose address another BGPPeer has as its peerAddress is that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 43))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).masked() == cidr(self)")
+        .message("must be an IPv4 or IPv6 prefix without bits beyond its length"))]
+    pub peer_prefix: Option<String>,
 
     /// Our own address of the session. Absent, the node's routing decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,9 +193,57 @@ pub struct BGPPeerSpec {
         .message("enableGracefulRestart cannot be changed: make a new BGPPeer"))]
     pub enable_graceful_restart: bool,
 
+    /// How long the return of a restarting speaker may take before the peer drops our routes: whole seconds, 1s to
+    /// 4095s. Only with enableGracefulRestart. Default: 120s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('4095s')")
+            .message("must be 1s to 4095s"),
+        validation = Rule::new("duration(self).getMilliseconds() % 1000 == 0")
+            .message("must be a whole number of seconds"),
+    )]
+    pub graceful_restart_time: Option<Duration>,
+
     /// Allow a peer of another AS to be more than one hop away. Default: false.
     #[serde(default)]
     pub ebgp_multi_hop: bool,
+
+    /// Take packets of the peer only if they have crossed at most so many hops, 1 (a direct neighbour) to 254 (RFC 5082).
+    /// The peer must do the same. Not together with ebgpMultiHop. Absent, distance is not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 254))]
+    pub ttl_security_hops: Option<u8>,
+
+    /// Wait for the peer to connect, and never connect to it. Not together with interface; with peerPrefix it is so
+    /// anyway. Default: false.
+    #[serde(default)]
+    pub passive: bool,
+
+    /// What we are to the peer's AS (RFC 9234): `provider`, `rs` (a route server), `rs-client` (the client of one),
+    /// `customer` or `peer`. The session fails where the peer says something that does not go with it. Only for peers of
+    /// another AS. Absent, no role is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "BgpRole")]
+    pub role: Option<BgpRole>,
+
+    /// How many prefixes the peer may send, 1 to 4294967295; the session is closed when it sends more (RFC 4486). Absent,
+    /// they are not counted: none of them is used in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4294967295u32))]
+    pub max_prefixes: Option<u32>,
+
+    /// Hold the session down, and tell the peer this text as the reason, up to 255 bytes; it may be empty (RFC 9003).
+    /// Absent, the session is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    #[x_kube(validation = Rule::new("size(bytes(self)) <= 255").message("must be at most 255 bytes"))]
+    pub shutdown: Option<String>,
+
+    /// Values that differ from node to node: each is read from a label or an annotation of the Node whose speaker speaks
+    /// with the peer. On a node that does not say it there is no session, and the speaker there says why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_values: Option<NodeValues>,
 
     /// The VRF device of the host to connect from, up to 15 characters. Absent, the main routing table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,6 +267,65 @@ pub enum DynamicAsn {
     Internal,
     /// Any but ours.
     External,
+}
+
+/// What one AS is to another (RFC 9234).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BgpRole {
+    /// We give transit.
+    Provider,
+    /// We are a route server.
+    Rs,
+    /// We are the client of a route server.
+    RsClient,
+    /// We get transit.
+    Customer,
+    /// We exchange routes as equals.
+    Peer,
+}
+
+/// Where values stand that differ from node to node. Each takes the place of the field of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeValues {
+    /// Where our AS number stands.
+    #[serde(default, rename = "myASN", skip_serializing_if = "Option::is_none")]
+    pub my_asn: Option<NodeValue>,
+
+    /// Where the peer's AS number stands.
+    #[serde(default, rename = "peerASN", skip_serializing_if = "Option::is_none")]
+    pub peer_asn: Option<NodeValue>,
+
+    /// Where the peer's address stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_address: Option<NodeValue>,
+
+    /// Where our own address of the session stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<NodeValue>,
+
+    /// Where our BGP identifier stands.
+    #[serde(default, rename = "routerID", skip_serializing_if = "Option::is_none")]
+    pub router_id: Option<NodeValue>,
+}
+
+/// A label or an annotation of Nodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.label) != has(self.annotation)")
+    .message("exactly one of label and annotation must be set"))]
+pub struct NodeValue {
+    /// Key of the label, such as `example.com/tor`. Labels cannot hold IPv6 addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 317), regex(pattern = schema::LABEL_KEY_PATTERN))]
+    pub label: Option<String>,
+
+    /// Key of the annotation, such as `ferrogate.io/tor`. It begins with `ferrogate.io/`; no other annotations of Nodes
+    /// are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 76), regex(pattern = schema::OUR_KEY_PATTERN))]
+    pub annotation: Option<String>,
 }
 
 /// Names a Secret.

@@ -43,7 +43,9 @@ pub struct CommunityAlias {
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[^:]+$"))]
     pub name: String,
 
-    /// The community: `65000:100` (two numbers up to 65535) or `large:64496:1:2` (three numbers up to 4294967295).
+    /// The community: `65000:100` (two numbers up to 65535), `large:64496:1:2` (three numbers up to 4294967295),
+    /// `target:64496:100` or `origin:64496:100` (extended; an AS number or an IPv4 address, and a number, one of them at
+    /// most 65535), or `extended:0x0102030405060708` (any other extended one, as it is sent).
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new(VALUE_RULE).message(VALUE_MESSAGE))]
     pub value: String,

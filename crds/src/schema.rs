@@ -99,8 +99,10 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// The name of a label, after a domain and a slash if need be.
-const LABEL_KEY_PATTERN: &str =
+pub const LABEL_KEY_PATTERN: &str =
     r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+/// The name of a label or an annotation of our own.
+pub const OUR_KEY_PATTERN: &str = r"^ferrogate\.io/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 /// What a label can say; nothing is something, too.
 const LABEL_VALUE_PATTERN: &str = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 

@@ -1,15 +1,18 @@
-//! Any bytes as a frame of neighbour discovery: no panic, and what is understood says the same when written again.
+//! Any bytes as a frame of neighbour discovery or as a router advertisement: no panic, and what is understood says the same when written again.
 //!
 //! Random bytes almost never carry the right checksum, so each input is tried as it is and with the checksum mended.
 #![cfg_attr(fuzzing, no_main)]
 
-use ferrogate_wire::ndp::{self, Advertisement, DecodeError, Ndp};
+use ferrogate_wire::ndp::{self, Advertisement, DecodeError, Ndp, router::RouterAdvertisement};
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| check(bytes));
 
 /// Decodes, and holds the result to its promises.
 pub fn check(bytes: &[u8]) {
+    if let Ok(advertisement) = RouterAdvertisement::decode(bytes) {
+        assert_eq!(RouterAdvertisement::decode(&advertisement.encode()), Ok(advertisement));
+    }
     let mut bytes = bytes.to_vec();
     let mut decoded = ndp::decode(&bytes);
     if let Err(DecodeError::Checksum { computed, .. }) = decoded {

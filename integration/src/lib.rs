@@ -5,6 +5,7 @@ pub mod kubelet;
 pub mod lab;
 pub mod netns;
 pub mod readme;
+pub mod router;
 pub mod sim;
 pub mod verify;
 pub mod workspace;

@@ -62,9 +62,14 @@ spec:
   enableGracefulRestart: true
   ebgpMultiHop: true
   dualStackAddressFamily: true
+---
+apiVersion: ferrogate.io/v1beta1
+kind: BGPPeer
+metadata: {name: counted}
+spec: {myASN: 64500, peerASN: 64496, peerAddress: 192.0.2.4, ttlSecurityHops: 3}
 ";
 
-const PEERS: [&str; 4] = ["plain", "plain.of-ipv6", "our-own-as", "everything"];
+const PEERS: [&str; 5] = ["plain", "plain.of-ipv6", "our-own-as", "everything", "counted"];
 
 /// A folder of manifests, and files beside it.
 struct Stand {
@@ -156,7 +161,7 @@ fn sessions_that_no_speaker_reports_are_listed_as_missing_in_words_and_as_json()
     let table = stand.run(&["status", "bgp", "--node", "node-1", "--routes"]);
     let json = stand.run(&["status", "bgp", "--peer", "plain", "--output", "json"]);
 
-    assert_eq!(table.lines().filter(|line| line.contains("the speaker of node-1 does not report it")).count(), 4);
+    assert_eq!(table.lines().filter(|line| line.contains("the speaker of node-1 does not report it")).count(), 5);
     assert!(table.contains("ADVERTISED TO"), "{table}");
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let nodes: Vec<&str> =

@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 
 pub mod bfd;
+pub mod bgp;
 mod config;
 mod gossip;
 mod health_probe;

@@ -83,6 +83,14 @@ pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<AsyncFd<Soc
         })?
     };
     socket.bind(&address)?;
+    register(socket)
+}
+
+/// Has the runtime say when there is something to read.
+///
+/// # Errors
+/// When the kernel has no room for one more.
+pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns its descriptor, never replaces it, and closes it only when it is dropped.
     Ok(unsafe { AsyncFd::register(socket) }?)
 }

@@ -1,8 +1,9 @@
 //! BGP messages (RFC 4271 §4): the only file that names bgp-rs.
 //!
-//! bgp-rs writes our messages and reads NOTIFICATIONs, which it does without fault. It must not see a peer's OPEN
-//! (an address family it does not know makes it refuse the whole message) nor a peer's UPDATE (crafted ones make it
-//! panic), so [`frame`] and the decoder of OPEN are ours. Types of bgp-rs do not leave this file.
+//! bgp-rs writes our OPEN, KEEPALIVE and NOTIFICATION and reads NOTIFICATIONs, which it does without fault. It must not
+//! see a peer's OPEN (an address family it does not know makes it refuse the whole message) nor a peer's UPDATE (crafted
+//! ones make it panic), and it writes paths of two octets where four were agreed; so [`frame`], the decoder of OPEN, and
+//! UPDATE and ROUTE-REFRESH in both directions are ours. Types of bgp-rs do not leave this file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +15,16 @@ use std::{
 use bgp_rs::{AFI, OpenCapability, OpenParameter, SAFI};
 
 pub mod frame;
+mod message;
 mod open;
+mod update;
 
+pub use message::{Message, MessageError, Refresh, route_refresh};
 pub use open::OpenError;
+pub use update::{AttributeFault, Attributes, Dialect, NextHop, Update, UpdateError, announce, end_of_rib, withdraw};
+
+/// What a route leads to: an IPv4 or IPv6 network whose host bits are zero.
+pub type Prefix = ipnetwork::IpNetwork;
 
 /// The version we speak.
 pub const VERSION: u8 = 4;
@@ -30,6 +38,7 @@ mod capability {
     pub const ROUTE_REFRESH: u8 = 2;
     pub const EXTENDED_NEXT_HOP: u8 = 5;
     pub const EXTENDED_MESSAGE: u8 = 6;
+    pub const ROLE: u8 = 9;
     pub const GRACEFUL_RESTART: u8 = 64;
     pub const FOUR_OCTET_ASN: u8 = 65;
     pub const ENHANCED_ROUTE_REFRESH: u8 = 70;
@@ -105,6 +114,11 @@ impl HoldTime {
     pub fn seconds(self) -> u16 {
         self.0
     }
+
+    /// What two sides keep to of which each proposed one: the smaller number (RFC 4271 §4.2).
+    pub fn agreed(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
+    }
 }
 
 /// An address family and subsequent address family that we carry.
@@ -117,6 +131,14 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both, in the order of their codes.
+    pub const ALL: [Self; 2] = [Self::Ipv4Unicast, Self::Ipv6Unicast];
+
+    /// The family that `prefix` belongs to.
+    pub fn of(prefix: &Prefix) -> Self {
+        if prefix.is_ipv4() { Self::Ipv4Unicast } else { Self::Ipv6Unicast }
+    }
+
     fn from_codes(afi: u16, safi: u8) -> Option<Self> {
         match (afi, safi) {
             (1, 1) => Some(Self::Ipv4Unicast),
@@ -134,6 +156,12 @@ impl Family {
 
     fn afi_octets(self) -> [u8; 2] {
         (self.afi() as u16).to_be_bytes()
+    }
+
+    /// AFI and SAFI.
+    fn octets(self) -> [u8; 3] {
+        let [high, low] = self.afi_octets();
+        [high, low, SAFI::Unicast as u8]
     }
 }
 
@@ -162,6 +190,8 @@ pub struct Capabilities {
     pub extended_next_hop: BTreeSet<ExtendedNextHop>,
     /// Messages up to 65535 bytes (6, RFC 8654).
     pub extended_message: bool,
+    /// What the sender is to its peer (9, RFC 9234); `None` also for a role that we do not know.
+    pub role: Option<Role>,
     /// Graceful restart (64, RFC 4724).
     pub graceful_restart: Option<GracefulRestart>,
     /// AS numbers of four octets (65, RFC 6793). The number itself is [`Open::asn`].
@@ -177,6 +207,40 @@ pub struct ExtendedNextHop {
     pub family: Family,
     /// Of the next hop.
     pub next_hop: Family,
+}
+
+/// What the sender of an OPEN is to its peer (RFC 9234 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Sells transit to the peer.
+    Provider = 0,
+    /// Passes routes on between its clients.
+    RouteServer = 1,
+    /// Client of a route server.
+    RouteServerClient = 2,
+    /// Buys transit from the peer.
+    Customer = 3,
+    /// Exchanges its own routes and those of its customers.
+    Peer = 4,
+}
+
+impl Role {
+    /// Whether a session may be between this role and that of the other side (RFC 9234 §4.2, table 2).
+    pub fn fits(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Provider, Self::Customer)
+                | (Self::Customer, Self::Provider)
+                | (Self::RouteServer, Self::RouteServerClient)
+                | (Self::RouteServerClient, Self::RouteServer)
+                | (Self::Peer, Self::Peer)
+        )
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        let roles = [Self::Provider, Self::RouteServer, Self::RouteServerClient, Self::Customer, Self::Peer];
+        roles.into_iter().find(|&role| role as u8 == code)
+    }
 }
 
 /// The graceful restart capability (RFC 4724 §3, RFC 8538 §2).
@@ -223,13 +287,16 @@ impl Open {
         }
         if !ours.extended_next_hop.is_empty() {
             let tuple = |hop: &ExtendedNextHop| {
-                let ([a, b], [c, d]) = (hop.family.afi_octets(), hop.next_hop.afi_octets());
-                [a, b, 0, SAFI::Unicast as u8, c, d]
+                let ([a, b, safi], [c, d]) = (hop.family.octets(), hop.next_hop.afi_octets());
+                [a, b, 0, safi, c, d]
             };
             sent.push(raw(capability::EXTENDED_NEXT_HOP, ours.extended_next_hop.iter().flat_map(tuple).collect()));
         }
         if ours.extended_message {
             sent.push(raw(capability::EXTENDED_MESSAGE, Vec::new()));
+        }
+        if let Some(role) = ours.role {
+            sent.push(raw(capability::ROLE, vec![role as u8]));
         }
         if let Some(restart) = &ours.graceful_restart {
             sent.push(raw(capability::GRACEFUL_RESTART, restart.value()));
@@ -255,8 +322,8 @@ impl GracefulRestart {
         let flags = u16::from(self.restarting) << 15 | u16::from(self.notification) << 14;
         let mut value = (flags | self.restart_time_seconds & Self::MAX_SECONDS).to_be_bytes().to_vec();
         for (family, &kept) in &self.forwarding {
-            value.extend(family.afi_octets());
-            value.extend([SAFI::Unicast as u8, if kept { 0x80 } else { 0 }]);
+            value.extend(family.octets());
+            value.push(if kept { 0x80 } else { 0 });
         }
         value
     }
@@ -303,6 +370,18 @@ pub enum Cease {
     BfdDown = 10,
 }
 
+/// States in which a message can come out of turn: the subcodes of the finite state machine error, error code 5
+/// (RFC 6608).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutOfTurn {
+    /// Anything but an OPEN while it is waited for.
+    OpenSent = 1,
+    /// Anything but a KEEPALIVE while it is waited for.
+    OpenConfirm = 2,
+    /// An OPEN in a session that is up.
+    Established = 3,
+}
+
 /// Why the text in a NOTIFICATION cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -329,6 +408,37 @@ impl Notification {
     /// A NOTIFICATION of any kind.
     pub fn new(code: u8, subcode: u8, data: impl Into<Vec<u8>>) -> Self {
         Self { code, subcode, data: data.into() }
+    }
+
+    /// The peer's AS is not the configured one, or none at all (RFC 4271 §6.2).
+    pub fn bad_peer_as() -> Self {
+        Self::new(2, 2, [])
+    }
+
+    /// The peer's identifier is 0 or, inside one AS, ours (RFC 6286 §2.2).
+    pub fn bad_identifier() -> Self {
+        Self::new(2, 3, [])
+    }
+
+    /// The peer's role does not fit ours or contradicts itself (RFC 9234 §4.2).
+    pub fn role_mismatch() -> Self {
+        Self::new(2, 11, [])
+    }
+
+    /// Nothing arrived for the hold time (RFC 4271 §6.5).
+    pub fn hold_timer_expired() -> Self {
+        Self::new(4, 0, [])
+    }
+
+    /// A message came that this state does not take (RFC 6608).
+    pub fn out_of_turn(state: OutOfTurn) -> Self {
+        Self::new(5, state as u8, [])
+    }
+
+    /// Nothing could be sent for the send hold time (RFC 9687). To be sent only where that delays nothing: the peer does
+    /// not read.
+    pub fn send_hold_timer_expired() -> Self {
+        Self::new(8, 0, [])
     }
 
     /// A Cease without further data.
@@ -419,6 +529,7 @@ impl fmt::Display for Notification {
             (2, 11) => "role mismatch",
             (2, _) => "OPEN message error",
             (3, 1) => "malformed attribute list",
+            (3, 9) => "optional attribute error",
             (3, 10) => "invalid network field",
             (3, _) => "UPDATE message error",
             (4, _) => "hold timer expired",
@@ -437,6 +548,7 @@ impl fmt::Display for Notification {
             (6, 9) => "hard reset",
             (6, 10) => "BFD down",
             (6, _) => "cease",
+            (7, 1) => "invalid ROUTE-REFRESH length",
             (7, _) => "ROUTE-REFRESH message error",
             (8, _) => "send hold timer expired",
             _ => "unknown error",

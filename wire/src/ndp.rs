@@ -3,6 +3,8 @@
 //! The checks are those of RFC 4861 §7.1: what a router could have forwarded (hop limit below 255), what was damaged
 //! (checksum) and what contradicts itself is a [`DecodeError`]. Extension headers are not looked behind: RFC 6980
 //! forbids fragments here, and no host sends others.
+//!
+//! [`router`] is about the messages between hosts and routers, which arrive without the headers before them.
 
 use std::net::Ipv6Addr;
 
@@ -21,6 +23,8 @@ use pnet_packet::{
 };
 
 use crate::ethernet::{self, FrameError, HEADER_LEN, Mac};
+
+pub mod router;
 
 /// The hop limit that proves that no router was in between (RFC 4861 §7.1).
 pub const HOP_LIMIT: u8 = 255;
@@ -144,12 +148,20 @@ pub enum DecodeError {
     /// An advertisement to a group answers nobody (RFC 4861 §7.1.2).
     #[error("advertisement to the group {0} is marked as solicited")]
     SolicitedToGroup(Ipv6Addr),
+    /// The options behind it.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+}
+
+/// Why the options of a message cannot be read, which makes all of it void (RFC 4861 §4.6, §6.1, §7.1).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
     /// An option says that its length is zero; a reader would never get past it.
     #[error("option of type {0} has length 0")]
-    ZeroLengthOption(u8),
+    ZeroLength(u8),
     /// An option reaches beyond the message.
     #[error("option of type {option} needs {needed} bytes, {available} are left")]
-    OptionOverrun {
+    Overrun {
         /// Its type; 0 when not even that is there.
         option: u8,
         /// Bytes it claims.
@@ -261,15 +273,15 @@ fn checked_target(target: Ipv6Addr) -> Result<Ipv6Addr, DecodeError> {
 
 /// Walks all options and returns the first link-layer address of the wanted type. pnet's own iterator does not refuse
 /// a length of zero, so the walk is ours; each step takes at least eight bytes, so it ends.
-fn link_layer(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, DecodeError> {
+fn link_layer(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, OptionError> {
     let mut address = None;
     while let Some((&option, rest)) = options.split_first() {
-        let overrun = |needed| DecodeError::OptionOverrun { option, needed, available: options.len() };
+        let overrun = |needed| OptionError::Overrun { option, needed, available: options.len() };
         let Some((&units, _)) = rest.split_first() else {
             return Err(overrun(2));
         };
         if units == 0 {
-            return Err(DecodeError::ZeroLengthOption(option));
+            return Err(OptionError::ZeroLength(option));
         }
         let length = usize::from(units) * 8;
         let Some((whole, next)) = options.split_at_checked(length) else {
@@ -277,11 +289,11 @@ fn link_layer(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, DecodeError
         };
         if option == wanted && address.is_none() {
             let &[_, _, a, b, c, d, e, f] = whole else {
-                return Err(DecodeError::LinkLayerLength(units));
+                return Err(OptionError::LinkLayerLength(units));
             };
             let mac = Mac([a, b, c, d, e, f]);
             if !mac.is_station() {
-                return Err(DecodeError::LinkLayer(mac));
+                return Err(OptionError::LinkLayer(mac));
             }
             address = Some(mac);
         }
@@ -407,11 +419,15 @@ fn write_envelope(
 }
 
 fn write_link_layer(body: &mut [u8], option: u8, address: Option<Mac>) {
-    let Some(Mac([a, b, c, d, e, f])) = address else {
+    let Some(address) = address else {
         return;
     };
     let (_, place) = body.split_at_mut(BODY_LEN);
-    place.copy_from_slice(&[option, 1, a, b, c, d, e, f]);
+    place.copy_from_slice(&link_layer_option(option, address));
+}
+
+fn link_layer_option(option: u8, Mac([a, b, c, d, e, f]): Mac) -> [u8; LINK_LAYER_LEN] {
+    [option, 1, a, b, c, d, e, f]
 }
 
 fn write_checksum(body: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr) {

@@ -9,9 +9,9 @@ use std::{
 };
 
 use ferrogate_wire::bgp::{
-    Asn, BgpIdentifier, Capabilities, Cease, ExtendedNextHop, Family, GracefulRestart, HoldTime, Notification, Open,
-    OpenError, TextError,
-    frame::{Cutter, HeaderError, MAX_EXTENDED_LEN, MAX_LEN, MessageType},
+    Asn, BgpIdentifier, Capabilities, Cease, ExtendedNextHop, Family, GracefulRestart, HoldTime, Message, MessageError,
+    Notification, Open, OpenError, OutOfTurn, Role, TextError,
+    frame::{Cutter, Frame, HeaderError, MAX_EXTENDED_LEN, MAX_LEN, MessageType},
     keepalive,
 };
 use proptest::prelude::*;
@@ -94,7 +94,6 @@ fn n_002_a_length_the_type_cannot_have_is_answered_with_1_2_and_the_length() {
         (2, 65535),
         (3, 20),
         (5, 22),
-        (5, 24),
         // Whether the length or the type is wrong first: a length no message has.
         (9, 18),
     ];
@@ -175,6 +174,7 @@ fn an_open_with_everything_has_the_bytes_of_the_rfcs() {
                 next_hop: Family::Ipv6Unicast,
             }]),
             extended_message: true,
+            role: Some(Role::Customer),
             graceful_restart: Some(GracefulRestart {
                 restarting: true,
                 notification: true,
@@ -186,12 +186,13 @@ fn an_open_with_everything_has_the_bytes_of_the_rfcs() {
         })
     };
     let expected = bytes(
-        "ffffffffffffffffffffffffffffffff 0059 01 04 5ba0 005a c0000201 3c
+        "ffffffffffffffffffffffffffffffff 005e 01 04 5ba0 005a c0000201 41
          02 06 01 04 0001 00 01
          02 06 01 04 0002 00 01
          02 02 02 00
          02 08 05 06 0001 0001 0002
          02 02 06 00
+         02 03 09 01 03
          02 0c 40 0a c078 0001 01 80 0002 01 00
          02 06 41 04 fa56ea01
          02 02 46 00",
@@ -315,6 +316,44 @@ fn n_015_as_0_is_refused_wherever_it_stands() {
     assert_eq!(Open::decode(&bytes("04 0000 005a c0000201 08 02 06 41 04 0000fbf4")), Err(OpenError::BadPeerAs));
 }
 
+const ROLES: [Role; 5] = [Role::Provider, Role::RouteServer, Role::RouteServerClient, Role::Customer, Role::Peer];
+
+#[test]
+fn a_role_may_be_repeated_but_not_changed_within_an_open() {
+    let role = |parameters: &str| Open::decode(&open_body(&bytes(parameters))).map(|open| open.capabilities.role);
+
+    for (code, expected) in (0..).zip(ROLES) {
+        assert_eq!(role(&format!("02 03 09 01 {code:02x}")), Ok(Some(expected)));
+    }
+    assert_eq!(role("02 06 09 01 03 09 01 03"), Ok(Some(Role::Customer)));
+    // A role that nobody knows, and values of another length than one octet, count as not sent.
+    for unknown in ["02 03 09 01 05", "02 02 09 00", "02 04 09 02 0303"] {
+        assert_eq!(role(unknown), Ok(None), "{unknown}");
+    }
+    for (contradiction, first, second) in [("02 06 09 01 03 09 01 00", 3, 0), ("02 03 09 01 ff 02 03 09 01 04", 255, 4)]
+    {
+        let error = role(contradiction).unwrap_err();
+        assert_eq!(error, OpenError::ContradictoryRoles(first, second));
+        assert_eq!(error.notification(), Notification::new(2, 11, []));
+    }
+}
+
+#[test]
+fn roles_fit_in_the_pairs_of_the_rfc_and_no_others() {
+    let fitting = [
+        (Role::Provider, Role::Customer),
+        (Role::Customer, Role::Provider),
+        (Role::RouteServer, Role::RouteServerClient),
+        (Role::RouteServerClient, Role::RouteServer),
+        (Role::Peer, Role::Peer),
+    ];
+    for ours in ROLES {
+        for theirs in ROLES {
+            assert_eq!(ours.fits(theirs), fitting.contains(&(ours, theirs)), "{ours:?} and {theirs:?}");
+        }
+    }
+}
+
 #[test]
 fn lengths_that_contradict_each_other_break_an_open() {
     for parameters in ["02", "02 01", "02 05 01 04 0001", "02 03 41 04 00", "02 01 02", "ff", "ff 00", "ff 0000 02"] {
@@ -390,6 +429,44 @@ fn a_hard_reset_wraps_the_real_reason() {
 }
 
 #[test]
+fn every_end_of_a_session_has_its_codes() {
+    let ends = [
+        (Notification::bad_peer_as(), "2/2 bad peer AS"),
+        (Notification::bad_identifier(), "2/3 bad BGP identifier"),
+        (Notification::role_mismatch(), "2/11 role mismatch"),
+        (Notification::hold_timer_expired(), "4/0 hold timer expired"),
+        (Notification::out_of_turn(OutOfTurn::OpenSent), "5/1 unexpected message in OpenSent"),
+        (Notification::out_of_turn(OutOfTurn::OpenConfirm), "5/2 unexpected message in OpenConfirm"),
+        (Notification::out_of_turn(OutOfTurn::Established), "5/3 unexpected message in Established"),
+        (Notification::send_hold_timer_expired(), "8/0 send hold timer expired"),
+    ];
+    for (notification, shown) in ends {
+        assert_eq!(notification.to_string(), shown);
+        assert_eq!(notification.data, []);
+    }
+}
+
+#[test]
+fn a_message_of_every_type_is_read_as_what_it_is() {
+    let mut cutter = Cutter::default();
+    let mut read = |message: Vec<u8>| {
+        Message::decode(cutter.feed(&mut &message[..]).expect("a good header").expect("a whole message"))
+    };
+    let open = open_with(Capabilities::default());
+    let notification = Notification::cease(Cease::PeerDeconfigured);
+
+    assert_eq!(read(open.encode()), Ok(Message::Open(open)));
+    assert_eq!(read(notification.encode()), Ok(Message::Notification(notification)));
+    assert_eq!(read(keepalive()), Ok(Message::Keepalive));
+    assert_eq!(read(message(1, 29)), Err(MessageError::Open(OpenError::Version(0))));
+    assert_eq!(read(message(1, 29)).unwrap_err().notification(), Notification::new(2, 1, [0, 4]));
+    // Nothing that was cut is as short as this.
+    let short = Message::decode(Frame { kind: MessageType::Notification, body: &[6] });
+    assert_eq!(short, Err(MessageError::Header(HeaderError::BadLength { kind: 3, length: 20 })));
+    assert_eq!(short.unwrap_err().notification(), Notification::new(1, 2, [0, 20]));
+}
+
+#[test]
 fn a_notification_without_its_codes_is_none() {
     assert_eq!(Notification::decode(&[]), None);
     assert_eq!(Notification::decode(&[6]), None);
@@ -402,7 +479,7 @@ const HOSTILE: [(&str, &str); 6] = [
     ("an UPDATE with BGP-LS in MP_REACH_NLRI", "0022 02 0000 000b 80 0e 08 4004 47 04 01020304"),
     ("an UPDATE with a short MPLS-VPN prefix", "0024 02 0000 000d 80 0e 0a 0001 80 04 01020304 00 08"),
     ("an UPDATE whose AS_PATH runs over its attribute", "001e 02 0000 0007 40 02 04 02 ff fbf4"),
-    ("an UPDATE with a default route beside another", "001a 02 0000 0000 00 10 0a00"),
+    ("an UPDATE with a default route beside another", "001b 02 0000 0000 00 10 0a00"),
     ("an OPEN with an ORF capability cut short", "0023 01 04 fbf4 005a c0000201 06 02 04 03 02 0001"),
 ];
 
@@ -412,10 +489,7 @@ fn n_123_hostile_messages_pass_the_wrapper_without_a_panic() {
         let stream = [&MARKER[..], &bytes(hex)].concat();
         let messages = cut(&stream).unwrap_or_else(|error| panic!("{name}: {error}"));
         let [(kind, body)] = &messages[..] else { panic!("{name} is one message") };
-        // An UPDATE has no decoder that could meet its body: we announce and do not learn.
-        if *kind == MessageType::Open {
-            Open::decode(body).unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
+        Message::decode(Frame { kind: *kind, body }).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 
@@ -445,6 +519,10 @@ fn families() -> impl Strategy<Value = Family> {
     prop_oneof![Just(Family::Ipv4Unicast), Just(Family::Ipv6Unicast)]
 }
 
+fn roles() -> impl Strategy<Value = Role> {
+    prop::sample::select(&ROLES[..])
+}
+
 fn graceful_restarts() -> impl Strategy<Value = GracefulRestart> {
     (
         any::<bool>(),
@@ -466,11 +544,12 @@ fn opens() -> impl Strategy<Value = Open> {
         prop::option::of(prop::collection::btree_set(families(), 1..3)),
         any::<[bool; 3]>(),
         prop::collection::btree_set(hop, 0..5),
+        prop::option::of(roles()),
         prop::option::of(graceful_restarts()),
     );
     (1..=u32::MAX, any::<u16>(), 1..=u32::MAX, capabilities).prop_map(|(asn, hold, id, capabilities)| {
-        let (families, [route_refresh, extended_message, enhanced_route_refresh], extended_next_hop, graceful_restart) =
-            capabilities;
+        let (families, flags, extended_next_hop, role, graceful_restart) = capabilities;
+        let [route_refresh, extended_message, enhanced_route_refresh] = flags;
         Open {
             asn: Asn::new(asn).expect("not 0"),
             hold_time: HoldTime::from_seconds(hold.max(3)).expect("long enough"),
@@ -480,6 +559,7 @@ fn opens() -> impl Strategy<Value = Open> {
                 route_refresh,
                 extended_next_hop,
                 extended_message,
+                role,
                 graceful_restart,
                 four_octet_asn: true,
                 enhanced_route_refresh,
@@ -487,6 +567,14 @@ fn opens() -> impl Strategy<Value = Open> {
         }
     })
 }
+
+const TYPES: [MessageType; 5] = [
+    MessageType::Open,
+    MessageType::Update,
+    MessageType::Notification,
+    MessageType::Keepalive,
+    MessageType::RouteRefresh,
+];
 
 proptest! {
     #[test]
@@ -518,7 +606,9 @@ proptest! {
             prop_assert!(found.len() >= messages);
         }
         prop_assert_eq!(cut_with(Cutter::default(), stream.chunks(piece)), at_once);
-        let _ = Open::decode(&stream);
+        for kind in TYPES {
+            let _ = Message::decode(Frame { kind, body: &stream }).map_err(|error| error.notification().to_string());
+        }
         let _ = Notification::decode(&stream).map(|notification| notification.to_string());
     }
 }

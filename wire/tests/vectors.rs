@@ -13,7 +13,11 @@ use ferrogate_wire::{
     arp::{self, Arp, Operation},
     bfd::{self, Diagnostic, Packet, Sequence, State},
     ethernet::{FrameError, MAX_FRAME_LEN, Mac},
-    ndp::{self, ALL_NODES, Advertisement, Ndp, Solicitation, solicited_node},
+    ndp::{
+        self, ALL_NODES, Advertisement, Ndp, OptionError, Solicitation,
+        router::{RouterAdvertisement, RouterError, router_solicitation},
+        solicited_node,
+    },
 };
 use proptest::prelude::*;
 
@@ -258,17 +262,68 @@ fn n_102_each_malformed_ndp_frame_is_refused_by_name() {
         (from_nobody(ADVERTISEMENT), Source(Ipv6Addr::UNSPECIFIED)),
         (summed(with(PROBE, 38, &v6("2001:db8::dad").octets())), ProbeDestination(v6("2001:db8::dad"))),
         (solicited_to_group, SolicitedToGroup(group)),
-        (fresh(79, &[0]), ZeroLengthOption(1)),
-        (fresh(79, &[2]), OptionOverrun { option: 1, needed: 16, available: 8 }),
-        (summed(resized(SOLICITATION, 25)), OptionOverrun { option: 1, needed: 2, available: 1 }),
-        (summed(with_options(SOLICITATION, &[1, 2, 2, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0])), LinkLayerLength(2)),
-        (fresh(80, &[0xff; 6]), LinkLayer(Mac::BROADCAST)),
-        (fresh(80, &[0; 6]), LinkLayer(Mac::ZERO)),
+        (fresh(79, &[0]), Options(OptionError::ZeroLength(1))),
+        (fresh(79, &[2]), Options(OptionError::Overrun { option: 1, needed: 16, available: 8 })),
+        (summed(resized(SOLICITATION, 25)), Options(OptionError::Overrun { option: 1, needed: 2, available: 1 })),
+        (
+            summed(with_options(SOLICITATION, &[1, 2, 2, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0])),
+            Options(OptionError::LinkLayerLength(2)),
+        ),
+        (fresh(80, &[0xff; 6]), Options(OptionError::LinkLayer(Mac::BROADCAST))),
+        (fresh(80, &[0; 6]), Options(OptionError::LinkLayer(Mac::ZERO))),
     ];
 
     for (frame, error) in table {
         assert_eq!(ndp::decode(&frame), Err(error));
     }
+}
+
+/// As routers send it that serve as default routers: hop limit 64, 1800 s, then link-layer address, MTU and a prefix.
+const ROUTER: &str = "86 00 0000 40 00 0708 00000000 00000000 01 01 02000000000a 05 01 0000 000005dc \
+    03 04 40 c0 00278d00 00093a80 00000000 20010db8000000000000000000000000";
+
+#[test]
+fn n_057_our_router_advertisement_makes_nobody_take_us_for_a_default_router() {
+    let ours = RouterAdvertisement::presence(A);
+
+    assert_eq!(ours.encode(), bytes("86 00 0000 00 00 0000 00000000 00000000 01 01 02000000000a"));
+    assert_eq!(RouterAdvertisement::decode(&ours.encode()), Ok(ours));
+}
+
+#[test]
+fn a_router_advertisement_is_read_for_its_lifetime_and_link_layer_address() {
+    let theirs = RouterAdvertisement { router_lifetime_seconds: 1800, source_link_layer: Some(A) };
+    let bare = RouterAdvertisement { router_lifetime_seconds: 1800, source_link_layer: None };
+
+    assert_eq!(RouterAdvertisement::decode(&bytes(ROUTER)), Ok(theirs));
+    assert_eq!(RouterAdvertisement::decode(&bytes(ROUTER)[..16]), Ok(bare.clone()));
+    assert_eq!(bare.encode(), bytes("86 00 0000 00 00 0708 00000000 00000000"));
+}
+
+#[test]
+fn each_malformed_router_advertisement_is_refused_by_name() {
+    let table = [
+        (Vec::new(), RouterError::TooShort(0)),
+        (bytes(ROUTER)[..15].to_vec(), RouterError::TooShort(15)),
+        (with(ROUTER, 0, &[133]), RouterError::Type(133)),
+        (with(ROUTER, 1, &[1]), RouterError::Code(1)),
+        (with(ROUTER, 17, &[0]), RouterError::Options(OptionError::ZeroLength(1))),
+        (with(ROUTER, 17, &[2]), RouterError::Options(OptionError::LinkLayerLength(2))),
+        (with(ROUTER, 18, &[0xff; 6]), RouterError::Options(OptionError::LinkLayer(Mac::BROADCAST))),
+        (
+            bytes(ROUTER)[..63].to_vec(),
+            RouterError::Options(OptionError::Overrun { option: 3, needed: 32, available: 31 }),
+        ),
+    ];
+
+    for (message, error) in table {
+        assert_eq!(RouterAdvertisement::decode(&message), Err(error));
+    }
+}
+
+#[test]
+fn a_router_solicitation_says_who_asks() {
+    assert_eq!(router_solicitation(B), bytes("85 00 0000 00000000 01 01 02000000000b"));
 }
 
 #[test]

@@ -40,6 +40,10 @@ pub fn config(facts: &Facts) -> String {
     // BFD over several hops asks for the address.
     text.line(format!("  local {}{port} as {};", facts.router, facts.router_asn));
     text.line_if(facts.multi_hop, "  multihop;");
+    if let Some(hops) = facts.ttl_security_hops {
+        text.line_if(facts.is_far(), format!("  multihop {hops};"));
+        text.line("  ttl security on;");
+    }
     text.line_if(facts.has_password, format!("  password \"{PASSWORD}\";"));
     if let Some(bfd) = &facts.bfd {
         text.line(format!(

@@ -31,6 +31,9 @@ pub fn config(facts: &Facts) -> String {
     text.line(format!("   neighbor {name} remote-as {}", facts.our_asn));
     text.line_if(facts.has_password, format!("   neighbor {name} password 0 {PASSWORD}"));
     text.line_if(facts.multi_hop, format!("   neighbor {name} ebgp-multihop 255"));
+    if let Some(hops) = facts.ttl_security_hops {
+        text.line(format!("   neighbor {name} ttl maximum-hops {hops}"));
+    }
     if let Some(bfd) = &facts.bfd {
         text.line(format!("   neighbor {name} bfd"));
         text.line(format!(

@@ -44,6 +44,9 @@ pub fn config(facts: &Facts) -> String {
     text.line(format!(" neighbor {name} remote-as {ours}"));
     text.line_if(facts.has_password, format!(" neighbor {name} password {PASSWORD}"));
     text.line_if(facts.multi_hop, format!(" neighbor {name} ebgp-multihop"));
+    if let Some(hops) = facts.ttl_security_hops {
+        text.line(format!(" neighbor {name} ttl-security hops {hops}"));
+    }
     text.line_if(facts.bfd.is_some(), format!(" neighbor {name} bfd"));
     text.line_if(facts.bfd.is_some(), format!(" neighbor {name} bfd profile {name}"));
     text.line_if(facts.graceful_restart, format!(" neighbor {name} graceful-restart-helper"));

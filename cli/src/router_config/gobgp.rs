@@ -24,6 +24,11 @@ pub fn config(facts: &Facts) -> String {
             text.line("    enabled = true");
             text.line("    multihop-ttl = 255");
         }
+        if let Some(hops) = facts.ttl_security_hops {
+            text.line("  [neighbors.ttl-security.config]");
+            text.line("    enabled = true");
+            text.line(format!("    ttl-min = {}", 256 - u16::from(hops.get())));
+        }
         if facts.graceful_restart {
             text.line("  [neighbors.graceful-restart.config]");
             text.line("    enabled = true");

@@ -49,6 +49,9 @@ pub fn config(facts: &Facts) -> String {
     text.line(format!(" neighbor {name} remote-as {ours}"));
     text.line_if(facts.has_password, format!(" neighbor {name} password {PASSWORD}"));
     text.line_if(facts.multi_hop, format!(" neighbor {name} ebgp-multihop 255"));
+    if let Some(hops) = facts.ttl_security_hops {
+        text.line(format!(" neighbor {name} ttl-security hops {hops}"));
+    }
     let hops = if facts.multi_hop { " multi-hop" } else { "" };
     text.line_if(facts.bfd.is_some(), format!(" neighbor {name} fall-over bfd{hops}"));
     for neighbor in &facts.nodes {

@@ -36,6 +36,10 @@ pub fn config(facts: &Facts) -> String {
     }
     text.line(format!("{group} multipath"));
     text.line_if(facts.multi_hop, format!("{group} multihop ttl 255"));
+    if facts.ttl_security_hops.is_some() {
+        text.line("# A firewall filter must refuse what comes from further away; this is what the nodes ask for.");
+        text.line(format!("{group} {}ttl 255", if facts.is_far() { "multihop " } else { "" }));
+    }
     text.line_if(facts.has_password, format!("{group} authentication-key \"{PASSWORD}\""));
     if let Some(bfd) = &facts.bfd {
         let liveness = format!("{group} bfd-liveness-detection");

@@ -42,6 +42,9 @@ pub fn config(facts: &Facts) -> String {
         text.line(format!("  Remote AS:      {}", facts.our_asn));
         text.line_if(facts.has_password, format!("  BGP MD5 Password: {PASSWORD}"));
         text.line_if(facts.multi_hop, "  Multi-Hop:      yes");
+        if let Some(hops) = facts.ttl_security_hops {
+            text.line(format!("  # The nodes ask for TTL security (RFC 5082), {hops} hops: in vtysh, `neighbor {} ttl-security hops {hops}`", neighbor.address));
+        }
         text.line_if(facts.bfd.is_some(), "  BFD:            yes");
         text.line_if(facts.families.len() > 1, "  Multi-Protocol: yes");
         text.line(format!("  Route-Map In:   {name}-in"));

@@ -50,7 +50,8 @@ pub fn config(facts: &Facts) -> String {
             families.join(","),
         );
         let options = [
-            (facts.multi_hop, " multihop=yes".to_owned()),
+            (facts.multi_hop || facts.is_far(), " multihop=yes".to_owned()),
+            (facts.ttl_security_hops.is_some(), " local.ttl=255".to_owned()),
             (facts.bfd.is_some(), " use-bfd=yes".to_owned()),
             (facts.has_password, format!(" tcp-md5-key=\"{PASSWORD}\"")),
             (facts.port.get() != 179, format!(" local.port={}", facts.port)),

@@ -16,6 +16,7 @@ pub fn facts() -> Facts {
         nodes: vec![node("node-1", "192.0.2.11"), node("node-2", "192.0.2.12")],
         has_password: true,
         multi_hop: false,
+        ttl_security_hops: None,
         graceful_restart: true,
         bfd: Some(Bfd {
             transmit_ms: 300,
@@ -261,6 +262,24 @@ fn opnsense_is_told_what_to_enter_where() {
 }
 
 #[test]
+fn who_counts_hops_is_told_how_many() {
+    let near = Facts { ttl_security_hops: NonZeroU8::new(1), ..facts() };
+    let far = Facts { ttl_security_hops: NonZeroU8::new(3), ..facts() };
+
+    says(&frr::config(&far), &["neighbor ferrogate-tor-a ttl-security hops 3"]);
+    says(&bird::config(&near), &["ttl security on;"]);
+    says(&bird::config(&far), &["multihop 3;", "ttl security on;"]);
+    says(&gobgp::config(&far), &["[neighbors.ttl-security.config]", "enabled = true", "ttl-min = 253"]);
+    says(&ios_xe::config(&far), &["neighbor ferrogate-tor-a ttl-security hops 3"]);
+    says(&junos::config(&near), &["set protocols bgp group ferrogate-tor-a ttl 255"]);
+    says(&junos::config(&far), &["set protocols bgp group ferrogate-tor-a multihop ttl 255"]);
+    says(&eos::config(&far), &["neighbor ferrogate-tor-a ttl maximum-hops 3"]);
+    says(&vyos::config(&far), &["set protocols bgp peer-group ferrogate-tor-a ttl-security hops 3"]);
+    assert!(routeros::config(&far).contains(" multihop=yes local.ttl=255"));
+    assert!(opnsense::config(&far).contains("`neighbor 192.0.2.11 ttl-security hops 3`"));
+}
+
+#[test]
 fn a_peer_of_our_own_as_is_told_as_such() {
     let internal = Facts { our_asn: Asn::new(64496).unwrap(), ..facts() };
 
@@ -311,7 +330,8 @@ async fn of_peer(spec: &str, only: &[&str], asn: Option<u32>) -> anyhow::Result<
     );
     let snapshot = folder("", &peer).snapshot().await;
     let only: Vec<String> = only.iter().map(|&node| node.to_owned()).collect();
-    facts_of(&snapshot, "tor-a", &only, asn.and_then(Asn::new))
+    let router = None;
+    facts_of(&snapshot, Question { peer: "tor-a", nodes: &only, router, asn: asn.and_then(Asn::new) })
 }
 
 use super::facts as facts_of;
@@ -357,6 +377,8 @@ async fn what_a_router_must_know_and_nobody_says_is_asked_for() {
     assert!(refused(of_peer(known, &[], Some(64496)).await).ends_with("leave out --asn"));
     assert!(refused(of_peer(known, &["node-9"], None).await).contains("there is no Node node-9"));
     assert!(refused(of_peer(known, &["node-3"], None).await).contains("no node speaks with BGPPeer tor-a"));
+    let prefix = "myASN: 64500, peerASN: 64496, peerPrefix: 192.0.2.0/29";
+    assert!(refused(of_peer(prefix, &[], None).await).ends_with("say which with --router ADDRESS"));
     let unnumbered = "myASN: 64500, peerASN: 64496, interface: eth1";
     assert!(refused(of_peer(unnumbered, &[], None).await).contains("behind interface eth1"));
     let missing = format!("{known}, bfdProfile: slow");

@@ -39,6 +39,9 @@ pub fn config(facts: &Facts) -> String {
     text.line(format!("{group} remote-as {}", facts.our_asn));
     text.line_if(facts.has_password, format!("{group} password {PASSWORD}"));
     text.line_if(facts.multi_hop, format!("{group} ebgp-multihop 255"));
+    if let Some(hops) = facts.ttl_security_hops {
+        text.line(format!("{group} ttl-security hops {hops}"));
+    }
     text.line_if(facts.bfd.is_some(), format!("{group} bfd profile {name}"));
     text.line_if(facts.graceful_restart, format!("{group} graceful-restart restart-helper"));
     for family in &facts.families {

@@ -43,6 +43,11 @@ pub fn read(object: BFDProfile, check: &mut Check) -> Option<Fact> {
     };
     let detect_multiplier = number("spec.detectMultiplier", spec.detect_multiplier, DETECT_MULTIPLIER, 2, 255);
     let minimum_ttl = number("spec.minimumTtl", spec.minimum_ttl, MINIMUM_TTL, 1, 254);
+    if spec.echo_mode {
+        let detail = "echo packets are not sent, and sessions run with the ordinary ones alone: the neighbour is missed \
+                      after detectMultiplier times the interval; set that as short as it has to be, and remove echoMode";
+        check.ignore("spec.echoMode", detail);
+    }
     Some(Fact::BfdProfile(Arc::new(BfdProfile {
         key: check.key.clone(),
         read_only: check.spelling == Spelling::Metallb,

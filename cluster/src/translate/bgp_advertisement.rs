@@ -13,11 +13,17 @@ use ferrogate_crds::BGPAdvertisement;
 
 use crate::{
     objects::{BgpAdvertisementFact, Fact, Spelling},
-    translate::read::{Check, created, each_once, not_yet, selectors},
+    translate::{
+        community::community,
+        read::{Check, created, each_once, selectors},
+    },
 };
 
 /// The most communities of one advertisement: what one UPDATE surely holds beside its other attributes.
 const MAX_COMMUNITIES: usize = 63;
+
+/// The most times that our AS is prepended.
+const MAX_PREPEND: u8 = 250;
 
 /// Reads a BGPAdvertisement.
 pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
@@ -36,6 +42,9 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
                       chosen and others that are not; leave aggregationLength at 32 and aggregationLengthV6 at 128";
         check.refuse("spec.serviceSelectors", Fault::Schema { detail: detail.to_owned() });
     }
+    if spec.as_path_prepend > MAX_PREPEND {
+        check.invalid("spec.asPathPrepend", spec.as_path_prepend, "0 to 250");
+    }
     if spec.communities.len() > MAX_COMMUNITIES {
         check.invalid("spec.communities", spec.communities.len(), "at most 63 communities");
     }
@@ -45,7 +54,7 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
         if !written.insert(text.clone()) {
             check.invalid(&field, &text, "each community once");
         }
-        match text.parse() {
+        match community(&text, check.spelling) {
             Ok(community) => _ = communities.insert(community),
             // A name holds no colon, so that a mistyped value is never taken for one.
             Err(NotACommunity) if text.is_empty() || text.contains(':') => {
@@ -56,7 +65,6 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
     }
     let names = each_once(spec.ip_address_pools, "spec.ipAddressPools", check);
     let pool_selectors = selectors(spec.ip_address_pool_selectors, "spec.ipAddressPoolSelectors", check);
-    not_yet(check);
     let advertisement = BgpAdvertisement {
         key: check.key.clone(),
         read_only: check.spelling == Spelling::Metallb,
@@ -68,6 +76,8 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
         peers: each_once(spec.peers, "spec.peers", check),
         aggregation,
         local_pref: spec.local_pref.and_then(NonZeroU32::new),
+        multi_exit_disc: spec.med,
+        prepend: spec.as_path_prepend,
         communities,
         unknown_aliases: BTreeSet::new(),
     };

@@ -2,12 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ferrogate_core::model::community::{CommunityAliases, NotACommunity};
+use ferrogate_core::model::community::{Community, CommunityAliases, NotACommunity};
 
 use crate::{
     objects::{CommunityFact, Fact, Spelling},
     translate::read::{Check, created},
 };
+
+/// A community as it is written; MetalLB has no extended ones.
+pub fn community(text: &str, spelling: Spelling) -> Result<Community, NotACommunity> {
+    let is_known = |community: &Community| spelling == Spelling::Ours || !matches!(community, Community::Extended(_));
+    text.parse().ok().filter(is_known).ok_or(NotACommunity)
+}
 
 /// Reads a Community.
 pub fn read(object: ferrogate_crds::Community, check: &mut Check) -> Option<Fact> {
@@ -22,7 +28,7 @@ pub fn read(object: ferrogate_crds::Community, check: &mut Check) -> Option<Fact
         if !names.insert(alias.name.clone()) {
             check.invalid(&format!("{field}.name"), &alias.name, "each name once");
         }
-        match alias.value.parse() {
+        match community(&alias.value, check.spelling) {
             Ok(community) => aliases.push((alias.name, community)),
             Err(NotACommunity) => {
                 check.invalid(&format!("{field}.value"), alias.value, &NotACommunity.to_string());

@@ -33,9 +33,12 @@ pub fn read(object: Node, check: &mut Check) -> Option<Fact> {
     }
     let conditions = status.conditions.unwrap_or_default();
     let unavailable = conditions.iter().any(|one| one.type_ == "NetworkUnavailable" && one.status == "True");
+    let mut annotations = object.metadata.annotations.unwrap_or_default();
+    annotations.retain(|key, _| key.starts_with(node::ANNOTATION_PREFIX));
     Some(Fact::Node(Arc::new(node::Node {
         name: NodeName::from(&*check.key.name),
         labels: object.metadata.labels.unwrap_or_default(),
+        annotations,
         internal_addresses,
         network_unavailable: unavailable,
         unschedulable,

@@ -186,13 +186,6 @@ fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> 
     }
 }
 
-/// Says that nothing follows from this object yet, however valid it is.
-pub fn not_yet(check: &mut Check) {
-    let feature = "announcing by BGP".to_owned();
-    let instead = "this release announces by layer 2 only: add an L2Advertisement".to_owned();
-    check.say("", Fault::NotYet { feature, instead });
-}
-
 /// The value as its kind's type; a field that does not fit refuses the object, one that nobody knows is told.
 fn decode<T: DeserializeOwned>(value: Value, rules: &Rules, check: &mut Check) -> Option<T> {
     let mut unknown = Vec::new();
@@ -503,10 +496,12 @@ pub fn selector(from: meta::LabelSelector, field: &str, check: &mut Check) -> La
     LabelSelector { match_labels, match_expressions }
 }
 
-const LABEL_KEY: &str = "a label: letters, digits, `-`, `_` and `.`, at most 63, after a domain and `/` if need be";
+/// What [`is_label_key`] wants.
+pub const LABEL_KEY: &str = "a label: letters, digits, `-`, `_` and `.`, at most 63, after a domain and `/` if need be";
 const LABEL_VALUE: &str = "a value of a label: letters, digits, `-`, `_` and `.`, at most 63";
 
-fn is_label_key(key: &str) -> bool {
+/// Whether a text can be the key of a label or an annotation.
+pub fn is_label_key(key: &str) -> bool {
     let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
     domain.is_none_or(is_dns_name) && !name.is_empty() && is_label_value(name)
 }

@@ -28,6 +28,7 @@ fn facts(problems: Vec<Problem>) -> Snapshot {
         let node = Node {
             name: name.into(),
             labels,
+            annotations: BTreeMap::new(),
             internal_addresses: Vec::<IpAddr>::new(),
             network_unavailable: false,
             unschedulable: false,

@@ -58,6 +58,10 @@ pub struct BgpAdvertisement {
     pub aggregation: Aggregation,
     /// `spec.localPref`; `None` leaves LOCAL_PREF to whoever receives the route.
     pub local_pref: Option<NonZeroU32>,
+    /// `spec.med`: MULTI_EXIT_DISC of the route; `None` sends none.
+    pub multi_exit_disc: Option<u32>,
+    /// `spec.asPathPrepend`: how many times more our AS stands in the path towards another AS, 0 to 250.
+    pub prepend: u8,
     /// `spec.communities`, aliases resolved.
     pub communities: BTreeSet<Community>,
     /// Aliases of `spec.communities` that no Community object gives. A route that should carry one must not go out

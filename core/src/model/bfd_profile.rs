@@ -19,7 +19,8 @@ pub struct BfdProfile {
     pub transmit_interval: Duration,
     /// `spec.detectMultiplier`: how many packets may be missing, 2 to 255.
     pub detect_multiplier: NonZeroU8,
-    /// `spec.echoInterval` where `spec.echoMode` is on: the shortest time between echo packets, 10 ms to 60 s.
+    /// `spec.echoInterval` where `spec.echoMode` is on: the shortest time between echo packets, 10 ms to 60 s. None are
+    /// sent; it only says who would get them.
     pub echo_interval: Option<Duration>,
     /// `spec.passiveMode`: the neighbour begins.
     pub passive: bool,

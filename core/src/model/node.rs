@@ -7,6 +7,9 @@ use crate::model::{Family, Labels, NodeName};
 /// The label that keeps a node from announcing (any value), as kubeadm sets it on control planes.
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// How the key of an annotation begins that may say something of a node.
+pub const ANNOTATION_PREFIX: &str = "ferrogate.io/";
+
 /// A Node object, as far as announcing and forwarding care.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -14,6 +17,9 @@ pub struct Node {
     pub name: NodeName,
     /// `metadata.labels`.
     pub labels: Labels,
+    /// Those of `metadata.annotations` whose key begins with [`ANNOTATION_PREFIX`]. Nobody looks at the others, and
+    /// some are large.
+    pub annotations: Labels,
     /// `status.addresses` of type `InternalIP`, in the order written.
     pub internal_addresses: Vec<IpAddr>,
     /// Condition `NetworkUnavailable` is `True`.

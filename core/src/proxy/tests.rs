@@ -320,6 +320,7 @@ fn cluster(node: &[&str]) -> Snapshot {
     let node = Node {
         name: "a".into(),
         labels: Default::default(),
+        annotations: Default::default(),
         internal_addresses,
         network_unavailable: false,
         unschedulable: false,

@@ -164,6 +164,7 @@ fn node(number: u8) -> Node {
     Node {
         name: format!("k{number}").as_str().into(),
         labels: BTreeMap::from([("name".to_owned(), format!("k{number}"))]),
+        annotations: BTreeMap::new(),
         internal_addresses: vec![IpAddr::from([198, 51, 100, 10 + number])],
         network_unavailable: false,
         unschedulable: false,

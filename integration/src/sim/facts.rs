@@ -64,6 +64,7 @@ pub fn cluster(nodes: usize) -> Snapshot {
         let node = Node {
             name: name.clone(),
             labels: BTreeMap::from([("name".to_owned(), name.to_string())]),
+            annotations: BTreeMap::new(),
             internal_addresses: vec![node_address(node)],
             network_unavailable: false,
             unschedulable: false,

@@ -583,6 +583,7 @@ pub fn snapshot<'a>(services: impl IntoIterator<Item = &'a [IpAddr]>) -> Snapsho
     let node = Node {
         name: "node-a".into(),
         labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
         internal_addresses: vec![NODE_IP.into()],
         network_unavailable: false,
         unschedulable: false,

@@ -67,6 +67,37 @@ impl HeaderError {
     }
 }
 
+impl Frame<'_> {
+    /// The message as it arrived; a body that no message can have is cut.
+    pub(super) fn encode(self) -> Vec<u8> {
+        encode(self.kind, &[self.body.get(..MAX_EXTENDED_LEN - HEADER_LEN).unwrap_or(self.body)])
+    }
+}
+
+impl MessageType {
+    /// The type field.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Open => 1,
+            Self::Update => 2,
+            Self::Notification => 3,
+            Self::Keepalive => 4,
+            Self::RouteRefresh => 5,
+        }
+    }
+}
+
+/// The message with this body, which fits [`MAX_EXTENDED_LEN`].
+pub(super) fn encode(kind: MessageType, body: &[&[u8]]) -> Vec<u8> {
+    let length = HEADER_LEN + body.iter().map(|part| part.len()).sum::<usize>();
+    let mut message = Vec::with_capacity(length);
+    message.extend(MARKER);
+    message.extend(u16::try_from(length).expect("whoever puts a body together keeps to the limit").to_be_bytes());
+    message.push(kind.code());
+    message.extend(body.iter().copied().flatten());
+    message
+}
+
 /// Collects the bytes of one connection and hands out one message at a time.
 ///
 /// It never holds more than one message, whatever is fed to it.
@@ -136,8 +167,8 @@ impl Cutter {
             2 => (MessageType::Update, 23..=self.max_len),
             3 => (MessageType::Notification, 21..=self.max_len),
             4 => (MessageType::Keepalive, HEADER_LEN..=HEADER_LEN),
-            // Longer ones carry route filters (RFC 5291), which nobody may send who was not asked to.
-            5 => (MessageType::RouteRefresh, 23..=23),
+            // One that is too long has an answer of its own (RFC 7313 §5), which its decoder gives.
+            5 => (MessageType::RouteRefresh, 23..=self.max_len),
             _ => return Err(HeaderError::BadType(kind)),
         };
         if allowed.contains(&usize::from(length)) { Ok(Some((kind, length.into()))) } else { Err(bad_length) }

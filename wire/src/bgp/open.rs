@@ -1,4 +1,4 @@
-//! Reads the body of an OPEN (RFC 4271 §4.2, §6.2; RFC 5492, 6793, 7607, 9072).
+//! Reads the body of an OPEN (RFC 4271 §4.2, §6.2; RFC 5492, 6793, 7607, 9072, 9234).
 //!
 //! Capabilities, and families inside them, that we do not know are passed over, and so is a capability whose value we
 //! cannot read: it counts as not sent. Only what breaks the message itself is an error.
@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Asn, BgpIdentifier, Capabilities, ExtendedNextHop, Family, GracefulRestart, HoldTime, Notification, Open, VERSION,
-    capability,
+    Asn, BgpIdentifier, Capabilities, ExtendedNextHop, Family, GracefulRestart, HoldTime, Notification, Open, Role,
+    VERSION, capability,
 };
 
 /// What is wrong with an OPEN.
@@ -28,6 +28,9 @@ pub enum OpenError {
     /// A hold time of one or two seconds.
     #[error("a hold time of {0} s is neither 0 nor at least 3 s")]
     HoldTime(u16),
+    /// More than one role, and not the same (RFC 9234 §4.2).
+    #[error("roles {0} and {1} are both claimed")]
+    ContradictoryRoles(u8, u8),
     /// Lengths inside the message contradict each other.
     #[error("the lengths inside the message contradict each other")]
     Malformed,
@@ -38,10 +41,11 @@ impl OpenError {
     pub fn notification(self) -> Notification {
         match self {
             Self::Version(_) => Notification::new(2, 1, u16::from(VERSION).to_be_bytes()),
-            Self::BadPeerAs => Notification::new(2, 2, []),
-            Self::BadIdentifier => Notification::new(2, 3, []),
+            Self::BadPeerAs => Notification::bad_peer_as(),
+            Self::BadIdentifier => Notification::bad_identifier(),
             Self::UnsupportedParameter(_) => Notification::new(2, 4, []),
             Self::HoldTime(_) => Notification::new(2, 6, []),
+            Self::ContradictoryRoles(..) => Notification::role_mismatch(),
             Self::Malformed => Notification::new(2, 0, []),
         }
     }
@@ -61,6 +65,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Open, OpenError> {
 
     let mut capabilities = Capabilities::default();
     let mut asn = short_asn;
+    let mut role_sent = None;
     for (code, value) in capabilities_in(parameters(&body[9..])?)? {
         match (code, value) {
             (capability::MULTIPROTOCOL, &[afi_high, afi_low, _, safi]) => {
@@ -72,6 +77,13 @@ pub(super) fn decode(body: &[u8]) -> Result<Open, OpenError> {
                 capabilities.extended_next_hop.extend(extended_next_hops(value));
             }
             (capability::EXTENDED_MESSAGE, _) => capabilities.extended_message = true,
+            (capability::ROLE, &[role]) => {
+                let first = *role_sent.get_or_insert(role);
+                if first != role {
+                    return Err(OpenError::ContradictoryRoles(first, role));
+                }
+                capabilities.role = Role::from_code(role);
+            }
             (capability::GRACEFUL_RESTART, &[high, low, ref families @ ..]) => {
                 capabilities.graceful_restart = Some(graceful_restart(u16::from_be_bytes([high, low]), families));
             }

@@ -1,7 +1,8 @@
 //! Peers: no two in one place on one node.
 //!
 //! Each session has its own OPEN, so that peers of one node may well see different identifiers and AS numbers of ours.
-//! Only two in one place cannot be told apart: a connection that comes in could be of either.
+//! Only two in one place cannot be told apart: a connection that comes in could be of either. An address within the
+//! prefix of another peer can be: the address counts. Where a Node says where a peer is, its speaker finds out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
 
 use ferrogate_core::{
     model::{
-        InterfaceName, NodeName, ObjectKey, PeerName,
+        InterfaceName, NodeName, ObjectKey, PeerName, Prefix,
         advertisement::BgpAdvertisement,
         bfd_profile::BfdProfile,
         node::Node,
@@ -38,37 +39,63 @@ impl<'a> Places<'a> {
     pub(super) fn new(nodes: &'a Nodes) -> Self {
         Self { nodes, taken: BTreeMap::new() }
     }
+
+    /// Those that a peer in this place could not be told from, and where each of them is.
+    fn others(&self, vrf: &Option<InterfaceName>, place: &PeerPlace) -> Vec<(&PeerPlace, &Arc<BgpPeer>)> {
+        let PeerPlace::Prefix(prefix) = place else {
+            let here = self.taken.get_key_value(&(vrf.clone(), place.clone()));
+            return here.into_iter().flat_map(|((_, at), peers)| peers.iter().map(move |peer| (at, peer))).collect();
+        };
+        // Prefixes are few.
+        let overlapping = self.taken.iter().filter(|((other_vrf, other), _)| {
+            matches!(other, PeerPlace::Prefix(other) if other_vrf == vrf && overlap(prefix, other))
+        });
+        overlapping.flat_map(|((_, at), peers)| peers.iter().map(move |peer| (at, peer))).collect()
+    }
 }
 
-fn place_of(peer: &BgpPeer) -> (Option<InterfaceName>, PeerPlace) {
-    (peer.vrf.clone(), peer.place.clone())
+/// Whether two prefixes have an address in common: the longer one then lies within the other.
+fn overlap(one: &Prefix, other: &Prefix) -> bool {
+    match (one, other) {
+        (Prefix::V4(one), Prefix::V4(other)) => one.overlaps(*other),
+        (Prefix::V6(one), Prefix::V6(other)) => one.overlaps(*other),
+        _ => false,
+    }
+}
+
+fn place_of(peer: &BgpPeer) -> Option<(Option<InterfaceName>, PeerPlace)> {
+    Some((peer.vrf.clone(), peer.place.same()?.clone()))
 }
 
 impl Board for Places<'_> {
     fn objections(&self, id: &Id, fact: &Fact) -> Vec<Problem> {
         let Fact::BgpPeer(BgpPeerFact { peer, .. }) = fact else { return Vec::new() };
-        let (vrf, place) = place_of(peer);
-        let others = self.taken.get(&(vrf.clone(), place.clone())).into_iter().flatten();
-        let clash = others.filter_map(|other| {
+        let Some((vrf, place)) = place_of(peer) else { return Vec::new() };
+        let clash = self.others(&vrf, &place).into_iter().find_map(|(at, other)| {
             let both = |node: &Node| peer.allows_node(&node.labels) && other.allows_node(&node.labels);
             let node = meeting(self.nodes, both)?;
+            let shown = if *at == place { place.to_string() } else { format!("{place} overlaps with {at}, which") };
             let place = match &vrf {
-                None => place.to_string(),
-                Some(vrf) => format!("{place} in VRF {vrf}"),
+                None => shown,
+                Some(vrf) => format!("{shown} in VRF {vrf}"),
             };
-            let field = match peer.place {
-                PeerPlace::Address(_) => "spec.peerAddress",
-                PeerPlace::Interface(_) => "spec.interface",
-            };
-            let fault = Fault::SamePlace { place, other: other.name.clone(), node };
-            Some(Problem { object: Some(id.object()), generation: peer.generation, field: field.to_owned(), fault })
+            Some(Fault::SamePlace { place, other: other.name.clone(), node })
         });
-        clash.take(1).collect()
+        let field = match place {
+            PeerPlace::Address(_) => "spec.peerAddress",
+            PeerPlace::Interface(_) => "spec.interface",
+            PeerPlace::Prefix(_) => "spec.peerPrefix",
+        };
+        let problem =
+            |fault| Problem { object: Some(id.object()), generation: peer.generation, field: field.to_owned(), fault };
+        clash.map(problem).into_iter().collect()
     }
 
     fn place(&mut self, _: &Id, fact: &Fact) {
         let Fact::BgpPeer(BgpPeerFact { peer, .. }) = fact else { return };
-        self.taken.entry(place_of(peer)).or_default().push(peer.clone());
+        if let Some(place) = place_of(peer) {
+            self.taken.entry(place).or_default().push(peer.clone());
+        }
     }
 }
 
@@ -104,7 +131,7 @@ impl Peers {
 impl Translator {
     /// The Secret this peer names, if it can be told that there is none: in a cluster Secrets are not read here.
     pub(super) fn missing_secret(&self, peer: &BgpPeer) -> Option<ObjectKey> {
-        let Some(Password::Secret(name)) = &peer.password else { return None };
+        let Some(Password::Secret { name, .. }) = &peer.password else { return None };
         let id = Id::new(Kind::Secret, &peer.key.namespace, name);
         (self.rules.source == Source::Directory && self.objects.in_force(&id).is_none()).then_some(id.key)
     }

@@ -39,6 +39,7 @@ impl Stage {
         let node = Node {
             name: name.into(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             internal_addresses,
             network_unavailable: false,
             unschedulable: false,

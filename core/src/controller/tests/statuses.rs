@@ -422,6 +422,8 @@ fn what_only_bgp_would_announce_is_announced_by_nobody_yet() {
         peers: BTreeSet::new(),
         aggregation: Aggregation::NONE,
         local_pref: None,
+        multi_exit_disc: None,
+        prepend: 0,
         communities: BTreeSet::new(),
         unknown_aliases: BTreeSet::new(),
     };

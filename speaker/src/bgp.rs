@@ -1,0 +1,345 @@
+//! BGP on a thread of its own, so that nothing else this process does makes a KEEPALIVE late. What is said to whom and
+//! when is decided in `ferrogate_core::speaker::bgp`.
+//!
+//! ```text
+//!  wanted, interfaces (watch) ──┐                 ┌─► connection (task each): bytes out
+//!  BFD changes ─────────────────┼─► loop: Peers ──┼─► dial (task each): connections made
+//!  connection, dial, listen, ───┘                 ├─► listen (task each): connections taken
+//!  discovery (tasks): events                      ├─► discovery (task per interface): router advertisements
+//!                                                 └─► Sessions (watch): how everything stands
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use ferrogate_core::{
+    model::{InterfaceName, PeerName},
+    speaker::{
+        Interface,
+        bfd::{Change, sessions::Path},
+        bgp::{self, Action, BfdWish, Connection, Ends, Event, Peers, SessionStatus, Trouble, Wanted},
+    },
+};
+use ferrogate_wire::bfd::State;
+use imbl::OrdMap;
+use tokio::{
+    net::TcpStream,
+    runtime,
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+    time::sleep_until,
+};
+use tracing::{debug, info, trace, warn};
+
+use self::{discovery::Discovery, listen::Listeners};
+
+mod connection;
+mod dial;
+mod discovery;
+mod listen;
+mod sockopt;
+
+/// The port that BGP is taken at (RFC 4271 §8.2).
+pub const PORT: u16 = 179;
+
+/// Messages of peers and news of connections that may wait for the loop. Beyond, peers wait.
+const EVENTS: usize = 1024;
+
+/// Changes of BFD sessions that may wait for the loop. Those on top are lost, and the hold time has to do.
+const CHANGES: usize = 1024;
+
+/// How often the kernel is asked whether it has dropped segments for their signatures.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is known of a node's interfaces.
+pub type Interfaces = BTreeMap<InterfaceName, Interface>;
+
+/// How everything stands.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    /// Every router that is spoken with, by its object and, where that stands for a prefix, by its address.
+    pub statuses: OrdMap<(PeerName, Option<IpAddr>), Arc<SessionStatus>>,
+    /// BFD sessions that are wanted.
+    pub watch: BTreeMap<Path, BfdWish>,
+    /// Everybody was told after [`Wanted::departing`].
+    pub parted: bool,
+}
+
+/// The sessions of this process. When it is dropped connections end without a word.
+#[derive(Debug)]
+pub struct Bgp {
+    wanted: watch::Sender<Wanted>,
+    interfaces: watch::Sender<Arc<Interfaces>>,
+    changes: mpsc::Sender<(Path, Change)>,
+    sessions: watch::Receiver<Sessions>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Bgp {
+    /// Starts the thread, with nobody to speak with yet. It stays in the network namespace of the caller. Peers that
+    /// connect are taken at `port`.
+    ///
+    /// # Errors
+    /// When the kernel has no thread or descriptor left.
+    pub fn start(port: u16) -> io::Result<Self> {
+        let (wanted, wishes) = watch::channel(Wanted::default());
+        let (interfaces, links) = watch::channel(Arc::default());
+        let (changes, changed) = mpsc::channel(CHANGES);
+        let (told, sessions) = watch::channel(Sessions::default());
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new().name("bgp".to_owned()).spawn(move || {
+            let (events, received) = mpsc::channel(EVENTS);
+            let hands = Hands {
+                peers: Peers::new(Instant::now(), rand::random()),
+                links,
+                told,
+                connections: BTreeMap::new(),
+                dialing: BTreeMap::new(),
+                tasks: JoinSet::new(),
+                listeners: Listeners::new(port),
+                discovery: Discovery::new(events.clone()),
+                events,
+                mistrust: listen::mistrust(),
+            };
+            runtime.block_on(hands.run(wishes, changed, received));
+        })?;
+        Ok(Self { wanted, interfaces, changes, sessions, thread: Some(thread) })
+    }
+
+    /// Speaks with exactly these from now on.
+    pub fn want(&self, wanted: Wanted) {
+        self.wanted.send_replace(wanted);
+    }
+
+    /// The node's interfaces are these.
+    pub fn interfaces(&self, interfaces: Arc<Interfaces>) {
+        self.interfaces.send_replace(interfaces);
+    }
+
+    /// A BFD session that is wanted has changed.
+    pub fn changed(&self, path: &Path, change: Change) {
+        _ = self.changes.try_send((path.clone(), change));
+    }
+
+    /// How everything stands, now and whenever that changes.
+    pub fn sessions(&self) -> watch::Receiver<Sessions> {
+        self.sessions.clone()
+    }
+}
+
+impl Drop for Bgp {
+    fn drop(&mut self) {
+        // The loop ends with its last sender.
+        let (gone, _) = watch::channel(Wanted::default());
+        drop(std::mem::replace(&mut self.wanted, gone));
+        if let Some(thread) = self.thread.take() {
+            // A panic of it has been told where it happened.
+            _ = thread.join();
+        }
+    }
+}
+
+/// Everything the loop acts with.
+struct Hands {
+    peers: Peers,
+    links: watch::Receiver<Arc<Interfaces>>,
+    told: watch::Sender<Sessions>,
+    /// Bytes for each connection.
+    connections: BTreeMap<Connection, mpsc::Sender<Vec<u8>>>,
+    dialing: BTreeMap<Connection, AbortHandle>,
+    tasks: JoinSet<Option<Dialled>>,
+    listeners: Listeners,
+    discovery: Discovery,
+    events: mpsc::Sender<Event>,
+    /// Segments that the kernel had dropped for their signatures when it was last asked.
+    mistrust: u64,
+}
+
+/// A connection that was made, or why not.
+struct Dialled {
+    connection: Connection,
+    result: Result<TcpStream, Trouble>,
+}
+
+impl Hands {
+    async fn run(
+        mut self,
+        mut wishes: watch::Receiver<Wanted>,
+        mut changes: mpsc::Receiver<(Path, Change)>,
+        mut received: mpsc::Receiver<Event>,
+    ) {
+        let mut count_at = Instant::now() + COUNT_INTERVAL;
+        loop {
+            let deadline = self.peers.deadline();
+            let due = deadline.map_or(count_at, |deadline| deadline.min(count_at));
+            // Every arm is cancel-safe: channels, watches, a timer, and sockets that accept.
+            let event = tokio::select! {
+                biased;
+                changed = wishes.changed() => match changed {
+                    Ok(()) => Event::Want(wishes.borrow_and_update().clone()),
+                    Err(_) => return,
+                },
+                Some((path, change)) = changes.recv() => {
+                    let is_up = change.to == State::Up;
+                    Event::Bfd { path, is_up, is_failure: change.is_failure() }
+                }
+                Some(dialled) = self.tasks.join_next(), if !self.tasks.is_empty() => match dialled {
+                    Ok(Some(Dialled { connection, result })) => match self.dialled(connection, result) {
+                        Some(event) => event,
+                        None => continue,
+                    },
+                    // One that was given up, or a connection that is over.
+                    Ok(None) | Err(_) => continue,
+                },
+                Some(event) = received.recv() => event,
+                stream = self.listeners.accept() => match self.accepted(stream) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                () = sleep_until(due.into()) => {
+                    if count_at <= Instant::now() {
+                        count_at = Instant::now() + COUNT_INTERVAL;
+                        let before = std::mem::replace(&mut self.mistrust, listen::mistrust());
+                        self.listeners.open_missing();
+                        if before < self.mistrust { Event::Mistrusted } else { Event::Tick }
+                    } else {
+                        Event::Tick
+                    }
+                }
+            };
+            trace!(?event, "event");
+            let actions = self.peers.step(Instant::now(), event);
+            for action in actions {
+                self.perform(action);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Send { connection, bytes } => {
+                trace!(?connection, bytes = bytes.len(), "send");
+                let Some(pieces) = self.connections.get(&connection) else { return };
+                // Full only where the peer takes nothing, and then the machine gives the connection up.
+                _ = pieces.try_send(bytes);
+            }
+            Action::Connect { connection, to, transport } => {
+                debug!(?connection, address = %to.address, "connect");
+                let task = self.tasks.spawn(async move {
+                    let result = dial::dial(&to, &transport).await;
+                    Some(Dialled { connection, result })
+                });
+                self.dialing.insert(connection, task);
+            }
+            Action::Close { connection } => {
+                debug!(?connection, "close");
+                self.connections.remove(&connection);
+                if let Some(task) = self.dialing.remove(&connection) {
+                    task.abort();
+                }
+            }
+            Action::Listen(expected) => self.listeners.expect(expected),
+            Action::Discover(interfaces) => self.discovery.follow(interfaces),
+            Action::Watch(watch) => self.told.send_modify(|told| told.watch = watch),
+            Action::Status(status) => {
+                log(self.told.borrow().statuses.get(&(status.peer.clone(), status.dynamic)), &status);
+                self.told.send_modify(|told| {
+                    told.statuses.insert((status.peer.clone(), status.dynamic), Arc::new(*status));
+                });
+            }
+            Action::Gone { peer, remote } => {
+                info!(%peer, "peer is spoken with no more");
+                self.told.send_modify(|told| _ = told.statuses.remove(&(peer, remote)));
+            }
+            Action::Parted => self.told.send_modify(|told| told.parted = true),
+        }
+    }
+
+    fn dialled(&mut self, connection: Connection, result: Result<TcpStream, Trouble>) -> Option<Event> {
+        self.dialing.remove(&connection)?;
+        Some(
+            match result.and_then(|stream| {
+                self.ends(&stream).map(|ends| (stream, ends)).map_err(|error| Trouble::Other(error.to_string()))
+            }) {
+                Ok((stream, ends)) => {
+                    self.serve(connection, stream);
+                    Event::Connected { connection, ends }
+                }
+                Err(trouble) => Event::Refused { connection, trouble },
+            },
+        )
+    }
+
+    fn accepted(&mut self, stream: TcpStream) -> Option<Event> {
+        let ends = self.ends(&stream).ok()?;
+        let connection = self.peers.accept();
+        self.serve(connection, stream);
+        Some(Event::Accepted { connection, ends })
+    }
+
+    fn serve(&mut self, connection: Connection, stream: TcpStream) {
+        let (pieces, taken) = mpsc::channel(connection::PIECES);
+        self.connections.insert(connection, pieces);
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            connection::serve(connection, stream, taken, events).await;
+            None
+        });
+    }
+
+    /// Who is at the ends of a connection, and which of our interfaces it leaves by, as far as addresses tell.
+    fn ends(&self, stream: &TcpStream) -> io::Result<Ends> {
+        let (local, remote) = (stream.local_addr()?.ip().to_canonical(), stream.peer_addr()?);
+        let scope = match remote {
+            std::net::SocketAddr::V6(remote) if remote.scope_id() != 0 => Some(remote.scope_id()),
+            _ => None,
+        };
+        let remote = remote.ip().to_canonical();
+        let links = self.links.borrow();
+        let has = |interface: &Interface| match scope {
+            Some(index) => interface.index == index,
+            None => interface.addresses.iter().any(|own| own.ip() == local),
+        };
+        let own = links.iter().find(|(_, interface)| has(interface));
+        let interface = own.map(|(name, _)| name.clone());
+        let addresses = own.map(|(_, interface)| interface.addresses.clone()).unwrap_or_default();
+        Ok(Ends { local, remote, interface, addresses })
+    }
+}
+
+/// A line for the timeline where a session is another than before.
+fn log(before: Option<&Arc<SessionStatus>>, status: &SessionStatus) {
+    let peer = &status.peer;
+    let remote = &status.remote;
+    let from = before.map(|before| before.state);
+    if from != Some(status.state) {
+        let (was_up, is_up) = (from == Some(bgp::State::Established), status.state == bgp::State::Established);
+        if is_up {
+            let families = &status.families;
+            info!(%peer, remote, ?families, asn = status.remote_asn.map(|asn| asn.get()), "BGP session established");
+        } else if was_up {
+            let reason = status.last_close.as_ref().map(tracing::field::display);
+            warn!(%peer, remote, to = %status.state, reason, "BGP session lost");
+        } else {
+            debug!(%peer, remote, from = from.map(bgp::State::name), to = %status.state, "BGP session changed");
+        }
+    }
+    if let Some(trouble) = &status.trouble
+        && before.is_none_or(|before| before.trouble.as_ref() != Some(trouble))
+    {
+        warn!(%peer, remote, error = %trouble, "peer cannot be reached");
+    }
+    if let Some(closing) = &status.last_close
+        && status.state != bgp::State::Established
+        && before
+            .is_none_or(|before| before.last_close.as_ref() != Some(closing) && before.state != bgp::State::Established)
+    {
+        warn!(%peer, remote, reason = %closing, "BGP connection ended before there was a session");
+    }
+}
