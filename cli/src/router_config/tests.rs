@@ -334,6 +334,35 @@ async fn of_peer(spec: &str, only: &[&str], asn: Option<u32>) -> anyhow::Result<
     facts_of(&snapshot, Question { peer: "tor-a", nodes: &only, router, asn: asn.and_then(Asn::new) })
 }
 
+/// Two racks with a router each, and AS numbers of their own.
+const RACKS: &str = "\n---\napiVersion: v1\nkind: Node\nmetadata: {name: node-2, labels: {tor: 192.0.2.1, asn: '64502'}}\n\
+    status: {addresses: [{type: InternalIP, address: 192.0.2.12}]}\n---\n\
+    apiVersion: v1\nkind: Node\nmetadata: {name: node-3, labels: {tor: 192.0.2.2, asn: '64503'}}\n\
+    status: {addresses: [{type: InternalIP, address: 192.0.2.13}]}\n---\n\
+    apiVersion: v1\nkind: Node\nmetadata: {name: node-4, labels: {tor: 192.0.2.2, asn: '64504'}}\n\
+    status: {addresses: [{type: InternalIP, address: 192.0.2.14}]}\n---\n\
+    apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {name: tors}\n\
+    spec: {peerASN: 64496, nodeValues: {myASN: {label: asn}, peerAddress: {label: tor}}}\n";
+
+#[tokio::test]
+async fn of_a_peer_that_stands_for_a_router_in_each_rack_one_router_and_its_nodes_are_told() {
+    let snapshot = folder("", RACKS).snapshot().await;
+    let ask = |router: Option<&str>, nodes: &[&str]| {
+        let nodes: Vec<String> = nodes.iter().map(|&node| node.to_owned()).collect();
+        let router = router.map(|router| router.parse().unwrap());
+        facts_of(&snapshot, Question { peer: "tors", nodes: &nodes, router, asn: None })
+    };
+    let refused = |facts: anyhow::Result<Facts>| format!("{:#}", facts.unwrap_err());
+
+    let first = ask(Some("192.0.2.1"), &[]).unwrap();
+    assert_eq!((first.our_asn.get(), first.nodes.len(), first.nodes[0].node.as_str()), (64502, 1, "node-2"));
+    assert!(first.notes[0].starts_with("node-1 is left out: "), "{:?}", first.notes);
+    assert_eq!(ask(None, &["node-3"]).unwrap().router, "192.0.2.2".parse::<IpAddr>().unwrap());
+    assert!(refused(ask(None, &[])).ends_with("say which with --router ADDRESS"));
+    assert!(refused(ask(Some("192.0.2.2"), &[])).contains("name those of one AS with --node"));
+    assert!(refused(ask(Some("192.0.2.9"), &[])).contains("does not stand for 192.0.2.9"));
+}
+
 use super::facts as facts_of;
 
 #[tokio::test]
