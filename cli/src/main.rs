@@ -1,11 +1,13 @@
 //! `ferrogate`: one binary, one role per process.
 
 mod admin;
+mod bgp;
 mod doctor;
 mod explain;
 mod layer2;
 mod migrate;
 mod ready;
+mod router_config;
 mod run;
 mod scrape;
 mod source;
@@ -53,6 +55,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Give an address to another node, or back to the order of the election
     Move(transfer::MoveArgs),
+    /// Print what the router of a BGPPeer needs to accept our nodes, in the words of its vendor
+    RouterConfig(router_config::RouterConfigArgs),
     /// Look for what would keep Ferrogate from working on this host
     Doctor {
         #[command(flatten)]
@@ -101,6 +105,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => runtime.block_on(status::show(&args)),
         Command::Explain(args) => runtime.block_on(explain::show(&args)),
         Command::Move(args) => runtime.block_on(transfer::transfer(&args)),
+        Command::RouterConfig(args) => runtime.block_on(router_config::show(&args)),
         Command::Doctor { source, output } => runtime.block_on(status::doctor(&source, output)),
         Command::Migrate(from) => runtime.block_on(migrate::migrate(from)),
         Command::Ready(args) => ready::ask(&args),
@@ -131,12 +136,18 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_document_on_layer_2_tells_people_to_type_is_understood() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/layer2.md");
+    fn whatever_the_documents_tell_people_to_type_is_understood() {
+        for document in ["layer2.md", "bgp.md"] {
+            is_understood(document);
+        }
+    }
+
+    fn is_understood(document: &str) {
+        let path = format!("{}/../docs/{document}", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
 
         let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("ferrogate ")).collect();
-        assert!(commands.len() >= 5, "{commands:?}");
+        assert!(commands.len() >= 5, "{document}: {commands:?}");
         for command in commands {
             let parsed = Cli::try_parse_from(command.split_whitespace());
             assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());

@@ -91,7 +91,12 @@ impl SourceArgs {
 
     /// Reads all facts once. `viewpoint` is the node whose speaker is asked whom it has lost sight of.
     pub async fn read(&self, viewpoint: Option<NodeName>) -> anyhow::Result<Arc<Snapshot>> {
-        let open = self.open(Role::Reader(viewpoint), CancellationToken::new());
+        self.read_as(Role::Reader(viewpoint)).await
+    }
+
+    /// The same as another role that only reads.
+    pub async fn read_as(&self, role: Role) -> anyhow::Result<Arc<Snapshot>> {
+        let open = self.open(role, CancellationToken::new());
         let mut cluster = tokio::time::timeout(READ_PATIENCE, open).await.with_context(|| {
             format!("no answer from the API server within {READ_PATIENCE:?}; see the log for why")
         })??;

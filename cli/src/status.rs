@@ -2,12 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
-use ferrogate_core::snapshot::Snapshot;
+use ferrogate_cluster::Role;
+use ferrogate_core::{
+    model::{NodeName, PeerName},
+    snapshot::Snapshot,
+};
 use serde::Serialize;
 
 use crate::{
-    Output,
+    Output, bgp,
     doctor::{self, Check, Host, Verdict},
     explain::PolicyArgs,
     layer2,
@@ -25,16 +30,27 @@ pub struct StatusArgs {
     source: SourceArgs,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// With `bgp`: the sessions of this node alone
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// With `bgp`: the sessions with this BGPPeer alone
+    #[arg(long, value_name = "NAME")]
+    peer: Option<String>,
+    /// With `bgp`: also to which peers each Service is advertised
+    #[arg(long)]
+    routes: bool,
     /// Shape of the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
 }
 
 /// What there is more about.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Which node announces each address by ARP and NDP, and who else claims it
     L2,
+    /// How the BGP session of each node with each peer is
+    Bgp,
 }
 
 /// What `status` shows.
@@ -75,15 +91,31 @@ struct ProblemRow {
 
 /// Prints the status; the exit code is 0 whatever it says, since problems are findings, not failures.
 pub async fn show(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let snapshot = args.source.read(None).await?;
+    let filter = args.filter()?;
+    let role = if args.part == Some(Part::Bgp) { Role::BgpReader } else { Role::Reader(None) };
+    let snapshot = args.source.read_as(role).await?;
     let text = match (args.part, args.output) {
         (None, Output::Json) => json(&status(&snapshot))?,
         (None, Output::Table) => tables(&status(&snapshot)),
         (Some(Part::L2), Output::Json) => json(&layer2::rows(&snapshot, args.policy.policy(&args.source)))?,
         (Some(Part::L2), Output::Table) => layer2::table(&layer2::rows(&snapshot, args.policy.policy(&args.source))),
+        (Some(Part::Bgp), Output::Json) => json(&bgp::answer(&snapshot, &filter)?)?,
+        (Some(Part::Bgp), Output::Table) => bgp::tables(&bgp::answer(&snapshot, &filter)?),
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+impl StatusArgs {
+    /// What of BGP is asked for.
+    fn filter(&self) -> anyhow::Result<bgp::Filter> {
+        let given = [("--node", self.node.is_some()), ("--peer", self.peer.is_some()), ("--routes", self.routes)];
+        if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given && self.part != Some(Part::Bgp)) {
+            bail!("{flag} goes with `ferrogate status bgp`");
+        }
+        let node = self.node.as_deref().map(NodeName::from);
+        Ok(bgp::Filter { node, peer: self.peer.as_deref().map(PeerName::from), routes: self.routes })
+    }
 }
 
 fn json(answer: &impl Serialize) -> anyhow::Result<String> {

@@ -126,10 +126,10 @@ fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
     let kinds = |kinds: &[Kind]| kinds.iter().copied().map(Subject::Kind).collect::<BTreeSet<_>>();
     let mut subjects = match role {
         Role::Proxy(_) => return kinds(&OF_PROXY),
-        Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::Standalone(_) => kinds(&KINDS),
+        Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::BgpReader | Role::Standalone(_) => kinds(&KINDS),
     };
     subjects.insert(Subject::Report(Report::L2));
-    if !role.decides() {
+    if matches!(role, Role::Speaker(_) | Role::BgpReader) {
         subjects.extend([Subject::Report(Report::Bgp), Subject::Report(Report::Session)]);
     }
     subjects.extend(reporter(role).map(|_| Subject::Configuration));
@@ -146,7 +146,7 @@ fn reporter(role: &Role) -> Option<Reporter> {
     match role {
         Role::Controller => Some(Reporter::Controller),
         Role::Speaker(node) => Some(Reporter::Speaker(node.clone())),
-        Role::Reader(_) | Role::Proxy(_) | Role::Standalone(_) => None,
+        Role::Reader(_) | Role::BgpReader | Role::Proxy(_) | Role::Standalone(_) => None,
     }
 }
 
@@ -326,7 +326,7 @@ impl Watcher {
             reports: BTreeMap::new(),
             speaker: match role {
                 Role::Speaker(node) => Some(node.clone()),
-                Role::Controller | Role::Reader(_) | Role::Proxy(_) | Role::Standalone(_) => None,
+                Role::Controller | Role::Reader(_) | Role::BgpReader | Role::Proxy(_) | Role::Standalone(_) => None,
             },
             reporter: reporter(role),
         }

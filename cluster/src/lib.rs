@@ -103,6 +103,8 @@ pub enum Role {
     Speaker(NodeName),
     /// Writes nothing; reads whom the speaker of this node sees, if it is a node's.
     Reader(Option<NodeName>),
+    /// Writes nothing; reads everything that speakers report of BGP as well, which is an object for each Service and node.
+    BgpReader,
     /// The proxy of a node: reads what it serves and writes nothing.
     Proxy(NodeName),
     /// Controller and speaker of the one node there is.
@@ -114,7 +116,7 @@ impl Role {
         match self {
             Self::Speaker(node) | Self::Proxy(node) | Self::Standalone(node) => Some(node),
             Self::Reader(node) => node.as_ref(),
-            Self::Controller => None,
+            Self::Controller | Self::BgpReader => None,
         }
     }
 
@@ -127,7 +129,7 @@ impl Role {
         match self {
             Self::Controller => vec!["controller".to_owned()],
             Self::Speaker(node) => vec![format!("speaker-{node}")],
-            Self::Reader(_) | Self::Proxy(_) => Vec::new(),
+            Self::Reader(_) | Self::BgpReader | Self::Proxy(_) => Vec::new(),
             Self::Standalone(node) => vec!["controller".to_owned(), format!("speaker-{node}")],
         }
     }
@@ -220,7 +222,7 @@ impl Cluster {
         let reporter = match role {
             Role::Controller | Role::Standalone(_) => Some(write::apply::CONTROLLER),
             Role::Speaker(_) => Some(write::apply::SPEAKER),
-            Role::Reader(_) | Role::Proxy(_) => None,
+            Role::Reader(_) | Role::BgpReader | Role::Proxy(_) => None,
         };
         let (leads_in, leads) = watch::channel(false);
         let clock = Clock::new();

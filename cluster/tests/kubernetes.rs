@@ -394,7 +394,8 @@ async fn a_speaker_sees_what_an_earlier_life_of_its_node_said_of_bgp_and_nothing
     }
 
     let speaker = open(&fake, Role::Speaker("one".into()), "speaker-one").await;
-    let reader = open(&fake, Role::Reader(None), "reader").await;
+    let reader = open(&fake, Role::BgpReader, "reader").await;
+    let other = open(&fake, Role::Reader(None), "other").await;
     let controller = open_controller(&fake).await;
 
     let nodes = |cluster: &Cluster| {
@@ -406,7 +407,8 @@ async fn a_speaker_sees_what_an_earlier_life_of_its_node_said_of_bgp_and_nothing
     };
     assert_eq!(nodes(&speaker), ["one"]);
     assert_eq!(nodes(&reader), ["one", "two"]);
-    assert_eq!(nodes(&controller), Vec::<String>::new());
+    // Nobody else has any use for an object of each Service and node.
+    assert_eq!([nodes(&other), nodes(&controller)].concat(), Vec::<String>::new());
 }
 
 #[tokio::test]

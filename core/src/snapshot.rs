@@ -57,7 +57,7 @@ pub struct Snapshot {
     /// Which speakers announce each Service by layer 2, as they report it.
     pub announced_by: OrdMap<ServiceKey, Arc<BTreeMap<NodeName, L2Status>>>,
     /// To which peers each node advertises a Service, as speakers report it. A speaker of a cluster sees what its own
-    /// node reported, now or in an earlier life; a controller or proxy there sees nothing.
+    /// node reported, now or in an earlier life; of the others there only who asks for it sees anything.
     pub advertised_by: OrdMap<ServiceKey, Arc<BTreeMap<NodeName, BTreeSet<PeerName>>>>,
     /// The BGP sessions of each node, as speakers report them. Who sees them is as for `advertised_by`.
     pub bgp_sessions: OrdMap<(NodeName, PeerName), Arc<BgpReport>>,

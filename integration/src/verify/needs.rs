@@ -54,9 +54,15 @@ const NEEDS: &[Need] = &[
         stages: &[Stage::Kube],
     },
     Need {
-        name: "FRR and BIRD (neighbours for BFD)",
-        probe: &["sh", "-c", "ls /usr/lib/frr/bfdd /usr/lib/frr/zebra /usr/sbin/bird"],
+        name: "FRR and BIRD (neighbours for BFD and BGP)",
+        probe: &["sh", "-c", "ls /usr/lib/frr/bfdd /usr/lib/frr/bgpd /usr/lib/frr/zebra /usr/sbin/bird"],
         source: Source::Debian("frr bird2"),
+        stages: &[Stage::Net],
+    },
+    Need {
+        name: "GoBGP and ExaBGP (neighbours for BGP)",
+        probe: &["sh", "-c", "command -v gobgpd && command -v exabgp"],
+        source: Source::Debian("gobgpd exabgp"),
         stages: &[Stage::Net],
     },
     Need {
