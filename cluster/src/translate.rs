@@ -47,6 +47,7 @@ mod node;
 pub mod pool;
 pub mod read;
 pub mod review;
+pub mod secret;
 pub mod service;
 
 pub use read::{Entry, Rules, Source, read};
