@@ -288,7 +288,7 @@ pub struct PoolFact {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpAdvertisementFact {
     /// The advertisement, with the communities that are written out.
-    pub advertisement: BgpAdvertisement,
+    pub advertisement: Arc<BgpAdvertisement>,
     /// The names among its communities.
     pub aliases: Vec<String>,
     /// See [`Fact::created`].

@@ -1,6 +1,6 @@
 //! BGPAdvertisement: which pools, to whom, and with which attributes.
 
-use std::{collections::BTreeSet, num::NonZeroU32};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use ferrogate_core::{
     model::advertisement::{Aggregation, BgpAdvertisement, PoolChoice},
@@ -78,5 +78,5 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
         communities,
         unknown_aliases: BTreeSet::new(),
     };
-    Some(Fact::BgpAdvertisement(BgpAdvertisementFact { advertisement, aliases, created }))
+    Some(Fact::BgpAdvertisement(BgpAdvertisementFact { advertisement: Arc::new(advertisement), aliases, created }))
 }
