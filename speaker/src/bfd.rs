@@ -96,6 +96,7 @@ pub struct Bfd {
 
 #[derive(Debug)]
 enum Command {
+    Prefer(Priority),
     Want(Wanted),
     Tell(oneshot::Sender<Vec<(Path, Status)>>),
     Stop,
@@ -123,22 +124,18 @@ impl Bfd {
             needed: BTreeSet::new(),
             open_at: None,
             senders: BTreeMap::new(),
+            priority: Priority::Usual,
             is_stopping: false,
         };
-        let thread = thread::Builder::new().name("bfd".to_owned()).spawn(move || {
-            if priority == Priority::RealTime {
-                match realtime::claim() {
-                    Ok(()) => info!("BFD runs with real-time priority"),
-                    Err(error) => warn!(
-                        %error,
-                        "BFD runs without real-time priority and may raise false alarms on a busy machine; give this \
-                         process CAP_SYS_NICE"
-                    ),
-                }
-            }
-            runner.run();
-        })?;
-        Ok(Self { commands, bell, thread: Some(thread) })
+        let thread = thread::Builder::new().name("bfd".to_owned()).spawn(move || runner.run())?;
+        let bfd = Self { commands, bell, thread: Some(thread) };
+        bfd.prefer(priority);
+        Ok(bfd)
+    }
+
+    /// Runs like this from now on. One that runs before all others goes on so.
+    pub fn prefer(&self, priority: Priority) {
+        self.command(Command::Prefer(priority));
     }
 
     /// Has exactly these sessions from now on.
@@ -184,6 +181,7 @@ struct Runner {
     /// When those that are missing are opened again.
     open_at: Option<Instant>,
     senders: BTreeMap<Path, Sender>,
+    priority: Priority,
     is_stopping: bool,
 }
 
@@ -257,6 +255,7 @@ impl Runner {
         let mut wanted = None;
         loop {
             match self.commanded.try_recv() {
+                Ok(Command::Prefer(priority)) => self.prefer(priority),
                 Ok(Command::Want(newest)) => wanted = Some(newest),
                 Ok(Command::Tell(listener)) => {
                     let statuses = self.sessions.statuses().map(|(path, status)| (path.clone(), status));
@@ -276,6 +275,20 @@ impl Runner {
             self.needed = socket::ports(&wanted);
             self.listen(now);
             self.step(now, Event::Want(wanted));
+        }
+    }
+
+    fn prefer(&mut self, priority: Priority) {
+        if priority == Priority::Usual || priority == std::mem::replace(&mut self.priority, priority) {
+            return;
+        }
+        match realtime::claim() {
+            Ok(()) => info!("BFD runs with real-time priority"),
+            Err(error) => warn!(
+                %error,
+                "BFD runs without real-time priority and may raise false alarms on a busy machine; give this process \
+                 CAP_SYS_NICE"
+            ),
         }
     }
 

@@ -22,11 +22,10 @@ use ferrogate_core::{
     model::{InterfaceName, PeerName},
     speaker::{
         Interface,
-        bfd::{Change, sessions::Path},
+        bfd::sessions::Path,
         bgp::{self, Action, BfdWish, Connection, Ends, Event, Peers, SessionStatus, Trouble, Wanted},
     },
 };
-use ferrogate_wire::bfd::State;
 use imbl::OrdMap;
 use tokio::{
     net::TcpStream,
@@ -76,7 +75,7 @@ pub struct Sessions {
 pub struct Bgp {
     wanted: watch::Sender<Wanted>,
     interfaces: watch::Sender<Arc<Interfaces>>,
-    changes: mpsc::Sender<(Path, Change)>,
+    watched: mpsc::Sender<Event>,
     sessions: watch::Receiver<Sessions>,
     thread: Option<JoinHandle<()>>,
 }
@@ -90,7 +89,7 @@ impl Bgp {
     pub fn start(port: u16) -> io::Result<Self> {
         let (wanted, wishes) = watch::channel(Wanted::default());
         let (interfaces, links) = watch::channel(Arc::default());
-        let (changes, changed) = mpsc::channel(CHANGES);
+        let (watched, changes) = mpsc::channel(CHANGES);
         let (told, sessions) = watch::channel(Sessions::default());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("bgp".to_owned()).spawn(move || {
@@ -107,9 +106,9 @@ impl Bgp {
                 events,
                 mistrust: listen::mistrust(),
             };
-            runtime.block_on(hands.run(wishes, changed, received));
+            runtime.block_on(hands.run(wishes, changes, received));
         })?;
-        Ok(Self { wanted, interfaces, changes, sessions, thread: Some(thread) })
+        Ok(Self { wanted, interfaces, watched, sessions, thread: Some(thread) })
     }
 
     /// Speaks with exactly these from now on.
@@ -122,9 +121,9 @@ impl Bgp {
         self.interfaces.send_replace(interfaces);
     }
 
-    /// A BFD session that is wanted has changed.
-    pub fn changed(&self, path: &Path, change: Change) {
-        _ = self.changes.try_send((path.clone(), change));
+    /// What BFD sees by a way has changed: whether it is up, and whether it was and has failed.
+    pub fn watched(&self, path: &Path, is_up: bool, is_failure: bool) {
+        _ = self.watched.try_send(Event::Bfd { path: path.clone(), is_up, is_failure });
     }
 
     /// How everything stands, now and whenever that changes.
@@ -171,7 +170,7 @@ impl Hands {
     async fn run(
         mut self,
         mut wishes: watch::Receiver<Wanted>,
-        mut changes: mpsc::Receiver<(Path, Change)>,
+        mut changes: mpsc::Receiver<Event>,
         mut received: mpsc::Receiver<Event>,
     ) {
         let mut count_at = Instant::now() + COUNT_INTERVAL;
@@ -185,10 +184,7 @@ impl Hands {
                     Ok(()) => Event::Want(wishes.borrow_and_update().clone()),
                     Err(_) => return,
                 },
-                Some((path, change)) = changes.recv() => {
-                    let is_up = change.to == State::Up;
-                    Event::Bfd { path, is_up, is_failure: change.is_failure() }
-                }
+                Some(event) = changes.recv() => event,
                 Some(dialled) = self.tasks.join_next(), if !self.tasks.is_empty() => match dialled {
                     Ok(Some(Dialled { connection, result })) => match self.dialled(connection, result) {
                         Some(event) => event,

@@ -7,6 +7,7 @@
 //!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo
 //!  gossip (task per socket) ──┤                         ├─► writes
 //!  bfd (thread) ──────────────┤                         ├─► bfd: sessions
+//!  bgp (thread) ──────────────┤                         ├─► bgp: routers and routes
 //!  proxy_probe (task) ────────┤                         ├─► health_probe: ports to ask at
 //!  health_probe (task per port)                         └─► log, metrics
 //! ```
@@ -50,6 +51,7 @@ mod keys;
 mod layer2;
 mod metrics;
 mod packet;
+mod peering;
 mod proxy_probe;
 mod realtime;
 mod watcher;
@@ -68,7 +70,8 @@ use crate::{
     host::Host,
     layer2::Layer2,
     metrics::{Announced, GossipRefusal},
-    watcher::Watcher,
+    peering::{News, Peering},
+    watcher::{Seen, Watcher},
 };
 
 /// Frames and datagrams that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
@@ -144,6 +147,7 @@ async fn follow(
         gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), events, metrics.clone()),
         keys,
         watcher,
+        peering: Peering::default(),
         disbelieved: Disbelieved::default(),
         host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,
@@ -180,7 +184,22 @@ async fn follow(
             Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
             Some(event) = received.recv() => event,
             Some(report) = watched.recv() => {
-                for event in hands.watcher.take(report) {
+                let Seen { events, peers } = hands.watcher.take(report);
+                for (path, is_up, is_failure) in peers {
+                    hands.peering.watched(&path, is_up, is_failure);
+                }
+                for event in events {
+                    if hands.take(&mut speaker, event).await?.is_break() {
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
+            News { events, watch } = hands.peering.news() => {
+                if let Some(watch) = watch {
+                    hands.watcher.follow_peers(watch);
+                }
+                for event in events {
                     if hands.take(&mut speaker, event).await?.is_break() {
                         return Ok(());
                     }
@@ -234,6 +253,7 @@ struct Hands {
     gossip: Gossip,
     keys: watch::Receiver<Keys>,
     watcher: Watcher,
+    peering: Peering,
     /// What was counted of it so far.
     disbelieved: Disbelieved,
     host: Host,
@@ -265,6 +285,7 @@ impl Hands {
         if let Event::Interfaces(interfaces) = &event {
             // The sockets must be right before the machine sends by them.
             self.layer2.interfaces(interfaces)?;
+            self.peering.interfaces(interfaces);
             self.host.interfaces(interfaces);
             self.host_is_quiet = false;
         }
@@ -312,6 +333,7 @@ impl Hands {
             Action::Listen { interfaces } => self.layer2.listen(interfaces)?,
             Action::CheckHealth { ports, at } => self.health.follow(&ports, at),
             Action::Watch(watch) => self.watcher.follow(watch),
+            Action::Peer(wanted) => self.peering.follow(&wanted),
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),
@@ -321,7 +343,7 @@ impl Hands {
             }
             Action::Report(report) => self.report(report),
             // Done before, and by the caller.
-            Action::Hold { .. } | Action::Peer(_) | Action::Finished => {}
+            Action::Hold { .. } | Action::Finished => {}
         }
         Ok(())
     }

@@ -1,0 +1,95 @@
+//! Speaks BGP where the machine wants it, and tells it how the sessions stand.
+
+use std::{collections::BTreeMap, future::pending, sync::Arc};
+
+use ferrogate_core::speaker::{
+    Event,
+    bfd::sessions::Path,
+    bgp::{BfdWish, Wanted},
+};
+use imbl::ordmap::DiffItem;
+use tokio::sync::watch;
+use tracing::error;
+
+use crate::bgp::{Bgp, Interfaces, PORT, Sessions};
+
+/// The sessions, from the first router that is wanted on.
+#[derive(Default)]
+pub(crate) struct Peering {
+    running: Option<Running>,
+    interfaces: Arc<Interfaces>,
+}
+
+struct Running {
+    bgp: Bgp,
+    sessions: watch::Receiver<Sessions>,
+    /// How they stood when that was last told.
+    told: Sessions,
+}
+
+/// What is new of the sessions.
+#[derive(Default)]
+pub(crate) struct News {
+    /// For the machine.
+    pub(crate) events: Vec<Event>,
+    /// BFD sessions that are wanted from now on, and no others, if these are not those from before.
+    pub(crate) watch: Option<BTreeMap<Path, BfdWish>>,
+}
+
+impl Peering {
+    /// Speaks with exactly these from now on.
+    pub(crate) fn follow(&mut self, wanted: &Wanted) {
+        if self.running.is_none() {
+            match Bgp::start(PORT) {
+                Ok(bgp) => {
+                    bgp.interfaces(self.interfaces.clone());
+                    let sessions = bgp.sessions();
+                    self.running = Some(Running { bgp, sessions, told: Sessions::default() });
+                }
+                Err(error) => error!(%error, "BGP cannot start, and no router is spoken with"),
+            }
+        }
+        if let Some(running) = &self.running {
+            running.bgp.want(wanted.clone());
+        }
+    }
+
+    /// The node's interfaces are these.
+    pub(crate) fn interfaces(&mut self, interfaces: &Interfaces) {
+        self.interfaces = Arc::new(interfaces.clone());
+        if let Some(running) = &self.running {
+            running.bgp.interfaces(self.interfaces.clone());
+        }
+    }
+
+    /// What BFD sees by a way has changed.
+    pub(crate) fn watched(&self, path: &Path, is_up: bool, is_failure: bool) {
+        if let Some(running) = &self.running {
+            running.bgp.watched(path, is_up, is_failure);
+        }
+    }
+
+    /// What is new, as soon as anything is. Nothing is lost where nobody waits until then.
+    pub(crate) async fn news(&mut self) -> News {
+        let Some(Running { sessions, told, .. }) = &mut self.running else { return pending().await };
+        if sessions.changed().await.is_err() {
+            // The thread is gone, and its panic told.
+            return pending().await;
+        }
+        let before = std::mem::replace(told, sessions.borrow_and_update().clone());
+        let mut news = News::default();
+        for change in before.statuses.diff(&told.statuses) {
+            news.events.push(match change {
+                DiffItem::Add(_, status) | DiffItem::Update { new: (_, status), .. } => {
+                    Event::Session(Box::new((**status).clone()))
+                }
+                DiffItem::Remove((peer, remote), _) => Event::SessionGone { peer: peer.clone(), remote: *remote },
+            });
+        }
+        news.watch = (before.watch != told.watch).then(|| told.watch.clone());
+        if told.parted && !before.parted {
+            news.events.push(Event::Parted);
+        }
+        news
+    }
+}
