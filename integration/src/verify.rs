@@ -24,6 +24,8 @@ pub enum Stage {
     Sim,
     /// Namespaces: the lab, and rooms on real interfaces.
     Net,
+    /// BGP and its BFD against real routers.
+    Bgp,
     /// A real Kubernetes control plane.
     Kube,
     /// Every decoder against bytes nobody thought of.
@@ -40,6 +42,7 @@ impl Stage {
             Self::Unit => "unit",
             Self::Sim => "sim",
             Self::Net => "net",
+            Self::Bgp => "bgp",
             Self::Kube => "kube",
             Self::Fuzz => "fuzz",
             Self::Examples => "examples",
@@ -51,6 +54,7 @@ impl Stage {
         let minutes = match (self, length) {
             (Self::Lint | Self::Unit, _) => 4,
             (Self::Net, Length::Short) => 6,
+            (Self::Bgp, _) => 8,
             // Every word of ten thousand worlds is sealed and opened.
             (Self::Sim, Length::Short) => 8,
             (Self::Kube, Length::Short) => 20,
@@ -71,7 +75,7 @@ impl Stage {
             Self::Sim => Some(format!("simulator seeds: {} ({})", short.seeds(), long.seeds())),
             Self::Net => Some(format!("runs of the lab: {} ({})", short.lab_runs(), long.lab_runs())),
             Self::Fuzz => Some(format!("inputs for each decoder: {} ({})", short.inputs(), long.inputs())),
-            Self::Lint | Self::Unit | Self::Kube | Self::Examples => None,
+            Self::Lint | Self::Unit | Self::Bgp | Self::Kube | Self::Examples => None,
         }
     }
 }

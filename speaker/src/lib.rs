@@ -147,7 +147,7 @@ async fn follow(
         gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), events, metrics.clone()),
         keys,
         watcher,
-        peering: Peering::default(),
+        peering: Peering::new(metrics.bgp.clone()),
         disbelieved: Disbelieved::default(),
         host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,

@@ -18,6 +18,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
+mod bgp;
+
+pub(crate) use bgp::BgpMetrics;
+
 /// The speaker's metrics; clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -45,6 +49,7 @@ pub struct Metrics {
     bfd_received: Counter,
     bfd_unsent: Counter,
     bfd_discarded: family::Family<DiscardLabel, Counter>,
+    pub(crate) bgp: BgpMetrics,
 }
 
 /// What the thread of BFD counts. It never waits for anyone to do so.
@@ -158,6 +163,7 @@ impl From<&OpenError> for GossipRefusal {
 impl Metrics {
     /// Makes the metrics known to a registry.
     pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("ferrogate_speaker");
         let metrics = Self {
             owned: Gauge::default(),
             members: Gauge::default(),
@@ -183,8 +189,8 @@ impl Metrics {
             bfd_received: Counter::default(),
             bfd_unsent: Counter::default(),
             bfd_discarded: family::Family::default(),
+            bgp: BgpMetrics::register(registry),
         };
-        let registry = registry.sub_registry_with_prefix("ferrogate_speaker");
         registry.register(
             "owned_addresses",
             "External addresses that this node owns and answers for",

@@ -11,13 +11,16 @@ use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tracing::error;
 
-use crate::bgp::{Bgp, Interfaces, PORT, Sessions};
+use crate::{
+    bgp::{Bgp, Interfaces, PORT, Sessions},
+    metrics::BgpMetrics,
+};
 
 /// The sessions, from the first router that is wanted on.
-#[derive(Default)]
 pub(crate) struct Peering {
     running: Option<Running>,
     interfaces: Arc<Interfaces>,
+    metrics: BgpMetrics,
 }
 
 struct Running {
@@ -37,6 +40,11 @@ pub(crate) struct News {
 }
 
 impl Peering {
+    /// Starts nothing.
+    pub(crate) fn new(metrics: BgpMetrics) -> Self {
+        Self { running: None, interfaces: Arc::default(), metrics }
+    }
+
     /// Speaks with exactly these from now on.
     pub(crate) fn follow(&mut self, wanted: &Wanted) {
         if self.running.is_none() {
@@ -79,12 +87,24 @@ impl Peering {
         let before = std::mem::replace(told, sessions.borrow_and_update().clone());
         let mut news = News::default();
         for change in before.statuses.diff(&told.statuses) {
-            news.events.push(match change {
-                DiffItem::Add(_, status) | DiffItem::Update { new: (_, status), .. } => {
-                    Event::Session(Box::new((**status).clone()))
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            if let Some(old) = old.filter(|old| new.is_none_or(|new| new.remote != old.remote)) {
+                self.metrics.forget(old);
+            }
+            match (old, new) {
+                (old, Some(new)) => {
+                    self.metrics.note(old.filter(|old| old.remote == new.remote).map(AsRef::as_ref), new);
+                    news.events.push(Event::Session(Box::new((**new).clone())));
                 }
-                DiffItem::Remove((peer, remote), _) => Event::SessionGone { peer: peer.clone(), remote: *remote },
-            });
+                (Some(old), None) => {
+                    news.events.push(Event::SessionGone { peer: old.peer.clone(), remote: old.dynamic });
+                }
+                (None, None) => {}
+            }
         }
         news.watch = (before.watch != told.watch).then(|| told.watch.clone());
         if told.parted && !before.parted {

@@ -35,7 +35,16 @@ const NEEDS: &[Need] = &[
         name: "a C compiler and linker",
         probe: &["cc", "--version"],
         source: Source::Debian("gcc libc6-dev"),
-        stages: &[Stage::Lint, Stage::Unit, Stage::Sim, Stage::Net, Stage::Kube, Stage::Fuzz, Stage::Examples],
+        stages: &[
+            Stage::Lint,
+            Stage::Unit,
+            Stage::Sim,
+            Stage::Net,
+            Stage::Bgp,
+            Stage::Kube,
+            Stage::Fuzz,
+            Stage::Examples,
+        ],
     },
     Need {
         name: "Go (Kubernetes is built from its modules)",
@@ -57,13 +66,13 @@ const NEEDS: &[Need] = &[
         name: "FRR and BIRD (neighbours for BFD and BGP)",
         probe: &["sh", "-c", "ls /usr/lib/frr/bfdd /usr/lib/frr/bgpd /usr/lib/frr/zebra /usr/sbin/bird"],
         source: Source::Debian("frr bird2"),
-        stages: &[Stage::Net],
+        stages: &[Stage::Net, Stage::Bgp],
     },
     Need {
         name: "GoBGP and ExaBGP (neighbours for BGP)",
         probe: &["sh", "-c", "command -v gobgpd && command -v exabgp"],
         source: Source::Debian("gobgpd exabgp"),
-        stages: &[Stage::Net],
+        stages: &[Stage::Bgp],
     },
     Need {
         name: "setpriv and chrt",

@@ -44,6 +44,7 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
     let steps = match stage {
         Stage::Lint => lint(),
         Stage::Fuzz => fuzz(length, members)?,
+        Stage::Bgp => targets(stage, members),
         Stage::Unit => {
             let mut steps = vec![
                 tests("unit", ["--workspace", "--lib", "--bins"]),
@@ -104,7 +105,8 @@ pub fn stage_of(package: &str, target: &str) -> Stage {
     match (package, target) {
         ("ferrogate-integration", "sim") => Stage::Sim,
         ("ferrogate-integration", name) if name.starts_with("kube_") => Stage::Kube,
-        ("ferrogate-integration", "lab" | "router_config") | ("ferrogate-speaker", _) => Stage::Net,
+        ("ferrogate-integration", "lab") | ("ferrogate-speaker", _) => Stage::Net,
+        ("ferrogate-integration", "bgp" | "router_config") => Stage::Bgp,
         ("ferrogate-integration", "examples" | "readme" | "standalone") => Stage::Examples,
         _ => Stage::Unit,
     }
