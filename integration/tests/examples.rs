@@ -14,9 +14,14 @@ use std::{
 use ferrogate_cluster::{Cluster, DirectoryConfig, NAMESPACE, Role};
 use ferrogate_core::{
     controller::{self, Controller, Event},
-    model::{ServiceKey, service::ClassPolicy},
+    model::{NodeName, PeerName, ServiceKey, service::ClassPolicy},
     proxy::{RequestView, RouteTable},
     snapshot::Snapshot,
+    speaker::{
+        DataPath,
+        advertise::{self, Advertised, Terms},
+        announce::{Policy, Silence},
+    },
 };
 use ferrogate_integration::{kube::install::MANIFESTS, readme, workspace};
 use tokio_util::sync::CancellationToken;
@@ -84,6 +89,15 @@ fn check(expectation: &str, snapshot: &Snapshot, table: &RouteTable) {
             assert!(!condition.holds, "{expectation}: {condition:?}");
             assert_eq!(condition.reason, reason, "{expectation}");
         }
+        ["service", name, "is", "advertised", "from", node, "to", ref peers @ ..] if !peers.is_empty() => {
+            let advertised = advertised(snapshot, name, node).unwrap_or_else(|why| panic!("{expectation}: {why}"));
+            let told: Vec<&str> = advertised.peers.iter().map(PeerName::as_str).collect();
+            assert_eq!(told, peers, "{expectation}");
+        }
+        ["service", name, "is", "not", "advertised", "from", node, reason] => {
+            let why = advertised(snapshot, name, node.trim_end_matches(':')).expect_err(expectation);
+            assert_eq!(why.reason(), reason, "{expectation}");
+        }
         ["GET", url, "goes", "to", name] => match table.route(&request(url)) {
             Ok(route) => assert_eq!(route.rule.service, service(name), "{expectation}"),
             Err(reason) => panic!("{expectation}: {reason:?}"),
@@ -93,6 +107,14 @@ fn check(expectation: &str, snapshot: &Snapshot, table: &RouteTable) {
         }
         _ => panic!("{expectation:?} is not a sentence that examples/README.md explains"),
     }
+}
+
+/// What a speaker whose proxy is ready advertises by BGP.
+fn advertised(snapshot: &Snapshot, name: &str, node: &str) -> Result<Advertised, Silence> {
+    let node = NodeName::from(node);
+    let peering = advertise::peering(snapshot, &node, DataPath::KubeProxy);
+    let policy = Policy { data_path: DataPath::KubeProxy, ignore_exclude_label: false, yield_on_cordon: false };
+    Terms::new(snapshot, &node, policy, None, &peering.neighbors).of(&snapshot.services[&service(name)])
 }
 
 fn request(url: &str) -> RequestView<'_> {
@@ -123,6 +145,11 @@ async fn does_what_its_readme_says(example: &str) {
 #[tokio::test]
 async fn quickstart() {
     does_what_its_readme_says("quickstart").await;
+}
+
+#[tokio::test]
+async fn bgp() {
+    does_what_its_readme_says("bgp").await;
 }
 
 #[tokio::test]
