@@ -40,7 +40,7 @@ use crate::{
     admission::Inquiry,
     objects::{Id, Kind, OUR_API, Reading, Spelling},
     state,
-    translate::{self, Entry, Remembered, Translator},
+    translate::{self, Entry, Remembered, Translator, secret::BASIC_AUTH},
     write::{Conditions, MAX_LABEL, NODE_LABEL},
 };
 
@@ -138,6 +138,10 @@ fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
     if role.decides() {
         subjects.insert(Subject::Kind(Kind::Pod));
     }
+    if role.speaks() {
+        subjects.insert(Subject::Secrets(Spelling::Ours));
+        subjects.extend(honours_metallb.then_some(Subject::Secrets(Spelling::Metallb)));
+    }
     subjects
 }
 
@@ -159,6 +163,8 @@ enum Subject {
     Kind(Kind),
     /// Configuration in MetalLB's words, which need not be there at all.
     Metallb(Kind),
+    /// The passwords of peers, beside the peers in these words.
+    Secrets(Spelling),
     /// What speakers report.
     Report(Report),
     /// What this process itself says of the configuration.
@@ -190,6 +196,7 @@ impl Subject {
     fn kind(self) -> &'static str {
         match self {
             Self::Kind(kind) | Self::Metallb(kind) => kind.name(),
+            Self::Secrets(_) => Kind::Secret.name(),
             Self::Report(report) => report.kind(),
             Self::Configuration => "ConfigurationState",
         }
@@ -198,19 +205,30 @@ impl Subject {
     fn spelling(self) -> Spelling {
         match self {
             Self::Metallb(_) => Spelling::Metallb,
-            Self::Kind(_) | Self::Report(_) | Self::Configuration => Spelling::Ours,
+            Self::Kind(_) | Self::Secrets(_) | Self::Report(_) | Self::Configuration => Spelling::Ours,
+        }
+    }
+
+    /// Which kind the objects are of that are read as such; none where only a report is.
+    fn read_as(self) -> Option<Kind> {
+        match self {
+            Self::Kind(kind) | Self::Metallb(kind) => Some(kind),
+            Self::Secrets(_) => Some(Kind::Secret),
+            Self::Report(_) | Self::Configuration => None,
         }
     }
 
     /// What the translator knows it by.
     fn source(self) -> String {
-        format!("{}/{}", self.api_version(), self.kind())
+        let beside = if self == Self::Secrets(Spelling::Metallb) { "/metallb" } else { "" };
+        format!("{}/{}{beside}", self.api_version(), self.kind())
     }
 
     fn api_version(self) -> &'static str {
         match self {
             Self::Kind(kind) => kind.api_version(),
             Self::Metallb(kind) => kind.metallb_api_version(),
+            Self::Secrets(_) => Kind::Secret.api_version(),
             Self::Report(_) | Self::Configuration => OUR_API,
         }
     }
@@ -373,16 +391,22 @@ impl Watcher {
         }
     }
 
+    /// The one namespace in which this is read, if it is one.
+    fn namespace(&self, subject: Subject) -> Option<String> {
+        let (ours, metallb) = (|| Some(self.namespace.clone()), || self.translator.rules().metallb.clone());
+        match subject {
+            Subject::Metallb(_) | Subject::Secrets(Spelling::Metallb) => metallb(),
+            Subject::Secrets(Spelling::Ours) | Subject::Kind(Kind::Pod) => ours(),
+            Subject::Kind(_) | Subject::Report(_) | Subject::Configuration => {
+                (subject.api_version() == OUR_API).then(ours).flatten()
+            }
+        }
+    }
+
     /// Lists and watches a kind. What followed Services before ends with it.
     fn follow(&mut self, subject: Subject) -> BoxStream<'static, Told> {
         let resource = resource(subject.api_version(), subject.kind());
-        let namespace = match (subject.spelling(), subject.api_version()) {
-            (Spelling::Metallb, _) => self.translator.rules().metallb.clone(),
-            (Spelling::Ours, OUR_API) => Some(self.namespace.clone()),
-            (Spelling::Ours, _) if subject == Subject::Kind(Kind::Pod) => Some(self.namespace.clone()),
-            (Spelling::Ours, _) => None,
-        };
-        let api: Api<Object> = match namespace {
+        let api: Api<Object> = match self.namespace(subject) {
             Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
@@ -398,6 +422,8 @@ impl Watcher {
                 }
                 _ => watcher::Config::default(),
             },
+            // Whatever else lies there is nothing that this process should hold.
+            Subject::Secrets(_) => watcher::Config::default().fields(&format!("type={BASIC_AUTH}")),
             Subject::Configuration => {
                 let name = self.reporter.as_ref().map(Reporter::name).unwrap_or_default();
                 watcher::Config::default().fields(&format!("metadata.name={name}"))
@@ -449,6 +475,10 @@ impl Watcher {
             self.recover(subject);
             return;
         }
+        // Whoever has no passwords there need not let them be read. Peers that need one wait, and all else goes on.
+        if matches!(subject, Subject::Secrets(_)) && code(error) == Some(403) {
+            self.unlisted.remove(&subject);
+        }
         let remedy = remedy(error);
         if self.failing.insert(subject, Instant::now()).is_none() {
             tracing::warn!(kind = subject.kind(), %error, remedy, "watch failed, trying again");
@@ -477,13 +507,9 @@ impl Watcher {
     /// what is known once more.
     fn list(&mut self, subject: Subject, object: Object) {
         let listing = self.listing.entry(subject).or_default();
-        match subject {
-            Subject::Kind(kind) | Subject::Metallb(kind) => {
-                listing.ids.insert(id((kind, subject.spelling()), &object));
-            }
-            Subject::Report(_) | Subject::Configuration => {
-                listing.names.insert(object.metadata.name.clone().unwrap_or_default());
-            }
+        match subject.read_as() {
+            Some(kind) => _ = listing.ids.insert(id((kind, subject.spelling()), &object)),
+            None => _ = listing.names.insert(object.metadata.name.clone().unwrap_or_default()),
         }
         self.apply(subject, object);
     }
@@ -504,9 +530,11 @@ impl Watcher {
             self.reports.insert(report, listing.names);
             return;
         }
-        let (Subject::Kind(kind) | Subject::Metallb(kind)) = subject else { return };
-        let spelling = subject.spelling();
-        let is_gone = |id: &&Id| id.kind == kind && id.spelling == spelling && !listing.ids.contains(*id);
+        let Some(kind) = subject.read_as() else { return };
+        let (spelling, namespace) = (subject.spelling(), self.namespace(subject));
+        let is_here = |id: &Id| namespace.as_ref().is_none_or(|namespace| *id.key.namespace == **namespace);
+        let is_of_it = |id: &Id| id.kind == kind && id.spelling == spelling && is_here(id);
+        let is_gone = |id: &&Id| is_of_it(id) && !listing.ids.contains(*id);
         let gone: Vec<Id> = self.known.keys().filter(is_gone).cloned().collect();
         for id in gone {
             self.lose(subject, id);
@@ -517,16 +545,15 @@ impl Watcher {
     }
 
     fn apply(&mut self, subject: Subject, object: Object) {
-        match subject {
-            Subject::Kind(kind) | Subject::Metallb(kind) => {
+        match (subject, subject.read_as()) {
+            (_, Some(kind)) => {
                 let kind = (kind, subject.spelling());
                 self.know(kind, &object);
                 if let Some((origin, reading)) = self.read(kind, object) {
                     self.translator.apply(&subject.source(), origin, reading);
                 }
             }
-            Subject::Configuration => self.note_report(Some(&object)),
-            Subject::Report(report) => {
+            (Subject::Report(report), None) => {
                 let name = object.metadata.name.clone().unwrap_or_default();
                 // One without a status has just been made; what it is about follows.
                 let status = object.status().cloned().unwrap_or_default();
@@ -534,20 +561,19 @@ impl Watcher {
                     self.reports.entry(report).or_default().insert(name);
                 }
             }
+            (_, None) => self.note_report(Some(&object)),
         }
     }
 
     fn delete(&mut self, subject: Subject, object: &Object) {
-        match subject {
-            Subject::Kind(kind) | Subject::Metallb(kind) => {
-                self.lose(subject, id((kind, subject.spelling()), object));
-            }
-            Subject::Configuration => self.note_report(None),
-            Subject::Report(report) => {
+        match (subject, subject.read_as()) {
+            (_, Some(kind)) => self.lose(subject, id((kind, subject.spelling()), object)),
+            (Subject::Report(report), None) => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
                 self.forget_report(report, name);
                 self.reports.entry(report).or_default().remove(name);
             }
+            (_, None) => self.note_report(None),
         }
     }
 
@@ -735,5 +761,13 @@ mod tests {
         let watched: Vec<_> = subjects(&Role::Proxy("a".into()), true).into_iter().map(Subject::kind).collect();
 
         assert_eq!(watched, ["Node", "Service", "EndpointSlice", "IngressClass", "Ingress"]);
+    }
+
+    #[test]
+    fn only_who_speaks_with_routers_reads_secrets() {
+        let reads = |role: Role| subjects(&role, true).into_iter().any(|subject| subject.kind() == "Secret");
+
+        assert!(reads(Role::Speaker("a".into())) && reads(Role::Standalone("a".into())));
+        assert!(!reads(Role::Controller) && !reads(Role::Reader(None)) && !reads(Role::Proxy("a".into())));
     }
 }

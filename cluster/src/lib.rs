@@ -120,6 +120,11 @@ impl Role {
         }
     }
 
+    /// Whether it speaks with routers, and so needs their passwords.
+    fn speaks(&self) -> bool {
+        matches!(self, Self::Speaker(_) | Self::Standalone(_))
+    }
+
     fn decides(&self) -> bool {
         matches!(self, Self::Controller | Self::Standalone(_))
     }
@@ -191,7 +196,8 @@ impl Cluster {
         let KubernetesConfig { namespace, role, identity, class, metallb } = config;
         let home = namespace.clone();
         let beside_metallb = metallb.is_some();
-        let rules = translate::Rules { class, namespace: home, metallb, source: translate::Source::Kubernetes };
+        let (secrets, source) = (role.speaks(), translate::Source::Kubernetes);
+        let rules = translate::Rules { class, namespace: home, metallb, secrets, source };
         let translator = translate::Translator::new(rules, None);
         let finish = CancellationToken::new();
         let guard = finish.clone().drop_guard();
@@ -271,7 +277,8 @@ impl Cluster {
             Role::Standalone(node) => Some(node.clone()),
             _ => None,
         };
-        let rules = translate::Rules { class, namespace, metallb, source: translate::Source::Directory };
+        let source = translate::Source::Directory;
+        let rules = translate::Rules { class, namespace, metallb, secrets: true, source };
         let translator = translate::Translator::new(rules, lone_node);
         let finish = CancellationToken::new();
         let guard = finish.clone().drop_guard();

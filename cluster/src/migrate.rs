@@ -154,6 +154,8 @@ pub fn plan(found: &[Found], settings: &Settings) -> Plan {
         class: class.clone(),
         namespace: settings.namespace.clone(),
         metallb: metallb.then(|| settings.metallb_namespace.clone()),
+        // Those of a cluster are not looked for.
+        secrets: settings.source == Source::Directory,
         source: settings.source,
     };
     let ours = |(number, value): (usize, &Value)| {

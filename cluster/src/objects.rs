@@ -20,13 +20,13 @@ use ferrogate_core::{
         community::CommunityAliases,
         entry::{EntryService, EntrySlice, ProxyPod},
         node::Node,
-        peer::BgpPeer,
+        peer::{BgpPeer, Key},
         pool::Pool,
         route::Ingress,
         selector::LabelSelector,
         service::{Endpoint, Service},
     },
-    snapshot::{Origin, Problem},
+    snapshot::{Origin, PasswordFault, Problem},
 };
 
 /// The kinds that are read, and what they are called.
@@ -242,6 +242,8 @@ pub enum Fact {
     BfdProfile(Arc<BfdProfile>),
     /// A Community, not yet compared to the others.
     Community(CommunityFact),
+    /// The password that a Secret holds, or why it holds none.
+    Secret(Result<Key, PasswordFault>),
     /// An object of which nothing counts but that it exists.
     Accepted,
 }
@@ -286,7 +288,7 @@ pub struct PoolFact {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpAdvertisementFact {
     /// The advertisement, with the communities that are written out.
-    pub advertisement: BgpAdvertisement,
+    pub advertisement: Arc<BgpAdvertisement>,
     /// The names among its communities.
     pub aliases: Vec<String>,
     /// See [`Fact::created`].

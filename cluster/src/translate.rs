@@ -48,6 +48,7 @@ pub mod pool;
 pub mod read;
 mod reports;
 pub mod review;
+pub mod secret;
 pub mod service;
 
 use reports::Reports;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ferrogate_cluster::{Cluster, KubernetesConfig, Role, Timing};
 use ferrogate_core::{
-    configuration::{ConfigurationState, Judgement, Reporter},
+    configuration::{ConfigurationState, Judgement, Reporter, judge},
     model::{
         NodeName, ObjectKey, ObjectRef, PeerName, PoolName, ResourceVersion, ServiceKey,
         pool::PoolStatus,
@@ -15,6 +15,7 @@ use ferrogate_core::{
     write::{BgpSession, Condition, Event, L2Conflict, L2Status, Severity, Write},
 };
 use hyper::Method;
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "ferrogate-system";
 const SERVICES: &str = "/api/v1/services";
 const POOLS: &str = "/apis/ferrogate.io/v1beta1/ipaddresspools";
+const PEERS: &str = "/apis/ferrogate.io/v1beta1/bgppeers";
+const SECRETS: &str = "/api/v1/secrets";
 const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
 const L2_STATUSES: &str = "/apis/ferrogate.io/v1beta1/servicel2statuses";
 const BGP_STATUSES: &str = "/apis/ferrogate.io/v1beta1/servicebgpstatuses";
@@ -437,6 +440,88 @@ async fn m_038_a_speaker_reports_on_the_configuration_under_its_own_name_and_its
     assert_eq!(condition(&first)["status"], "False");
     assert_eq!(condition(&first)["lastTransitionTime"], condition(&second)["lastTransitionTime"]);
     assert_eq!(condition(&second)["message"], "second");
+}
+
+fn secret(namespace: &str, password: &str) -> Value {
+    json!({
+        "metadata": { "namespace": namespace, "name": "key" },
+        "type": "kubernetes.io/basic-auth",
+        "data": { "password": ByteString(password.as_bytes().to_vec()) },
+    })
+}
+
+/// A peer whose password is in the Secret `key`.
+fn peer(namespace: &str, name: &str, address: &str) -> Value {
+    let secret = json!({ "name": "key" });
+    let spec = json!({ "myASN": 64500, "peerASN": 64501, "peerAddress": address, "passwordSecret": secret });
+    json!({ "metadata": { "namespace": namespace, "name": name }, "spec": spec })
+}
+
+/// The password that a peer is spoken with.
+fn password(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<String> {
+    let peer = snapshot.bgp_peers.get(&ObjectKey::new(namespace, name))?;
+    Some(peer.password.as_ref()?.key()?.expose().to_owned())
+}
+
+#[tokio::test]
+async fn a_speaker_knows_the_password_of_a_peer_from_its_secret_and_a_controller_does_not() {
+    let fake = Fake::start().await;
+    fake.put(PEERS, peer(NAMESPACE, "tor", "192.0.2.1"));
+    fake.put(SECRETS, secret(NAMESPACE, "one"));
+    fake.put(SECRETS, secret("elsewhere", "other"));
+    let controller = open_controller(&fake).await;
+    let mut speaker = open(&fake, Role::Speaker("node-a".into()), "two").await;
+
+    let seen = controller.snapshots.borrow().clone();
+    assert_eq!((password(&seen, NAMESPACE, "tor"), seen.problems.len()), (None, 0));
+    until(&mut speaker, |snapshot| password(snapshot, NAMESPACE, "tor").as_deref() == Some("one")).await;
+    fake.put(SECRETS, secret(NAMESPACE, "two"));
+    until(&mut speaker, |snapshot| password(snapshot, NAMESPACE, "tor").as_deref() == Some("two")).await;
+    fake.delete(SECRETS, NAMESPACE, "key");
+    let gone = until(&mut speaker, |snapshot| password(snapshot, NAMESPACE, "tor").is_none()).await;
+
+    let problem = gone.problems.values().flatten().next().unwrap();
+    assert_eq!(problem.fault.reason(), "NoPassword");
+    let state = judge(&gone, &Reporter::Speaker("node-a".into()));
+    assert_eq!(state.judgement, Judgement::Invalid);
+}
+
+#[tokio::test]
+async fn passwords_of_metallbs_peers_stand_beside_them() {
+    let fake = Fake::start().await;
+    let theirs = "metallb-system";
+    fake.put(PEERS, peer(NAMESPACE, "tor", "192.0.2.1"));
+    fake.put(SECRETS, secret(NAMESPACE, "ours"));
+    fake.put("/apis/metallb.io/v1beta2/bgppeers", peer(theirs, "spine", "192.0.2.2"));
+    fake.put(SECRETS, secret(theirs, "theirs"));
+    let config = KubernetesConfig { metallb: Some(theirs.to_owned()), ..config(Role::Speaker("a".into()), "one") };
+
+    let opened = Cluster::kubernetes_with(fake.client(), config, TIMING, CancellationToken::new());
+    let mut speaker = tokio::time::timeout(PATIENCE, opened).await.expect("in time").unwrap();
+
+    let both = |snapshot: &Snapshot| {
+        (password(snapshot, NAMESPACE, "tor"), password(snapshot, theirs, "spine"))
+            == (Some("ours".to_owned()), Some("theirs".to_owned()))
+    };
+    until(&mut speaker, both).await;
+    fake.delete(SECRETS, theirs, "key");
+    let half = until(&mut speaker, |snapshot| password(snapshot, theirs, "spine").is_none()).await;
+    assert_eq!(password(&half, NAMESPACE, "tor").as_deref(), Some("ours"));
+}
+
+#[tokio::test]
+async fn a_speaker_that_may_not_read_secrets_starts_without_them_and_says_so() {
+    let fake = Fake::start().await;
+    fake.set_mood(Mood::Discreet);
+    fake.put(SERVICES, service("web"));
+    fake.put(PEERS, peer(NAMESPACE, "tor", "192.0.2.1"));
+
+    let mut speaker = open(&fake, Role::Speaker("node-a".into()), "one").await;
+
+    let seen = until(&mut speaker, |snapshot| snapshot.problems.len() == 2).await;
+    assert!(seen.services.contains_key(&key("web")) && password(&seen, NAMESPACE, "tor").is_none());
+    let said: Vec<String> = seen.problems.values().flatten().map(ToString::to_string).collect();
+    assert!(said.iter().any(|text| text.contains("allow this service account to list and watch it")), "{said:?}");
 }
 
 #[tokio::test]

@@ -108,7 +108,9 @@ pub fn judge(snapshot: &Snapshot, reporter: &Reporter) -> ConfigurationState {
     let mut unseen = Vec::new();
     for (origin, problem) in snapshot.problems.iter().flat_map(|(origin, all)| all.iter().map(move |one| (origin, one)))
     {
-        if problem.fault.is_warning() || !concerns(problem, snapshot, reporter, labels) {
+        // Without its password a peer is spoken with no more than one that is left out.
+        let is_error = !problem.fault.is_warning() || matches!(problem.fault, Fault::NoPassword { .. });
+        if !is_error || !concerns(problem, snapshot, reporter, labels) {
             continue;
         }
         let is_unseen = problem.object.is_none() && matches!(problem.fault, Fault::Unreadable { .. });

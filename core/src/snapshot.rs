@@ -245,6 +245,14 @@ pub enum Fault {
         /// The object in force.
         other: String,
     },
+    /// The password of a peer is not to be had. The object stays in force, and there is no session without it.
+    #[error("Secret {secret} {fault}; there is no session until then")]
+    NoPassword {
+        /// Namespace and name of the Secret.
+        secret: String,
+        /// What is wrong with it.
+        fault: PasswordFault,
+    },
     /// A reference to something that does not exist. The object stays in force.
     #[error("{kind} {name:?} does not exist; create it or correct the name")]
     DanglingReference {
@@ -294,6 +302,7 @@ impl Fault {
             Self::LocalPrefConflict { .. } => "LocalPrefConflict",
             Self::EchoTowardsIpv6 { .. } => "EchoModeForIPv6",
             Self::SameAlias { .. } => "DuplicateAlias",
+            Self::NoPassword { .. } => "NoPassword",
             Self::DanglingReference { .. } => "DanglingReference",
             // MetalLB's own word, which people look for.
             Self::DeprecatedAnnotation { .. } => "deprecatedAnnotation",
@@ -304,8 +313,40 @@ impl Fault {
 
     /// Whether the object stays in force all the same.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::DanglingReference { .. } | Self::DeprecatedAnnotation { .. } | Self::Ignored { .. })
+        matches!(
+            self,
+            Self::NoPassword { .. }
+                | Self::DanglingReference { .. }
+                | Self::DeprecatedAnnotation { .. }
+                | Self::Ignored { .. }
+        )
     }
+}
+
+/// Why a Secret gives no password. What it holds stands in none of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordFault {
+    /// There is none, or none that is looked at.
+    #[error("does not exist as one of type kubernetes.io/basic-auth; create it or correct the name")]
+    Missing,
+    /// It is of another type.
+    #[error("is of type {kind:?}; make it anew as one of type kubernetes.io/basic-auth")]
+    WrongType {
+        /// Its type.
+        kind: String,
+    },
+    /// It has no key `password`.
+    #[error("has no key `password`; add it")]
+    NoKey,
+    /// The password is empty or longer than the kernel takes.
+    #[error("holds a password of {bytes} bytes; use one of 1 to 80 bytes")]
+    Length {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The password is no text.
+    #[error("holds a password that is not UTF-8; use one that is")]
+    NotText,
 }
 
 impl std::fmt::Display for Problem {

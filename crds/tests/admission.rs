@@ -408,6 +408,141 @@ fn m_025_a_peer_port_is_1_to_16384_and_179_by_default() {
 }
 
 #[test]
+fn a_peer_may_be_waited_for_kept_near_given_a_role_and_shut_down() {
+    let door = Door::of("BGPPeer");
+    accepts(
+        &door,
+        [
+            peer(json!({"passive": true, "ttlSecurityHops": 1, "maxPrefixes": 1, "shutdown": ""})),
+            peer(json!({"ttlSecurityHops": 254, "maxPrefixes": 4294967295u32, "role": "rs-client"})),
+            peer(json!({"enableGracefulRestart": true, "gracefulRestartTime": "4095s"})),
+            peer(json!({"shutdown": "x".repeat(255)})),
+        ],
+    );
+    refuses(
+        &door,
+        "spec.ttlSecurityHops",
+        [peer(json!({"ttlSecurityHops": 0})), peer(json!({"ttlSecurityHops": 255}))],
+    );
+    refuses(&door, "spec.maxPrefixes", [peer(json!({"maxPrefixes": 0}))]);
+    refuses(&door, "spec.role", [peer(json!({"role": "friend"}))]);
+    refuses(
+        &door,
+        "spec.shutdown",
+        [peer(json!({"shutdown": "x".repeat(256)})), peer(json!({"shutdown": "\u{e9}".repeat(128)}))],
+    );
+    for time in ["0s", "500ms", "1.5s", "4096s"] {
+        let spec = json!({"enableGracefulRestart": true, "gracefulRestartTime": time});
+        refuses(&door, "spec.gracefulRestartTime", [peer(spec)]);
+    }
+    refuses(
+        &door,
+        "spec",
+        [
+            peer(json!({"gracefulRestartTime": "5s"})),
+            peer(json!({"ttlSecurityHops": 1, "ebgpMultiHop": true})),
+            peer(json!({"peerAddress": null, "interface": "eth0", "passive": true})),
+            peer(json!({"role": "peer", "peerASN": 64500})),
+            peer(json!({"role": "peer", "localASN": 64501})),
+            peer(json!({"role": "peer", "peerASN": null, "dynamicASN": "internal"})),
+        ],
+    );
+}
+
+#[test]
+fn a_peer_may_be_whoever_connects_from_a_prefix() {
+    let door = Door::of("BGPPeer");
+    let from = |prefix: &str| peer(json!({"peerAddress": null, "peerPrefix": prefix}));
+    accepts(&door, [from("10.0.0.0/24"), from("2001:db8::/64"), from("192.0.2.1/32")]);
+    for prefix in ["10.0.0.1/24", "10.0.0.0", "10.0.0.0/33", "racks"] {
+        refuses(&door, "spec.peerPrefix", [from(prefix)]);
+    }
+    refuses(
+        &door,
+        "spec",
+        [
+            peer(json!({"peerPrefix": "10.0.0.0/24"})),
+            peer(json!({"peerAddress": null, "peerPrefix": "10.0.0.0/24", "sourceAddress": "2001:db8::1"})),
+        ],
+    );
+}
+
+#[test]
+fn values_of_a_peer_may_stand_on_nodes() {
+    let door = Door::of("BGPPeer");
+    let label = json!({"label": "rack.example.com/tor"});
+    accepts(
+        &door,
+        [
+            json!({"nodeValues": {"myASN": label, "peerASN": label, "peerAddress": {"annotation": "ferrogate.io/tor"}}}),
+            peer(json!({"nodeValues": {"routerID": label, "sourceAddress": label}})),
+        ],
+    );
+    refuses(
+        &door,
+        "spec.nodeValues.routerID",
+        [
+            peer(json!({"nodeValues": {"routerID": {}}})),
+            peer(json!({"nodeValues": {"routerID": {"label": "a", "annotation": "ferrogate.io/a"}}})),
+            peer(json!({"nodeValues": {"routerID": {"label": "a b"}}})),
+            peer(json!({"nodeValues": {"routerID": {"annotation": "example.com/a"}}})),
+        ],
+    );
+    refuses(
+        &door,
+        "spec",
+        [
+            peer(json!({"nodeValues": {"myASN": label}})),
+            peer(json!({"nodeValues": {"peerASN": label}})),
+            peer(json!({"nodeValues": {"peerAddress": label}})),
+            peer(json!({"routerID": "192.0.2.9", "nodeValues": {"routerID": label}})),
+            peer(json!({"sourceAddress": "192.0.2.9", "nodeValues": {"sourceAddress": label}})),
+        ],
+    );
+}
+
+#[test]
+fn a_route_may_have_a_med_and_a_longer_path() {
+    let door = Door::of("BGPAdvertisement");
+    accepts(&door, [json!({"med": 0, "asPathPrepend": 250}), json!({"med": 4294967295u32})]);
+    refuses(&door, "spec.med", [json!({"med": -1}), json!({"med": 4294967296u64})]);
+    refuses(&door, "spec.asPathPrepend", [json!({"asPathPrepend": 251})]);
+    assert_eq!(door.create(json!({})).expect("a valid advertisement")["asPathPrepend"], 0);
+}
+
+#[test]
+fn an_extended_community_is_a_target_an_origin_or_eight_octets() {
+    let aliases = Door::of("Community");
+    let advertisements = Door::of("BGPAdvertisement");
+    let alias = |value: &str| json!({"communities": [{"name": "x", "value": value}]});
+    let used = |value: &str| json!({"communities": [value]});
+    for value in [
+        "target:64512:100",
+        "target:0:4294967295",
+        "target:65536:65535",
+        "origin:192.0.2.1:7",
+        "extended:0x4004FC0000000064",
+    ] {
+        accepts(&aliases, [alias(value)]);
+        accepts(&advertisements, [used(value)]);
+    }
+    for value in [
+        "target:64512",
+        "target:65536:65536",
+        "target:192.0.2.1:65536",
+        "target:192.0.2:1",
+        "target:4294967296:1",
+        "target:1:4294967296",
+        "extended:0002fc0000000064",
+        "extended:0x0002fc000000006",
+        "extended:0x0002fc00000000641",
+    ] {
+        refuses(&aliases, "spec.communities[0].value", [alias(value)]);
+        refuses(&advertisements, "spec.communities[0]", [used(value)]);
+    }
+}
+
+#[test]
 fn m_026_bfd_settings_stay_within_their_ranges() {
     let door = Door::of("BFDProfile");
     for interval in ["receiveInterval", "transmitInterval", "echoInterval"] {

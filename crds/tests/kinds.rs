@@ -76,6 +76,8 @@ spec:
   aggregationLength: 24
   aggregationLengthV6: 64
   localPref: 4294967295
+  med: 0
+  asPathPrepend: 250
   communities: ['65000:100', 'large:4294967295:1:2', no-export]
   ipAddressPools: [first]
   ipAddressPoolSelectors: [{matchLabels: {zone: a}}]
@@ -101,6 +103,19 @@ spec:
   localASN: 64501
   peerAddress: 2001:db8::1
   interface: eth0
+  peerPrefix: 2001:db8::/64
+  passive: true
+  ttlSecurityHops: 254
+  role: rs-client
+  maxPrefixes: 4294967295
+  shutdown: until monday
+  gracefulRestartTime: 5s
+  nodeValues:
+    myASN: {label: rack.example.com/asn}
+    peerASN: {label: tor-asn}
+    peerAddress: {annotation: ferrogate.io/tor}
+    sourceAddress: {label: source}
+    routerID: {annotation: ferrogate.io/id}
   sourceAddress: 2001:db8::2
   peerPort: 1179
   holdTime: 9s

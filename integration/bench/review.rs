@@ -49,7 +49,8 @@ fn main() -> ExitCode {
 /// Prints the row of one size and returns the median.
 fn world(size: usize) -> Duration {
     let namespace = NAMESPACE.to_owned();
-    let rules = Rules { class: ClassPolicy::default(), namespace, metallb: None, source: Source::Kubernetes };
+    let rules =
+        Rules { class: ClassPolicy::default(), namespace, metallb: None, secrets: false, source: Source::Kubernetes };
     let mut translator = Translator::new(rules, None);
     for (kind, objects) in [
         ("IPAddressPool", (0..size).map(|number| pool(number, number)).collect::<Vec<_>>()),

@@ -57,7 +57,8 @@ fn main() -> ExitCode {
 /// Prints the row of one size and returns the microseconds of one change.
 fn world(size: usize) -> f64 {
     let namespace = NAMESPACE.to_owned();
-    let rules = Rules { class: ClassPolicy::default(), namespace, metallb: None, source: Source::Directory };
+    let rules =
+        Rules { class: ClassPolicy::default(), namespace, metallb: None, secrets: true, source: Source::Directory };
     let mut translator = Translator::new(rules, None);
     let begun = cpu_time();
     let files: Vec<_> = (0..size).map(|number| (file(number), readings(&translator, number, 80))).collect();

@@ -48,7 +48,8 @@ fn asked(operation: &str, object: &Value, old: &Value) -> Value {
 /// A translator that knows these objects.
 fn standing(objects: &[Value]) -> Translator {
     let namespace = OURS.to_owned();
-    let rules = Rules { class: ClassPolicy::default(), namespace, metallb: None, source: Source::Kubernetes };
+    let rules =
+        Rules { class: ClassPolicy::default(), namespace, metallb: None, secrets: false, source: Source::Kubernetes };
     let mut translator = Translator::new(rules, None);
     for object in objects {
         let Some(Entry::Object(reading)) = read(object.clone(), translator.rules()).pop() else {

@@ -182,7 +182,7 @@ fn is_default(field: &str, said: &Value) -> bool {
         "aggregationLength" => *said == 32,
         "aggregationLengthV6" => *said == 128,
         "peerPort" => *said == 179,
-        "localPref" => *said == 0,
+        "localPref" | "asPathPrepend" => *said == 0,
         "sharing" => said == "SameNamespace",
         _ => *said == false || said.is_null() || said.as_array().is_some_and(Vec::is_empty),
     }

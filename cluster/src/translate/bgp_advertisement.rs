@@ -1,12 +1,9 @@
 //! BGPAdvertisement: which pools, to whom, and with which attributes.
 
-use std::{collections::BTreeSet, num::NonZeroU32};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use ferrogate_core::{
-    model::{
-        advertisement::{Aggregation, BgpAdvertisement, PoolChoice},
-        community::NotACommunity,
-    },
+    model::advertisement::{Aggregation, BgpAdvertisement, PoolChoice},
     snapshot::Fault,
 };
 use ferrogate_crds::BGPAdvertisement;
@@ -57,10 +54,10 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
         match community(&text, check.spelling) {
             Ok(community) => _ = communities.insert(community),
             // A name holds no colon, so that a mistyped value is never taken for one.
-            Err(NotACommunity) if text.is_empty() || text.contains(':') => {
-                check.invalid(&field, text, &format!("{NotACommunity}, or a name from a Community object"));
+            Err(expected) if text.is_empty() || text.contains(':') => {
+                check.invalid(&field, text, &format!("{expected}, or a name from a Community object"));
             }
-            Err(NotACommunity) => aliases.push(text),
+            Err(_) => aliases.push(text),
         }
     }
     let names = each_once(spec.ip_address_pools, "spec.ipAddressPools", check);
@@ -81,5 +78,5 @@ pub fn read(object: BGPAdvertisement, check: &mut Check) -> Option<Fact> {
         communities,
         unknown_aliases: BTreeSet::new(),
     };
-    Some(Fact::BgpAdvertisement(BgpAdvertisementFact { advertisement, aliases, created }))
+    Some(Fact::BgpAdvertisement(BgpAdvertisementFact { advertisement: Arc::new(advertisement), aliases, created }))
 }

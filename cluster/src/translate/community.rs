@@ -9,10 +9,16 @@ use crate::{
     translate::read::{Check, created},
 };
 
-/// A community as it is written; MetalLB has no extended ones.
-pub fn community(text: &str, spelling: Spelling) -> Result<Community, NotACommunity> {
-    let is_known = |community: &Community| spelling == Spelling::Ours || !matches!(community, Community::Extended(_));
-    text.parse().ok().filter(is_known).ok_or(NotACommunity)
+/// What MetalLB takes for a community.
+const OF_METALLB: &str = "A:B with numbers up to 65535, or large:A:B:C with numbers up to 4294967295; for extended ones \
+                          write the object with apiVersion ferrogate.io/v1beta1";
+
+/// A community as it is written, or what could be; MetalLB has no extended ones.
+pub fn community(text: &str, spelling: Spelling) -> Result<Community, String> {
+    match (text.parse(), spelling) {
+        (Ok(Community::Extended(_)) | Err(_), Spelling::Metallb) => Err(OF_METALLB.to_owned()),
+        (read, _) => read.map_err(|no: NotACommunity| no.to_string()),
+    }
 }
 
 /// Reads a Community.
@@ -30,9 +36,7 @@ pub fn read(object: ferrogate_crds::Community, check: &mut Check) -> Option<Fact
         }
         match community(&alias.value, check.spelling) {
             Ok(community) => aliases.push((alias.name, community)),
-            Err(NotACommunity) => {
-                check.invalid(&format!("{field}.value"), alias.value, &NotACommunity.to_string());
-            }
+            Err(expected) => check.invalid(&format!("{field}.value"), alias.value, &expected),
         }
     }
     let object = CommunityAliases {

@@ -149,7 +149,7 @@ impl Translator {
         let nodes = &next.nodes;
         let peers = choose(objects, Kind::BgpPeer, &standing, || Places::new(nodes));
         let shown = peers.stands.iter().filter_map(|(id, fact)| match &**fact {
-            Fact::BgpPeer(BgpPeerFact { peer, .. }) => Some((id.key.clone(), peer.clone())),
+            Fact::BgpPeer(BgpPeerFact { peer, .. }) => Some((id.key.clone(), self.with_password(peer))),
             _ => None,
         });
         show(&mut next.bgp_peers, shown.collect());
@@ -223,14 +223,18 @@ impl Translator {
             }
         }
         for (key, one) in &next.bgp_peers {
-            let mut tell = |field: &str, missing: Kind, name: &str| {
-                tell(Kind::BgpPeer, (key, one.read_only), one.generation, field, missing, name);
-            };
             if let Some(name) = one.bfd_profile.as_deref().filter(|name| !profiles.contains(name)) {
-                tell("spec.bfdProfile", Kind::BfdProfile, name);
+                let (field, about) = ("spec.bfdProfile", (key, one.read_only));
+                tell(Kind::BgpPeer, about, one.generation, field, Kind::BfdProfile, name);
             }
-            if let Some(secret) = self.missing_secret(one) {
-                tell("spec.passwordSecret.name", Kind::Secret, &secret.to_string());
+        }
+        for (key, one) in &next.bgp_peers {
+            if let Some(fault) = self.no_password(one) {
+                let spelling = if one.read_only { Spelling::Metallb } else { Spelling::Ours };
+                let id = Id::keyed(Kind::BgpPeer, key.clone()).spelled(spelling);
+                let (object, field) = (Some(id.object()), "spec.passwordSecret.name".to_owned());
+                let problem = Problem { object, generation: one.generation, field, fault };
+                problems.entry(id).or_default().push(problem);
             }
         }
     }

@@ -11,7 +11,7 @@ use ferrogate_core::{
 };
 use serde_json::Value;
 
-use crate::objects::OUR_API;
+use crate::objects::{Kind, OUR_API};
 
 pub mod legacy;
 
@@ -74,6 +74,31 @@ pub fn in_our_words(mut value: Value) -> Value {
         }
     }
     value
+}
+
+/// Fields that only kinds of ours have. Of an object of MetalLB's its API server drops them; so does [`drop_ours`].
+const ONLY_OURS: [(Kind, &[&str]); 2] = [
+    (Kind::BgpAdvertisement, &["asPathPrepend", "med"]),
+    (
+        Kind::BgpPeer,
+        &[
+            "gracefulRestartTime",
+            "maxPrefixes",
+            "nodeValues",
+            "passive",
+            "peerPrefix",
+            "role",
+            "shutdown",
+            "ttlSecurityHops",
+        ],
+    ),
+];
+
+/// Takes the fields out of an object of MetalLB's that MetalLB does not know, and names them.
+pub fn drop_ours(kind: Kind, value: &mut Value) -> Vec<String> {
+    let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else { return Vec::new() };
+    let fields = ONLY_OURS.iter().filter(|(of, _)| *of == kind).flat_map(|(_, fields)| *fields);
+    fields.filter(|field| spec.remove(**field).is_some()).map(|field| format!("spec.{field}")).collect()
 }
 
 fn says_nothing(value: &Value) -> bool {

@@ -19,7 +19,7 @@ use crate::{
     objects::{Fact, Id, Kind, OUR_API, Reading, Spelling},
     translate::{
         advertisement, bfd_profile, bgp_advertisement, bgp_peer, community, endpoints, entry, ingress, ingress_class,
-        metallb, node, pool, service,
+        metallb, node, pool, secret, service,
     },
 };
 
@@ -32,6 +32,8 @@ pub struct Rules {
     pub namespace: String,
     /// MetalLB's namespace, where its objects and annotations are honoured too.
     pub metallb: Option<String>,
+    /// Whether Secrets are looked at, so that the passwords of peers are known.
+    pub secrets: bool,
     /// Where objects come from.
     pub source: Source,
 }
@@ -122,11 +124,16 @@ fn read_one(value: Value, rules: &Rules) -> Entry {
         }
     }
     let id = Id::new(kind, &namespace, name).spelled(spelling);
-    let value = if spelling == Spelling::Metallb { metallb::in_our_words(value) } else { value };
+    let mut value = if spelling == Spelling::Metallb { metallb::in_our_words(value) } else { value };
     let mut check =
         Check { object: id.object(), key: id.key.clone(), spelling, generation, problems: Vec::new(), refused: false };
     if kind.is_configuration() && namespace != home {
         check.refuse("metadata.namespace", Fault::ForeignNamespace { ours: home.to_owned() });
+    }
+    if spelling == Spelling::Metallb {
+        for field in metallb::drop_ours(kind, &mut value) {
+            check.ignore(&field, "MetalLB has no such field; write the object with apiVersion ferrogate.io/v1beta1");
+        }
     }
     let concerned_nodes = concerned_nodes(kind, &value, &check);
     let fact = read_kind(kind, value, rules, &mut check);
@@ -165,10 +172,7 @@ fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> 
         Kind::IngressClass => ingress_class::read(decode(value, rules, check)?),
         Kind::IpAddressPool => pool::read(decode(value, rules, check)?, check),
         Kind::L2Advertisement => advertisement::read(decode(value, rules, check)?, check),
-        Kind::Secret => {
-            decode::<k8s_openapi::api::core::v1::Secret>(value, rules, check)?;
-            Some(Fact::Accepted)
-        }
+        Kind::Secret => Some(secret::read(decode(value, rules, check)?)),
         Kind::BgpAdvertisement => bgp_advertisement::read(decode(value, rules, check)?, check),
         Kind::BgpPeer => bgp_peer::read(decode(value, rules, check)?, check),
         Kind::BfdProfile => bfd_profile::read(decode(value, rules, check)?, check),

@@ -24,7 +24,7 @@ mod metallb;
 
 fn translator(source: Source) -> Translator {
     let namespace = NAMESPACE.to_owned();
-    Translator::new(Rules { class: ClassPolicy::default(), namespace, metallb: None, source }, None)
+    Translator::new(Rules { class: ClassPolicy::default(), namespace, metallb: None, secrets: true, source }, None)
 }
 
 /// Reads a file of valid YAML into a translator.
@@ -485,7 +485,7 @@ fn bad_advertisements_are_refused() {
 }
 
 #[test]
-fn what_comes_with_a_later_release_says_so_once_for_each_object() {
+fn what_is_not_supported_says_so_and_what_bgp_needs_is_in_force() {
     for text in [
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\nspec: {rules: []}\n",
         "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: a}\nspec: {}\n",
@@ -497,10 +497,6 @@ fn what_comes_with_a_later_release_says_so_once_for_each_object() {
         "apiVersion: ferrogate.io/v1beta1\nkind: BGPPeer\nmetadata: {name: a}\nspec: {myASN: 64500, peerASN: 64501, \
          peerAddress: 192.0.2.1}\n",
         "apiVersion: ferrogate.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: a}\n",
-    ] {
-        assert!(complaint(text).starts_with("announcing by BGP comes with a later release"), "{}", complaint(text));
-    }
-    for text in [
         "apiVersion: ferrogate.io/v1beta1\nkind: BFDProfile\nmetadata: {name: a}\nspec: {}\n",
         "apiVersion: ferrogate.io/v1beta1\nkind: Community\nmetadata: {name: a}\nspec: {communities: []}\n",
     ] {
@@ -767,6 +763,12 @@ fn peer(name: &str, address: &str, more: &str) -> String {
     ours("BGPPeer", name, &format!("myASN: 64500, peerASN: 64501, peerAddress: {address}{more}"))
 }
 
+/// A Secret beside our own objects, with more at its top.
+fn secret(name: &str, more: &str) -> String {
+    let metadata = format!("{{name: {name}, namespace: {NAMESPACE}}}");
+    format!("---\n{{apiVersion: v1, kind: Secret, metadata: {metadata}, {more}}}\n")
+}
+
 /// Files of a small world in which everything can meet everything: each is one choice for one of a few files.
 fn file_text(choice: usize) -> String {
     let slice = |name: &str, service: &str, address: &str| {
@@ -821,11 +823,19 @@ fn file_text(choice: usize) -> String {
         33 => ours("Community", "k", "communities: [{name: red, value: '1:1'}]"),
         34 => ours("Community", "l", "communities: [{name: red, value: '1:2'}, {name: blue, value: '1:3'}]"),
         35 => pool("p", "192.0.2.0/24, '2001:db8::/64'"),
+        36 => peer("a", "192.0.2.1", ", passwordSecret: {name: key}"),
+        37 => secret("key", "type: kubernetes.io/basic-auth, stringData: {password: one}"),
+        38 => secret("key", "type: kubernetes.io/basic-auth, stringData: {password: two}"),
+        39 => secret("key", "type: Opaque, stringData: {password: two}"),
+        40 => ours("BGPPeer", "d", "myASN: 64500, peerASN: 64501, peerPrefix: 192.0.2.0/24"),
+        41 => ours("BGPPeer", "e", "myASN: 64500, peerASN: 64501, peerPrefix: 192.0.2.0/28"),
+        42 => ours("BGPPeer", "f", "peerASN: 64501, nodeValues: {myASN: {label: asn}, peerAddress: {label: tor}}"),
+        43 => node("one").replace("name: one", "name: one, annotations: {ferrogate.io/tor: 192.0.2.1, other: x}"),
         _ => format!("{}{}", service("", "").replace("web", "db"), slice("s", "web", "192.0.2.4")),
     }
 }
 
-const CHOICES: usize = 37;
+const CHOICES: usize = 45;
 
 #[derive(Clone, Debug)]
 enum Turn {
@@ -947,7 +957,7 @@ proptest! {
         let lone = Some(NodeName::from("lone"));
         // The same namespace for both spellings, so that nothing else tells their objects apart.
         let (namespace, metallb) = (NAMESPACE.to_owned(), Some(NAMESPACE.to_owned()));
-        let rules = Rules { class: ClassPolicy::default(), namespace, metallb, source: Source::Directory };
+        let rules = Rules { class: ClassPolicy::default(), namespace, metallb, secrets: true, source: Source::Directory };
         let mut told = Told::default();
         let mut stepwise = Translator::new(rules.clone(), lone.clone());
         for turn in turns {

@@ -185,6 +185,7 @@ mod tests {
             metallb: None,
             class: ClassPolicy::default(),
             namespace: "ferrogate-system".to_owned(),
+            secrets: false,
             source: Source::Kubernetes,
         };
         let [Entry::Object(reading)] = &translate::read(value, &rules)[..] else { panic!("not read") };

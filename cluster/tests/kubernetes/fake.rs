@@ -43,6 +43,8 @@ pub enum Mood {
     ReadOnly,
     /// Answers 429 to everything, and says to come back in this many seconds.
     Busy(u32),
+    /// Answers 403 to whoever asks for Secrets.
+    Discreet,
     /// Answers every third request, and others with one error after another.
     Stormy,
 }
@@ -290,6 +292,7 @@ async fn answer<B: hyper::body::Body>(
             return refuse(503, "ServiceUnavailable");
         }
         Mood::Down => return refuse(503, "ServiceUnavailable"),
+        Mood::Discreet if path.ends_with("/secrets") => return refuse(403, "Forbidden"),
         Mood::ReadOnly if changes => return refuse(500, "InternalError"),
         Mood::Busy(seconds) => {
             let mut status = failure(429, "TooManyRequests");

@@ -5,7 +5,10 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::model::{node::Node, selector::LabelSelector};
+use crate::{
+    model::{node::Node, selector::LabelSelector},
+    snapshot::PasswordFault,
+};
 
 fn object(kind: &str, name: &str) -> ObjectRef {
     ObjectRef {
@@ -239,4 +242,20 @@ fn who_does_not_lead_knows_and_writes_nothing() {
     assert_eq!(stand.keeper.state().map(|state| state.judgement), Some(VALID));
     assert_eq!(stand.keeper.deadline(), None);
     assert!(stand.keeper.step(stand.now, Event::Leads(true)).is_some());
+}
+
+#[test]
+fn m_136_a_peer_without_its_password_stands_and_is_an_error_in_the_report_of_its_speakers() {
+    let fault = Fault::NoPassword { secret: "ferrogate-system/key".to_owned(), fault: PasswordFault::NoKey };
+    assert!(fault.is_warning());
+    let field = "spec.passwordSecret.name".to_owned();
+    let facts = facts(vec![Problem { object: Some(object("BGPPeer", "tor")), generation: 1, field, fault }]);
+
+    let said = judge(&facts, &Reporter::Speaker("a".into()));
+
+    assert_eq!(said.judgement, Judgement::Invalid);
+    let expected = "configuration error: BGPPeer ferrogate-system/tor: spec.passwordSecret.name: Secret \
+                    ferrogate-system/key has no key `password`; add it; there is no session until then";
+    assert_eq!(said.summary, expected);
+    assert_eq!(judge(&facts, &Reporter::Controller).judgement, Judgement::Valid);
 }

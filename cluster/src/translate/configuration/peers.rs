@@ -15,16 +15,16 @@ use ferrogate_core::{
         advertisement::BgpAdvertisement,
         bfd_profile::BfdProfile,
         node::Node,
-        peer::{BgpPeer, Password, PeerPlace},
+        peer::{BgpPeer, Key, Password, PeerPlace},
     },
-    snapshot::{Fault, Problem},
+    snapshot::{Fault, PasswordFault, Problem},
 };
 use imbl::OrdMap;
 
 use super::Board;
 use crate::{
     objects::{BgpPeerFact, Fact, Id, Kind},
-    translate::{Source, Translator},
+    translate::Translator,
 };
 
 type Nodes = OrdMap<NodeName, Arc<Node>>;
@@ -129,10 +129,25 @@ impl Peers {
 }
 
 impl Translator {
-    /// The Secret this peer names, if it can be told that there is none: in a cluster Secrets are not read here.
-    pub(super) fn missing_secret(&self, peer: &BgpPeer) -> Option<ObjectKey> {
+    /// A peer with the password of its Secret, if it names one and that can be used.
+    pub(super) fn with_password(&self, peer: &Arc<BgpPeer>) -> Arc<BgpPeer> {
+        let Some(Password::Secret { name, .. }) = &peer.password else { return peer.clone() };
+        let Ok(key) = self.password(peer, name) else { return peer.clone() };
+        let password = Password::Secret { name: name.clone(), key: Some(key) };
+        Arc::new(BgpPeer { password: Some(password), ..(**peer).clone() })
+    }
+
+    /// Why the password of this peer is not to be had, where Secrets are looked at.
+    pub(super) fn no_password(&self, peer: &BgpPeer) -> Option<Fault> {
         let Some(Password::Secret { name, .. }) = &peer.password else { return None };
-        let id = Id::new(Kind::Secret, &peer.key.namespace, name);
-        (self.rules.source == Source::Directory && self.objects.in_force(&id).is_none()).then_some(id.key)
+        let fault = self.password(peer, name).err().filter(|_| self.rules.secrets)?;
+        Some(Fault::NoPassword { secret: format!("{}/{name}", peer.key.namespace), fault })
+    }
+
+    fn password(&self, peer: &BgpPeer, secret: &str) -> Result<Key, PasswordFault> {
+        match self.objects.in_force(&Id::new(Kind::Secret, &peer.key.namespace, secret)).map(|found| &**found.fact) {
+            Some(Fact::Secret(password)) => password.clone(),
+            _ => Err(PasswordFault::Missing),
+        }
     }
 }

@@ -134,7 +134,7 @@ impl Board for Routes<'_> {
 
     fn place(&mut self, id: &Id, fact: &Fact) {
         let Fact::BgpAdvertisement(BgpAdvertisementFact { advertisement, aliases, .. }) = fact else { return };
-        let mut advertisement = advertisement.clone();
+        let mut advertisement = BgpAdvertisement::clone(advertisement);
         let unfit: BTreeSet<PoolName> = self.misfits(&advertisement).map(|(pool, _, _)| pool.clone()).collect();
         advertisement.unfit_pools = unfit;
         for alias in aliases {

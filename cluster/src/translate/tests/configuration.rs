@@ -2,7 +2,7 @@
 
 use ferrogate_core::model::{
     community::Community,
-    peer::{BgpPeer, PeerAsn},
+    peer::{Asn, BgpPeer, NodeKey, PeerAsn, PeerPlace, PerNode, RestartTime, Role, router_id_of},
 };
 
 use super::*;
@@ -10,14 +10,8 @@ use super::*;
 /// The peer of a text in which nothing is wrong.
 fn the_peer(more: &str) -> Arc<BgpPeer> {
     let snapshot = snapshot(&peer("tor", "192.0.2.1", more));
-    assert_eq!(mistakes(&snapshot), Vec::<String>::new());
+    assert_eq!(problems(&snapshot), Vec::<String>::new());
     snapshot.bgp_peers.values().next().expect("it stands").clone()
-}
-
-/// What is wrong, beside that BGP comes later.
-fn mistakes(snapshot: &Snapshot) -> Vec<String> {
-    let all = snapshot.problems.values().flatten();
-    all.filter(|problem| !matches!(problem.fault, Fault::NotYet { .. })).map(Problem::to_string).collect()
 }
 
 /// Two advertisements of LOCAL_PREF 100 and 200 for pool `p` of these addresses, with more in the spec of each.
@@ -30,7 +24,7 @@ fn contradiction(addresses: &str, first: &str, second: &str) -> Vec<String> {
     );
     let two = ["one", "two"]
         .map(|name| format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{rack: {name}}}}}\n"));
-    let mut all = mistakes(&snapshot(&format!("{text}{}{}", two[0], two[1])));
+    let mut all = problems(&snapshot(&format!("{text}{}{}", two[0], two[1])));
     all.retain(|problem| !problem.contains("does not exist"));
     all
 }
@@ -43,12 +37,254 @@ fn a_peer_is_read_with_all_it_says() {
          nodeSelectors: [{matchLabels: {rack: a}}]",
     );
 
-    assert_eq!((peer.my_asn.get(), peer.local_asn.map(|asn| asn.get())), (64_500, Some(64_510)));
-    assert!(matches!(peer.peer_asn, PeerAsn::Fixed(asn) if asn.get() == 64_501));
+    assert_eq!((peer.my_asn.same().unwrap().get(), peer.local_asn.map(Asn::get)), (64_500, Some(64_510)));
+    assert!(matches!(peer.peer_asn, PerNode::Same(PeerAsn::Fixed(asn)) if asn.get() == 64_501));
     assert_eq!((peer.port.get(), peer.connect_time), (1_179, Some(Duration::from_secs(10))));
-    assert_eq!(peer.router_id.map(|id| id.to_string()).as_deref(), Some("192.0.2.8"));
-    assert!(peer.graceful_restart && peer.multi_hop && peer.dual_stack);
+    assert_eq!(peer.router_id, router_id_of("192.0.2.8").map(PerNode::Same));
+    assert_eq!(peer.graceful_restart.map(RestartTime::seconds), Some(120));
+    assert!(peer.multi_hop && peer.dual_stack && !peer.passive);
     assert!(!format!("{peer:?}").contains("secret"), "{peer:?}");
+}
+
+#[test]
+fn a_peer_is_read_with_all_that_metallb_does_not_have() {
+    let peer = the_peer(
+        ", passive: true, ttlSecurityHops: 2, role: rs-client, maxPrefixes: 10, shutdown: 'until monday', \
+         enableGracefulRestart: true, gracefulRestartTime: 5m",
+    );
+
+    assert!(peer.passive);
+    assert_eq!(peer.ttl_security.map(|hops| hops.get()), Some(2));
+    assert_eq!((peer.role, peer.shutdown.as_deref()), (Some(Role::RouteServerClient), Some("until monday")));
+    assert_eq!(peer.max_prefixes.map(|most| most.get()), Some(10));
+    assert_eq!(peer.graceful_restart.map(RestartTime::seconds), Some(300));
+}
+
+#[test]
+fn whoever_connects_from_a_prefix_is_the_peer_of_that_prefix() {
+    let text = ours("BGPPeer", "racks", "myASN: 64500, dynamicASN: external, peerPrefix: 10.0.0.0/24");
+
+    let snapshot = snapshot(&text);
+
+    let peer = snapshot.bgp_peers.values().next().expect("it stands");
+    assert_eq!(peer.place, PerNode::Same(PeerPlace::Prefix("10.0.0.0/24".parse().unwrap())));
+    assert!(peer.passive);
+}
+
+#[test]
+fn values_of_nodes_take_the_place_of_fields() {
+    let values = "myASN: {label: rack.example.com/asn}, peerASN: {label: tor-asn}, peerAddress: {annotation: \
+                  ferrogate.io/tor}, sourceAddress: {label: source}, routerID: {label: id}";
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {rack.example.com/asn: '64600'}, annotations: \
+                {ferrogate.io/tor: 192.0.2.1, example.com/large: x}}\n";
+    let text = format!("{node}{}", ours("BGPPeer", "tor", &format!("nodeValues: {{{values}}}")));
+
+    let snapshot = snapshot(&text);
+
+    assert_eq!(problems(&snapshot), Vec::<String>::new());
+    let peer = snapshot.bgp_peers.values().next().expect("it stands");
+    assert_eq!(peer.my_asn, PerNode::From(NodeKey::Label("rack.example.com/asn".to_owned())));
+    assert_eq!(peer.place, PerNode::From(NodeKey::Annotation("ferrogate.io/tor".to_owned())));
+    let annotations = snapshot.nodes["n"].annotations.clone();
+    assert_eq!(annotations, [("ferrogate.io/tor".to_owned(), "192.0.2.1".to_owned())].into());
+    let missing = peer.on(&snapshot.nodes["n"]).unwrap_err().to_string();
+    assert!(missing.starts_with("peerASN stands in label tor-asn of the Node, which has none"), "{missing}");
+}
+
+#[test]
+fn settings_of_a_peer_that_do_not_go_together_are_refused_with_the_field() {
+    let both = "exclude each other";
+    for (spec, field, expected) in [
+        ("passive: true, interface: eth1", "spec.passive", both),
+        ("peerAddress: 192.0.2.1, ttlSecurityHops: 1, ebgpMultiHop: true", "spec.ttlSecurityHops", both),
+        ("peerAddress: 192.0.2.1, ttlSecurityHops: 255", "spec.ttlSecurityHops", "1 to 254"),
+        ("peerAddress: 192.0.2.1, ttlSecurityHops: 0", "spec.ttlSecurityHops", "1 to 254"),
+        ("peerAddress: 192.0.2.1, maxPrefixes: 0", "spec.maxPrefixes", "1 to 4294967295"),
+        ("peerAddress: 192.0.2.1, localASN: 64501, role: peer", "spec.role", "peers of another AS only"),
+        ("peerAddress: 192.0.2.1, gracefulRestartTime: 5s", "spec.gracefulRestartTime", "needs enableGracefulRestart"),
+        (
+            "peerAddress: 192.0.2.1, enableGracefulRestart: true, gracefulRestartTime: 4096s",
+            "spec.gracefulRestartTime",
+            "a whole number of seconds, 1s to 4095s",
+        ),
+        (
+            "peerAddress: 192.0.2.1, enableGracefulRestart: true, gracefulRestartTime: 1500ms",
+            "spec.gracefulRestartTime",
+            "a whole number of seconds, 1s to 4095s",
+        ),
+        ("peerAddress: 192.0.2.1, peerPrefix: 192.0.2.0/24", "spec.peerAddress", "exactly one of"),
+        ("peerPrefix: 192.0.2.1/24", "spec.peerPrefix", "without bits beyond its length"),
+        ("peerPrefix: 192.0.2.1", "spec.peerPrefix", "without bits beyond its length"),
+        ("peerPrefix: 224.0.0.0/4", "spec.peerPrefix", "a prefix of routers"),
+        ("peerPrefix: '::ffff:192.0.2.0/120'", "spec.peerPrefix", "a prefix of routers"),
+        ("peerPrefix: 192.0.2.0/24, sourceAddress: '2001:db8::1'", "spec.sourceAddress", "the family of peerPrefix"),
+        ("nodeValues: {peerAddress: {}}", "spec.nodeValues.peerAddress", "exactly one of label and annotation"),
+        (
+            "nodeValues: {peerAddress: {annotation: example.com/tor}}",
+            "spec.nodeValues.peerAddress.annotation",
+            "begins",
+        ),
+        ("nodeValues: {peerAddress: {label: 'a b'}}", "spec.nodeValues.peerAddress.label", "a label"),
+        ("peerAddress: 192.0.2.1, routerID: 192.0.2.2, nodeValues: {routerID: {label: id}}", "spec.routerID", both),
+        (
+            "peerAddress: 192.0.2.1, sourceAddress: 192.0.2.2, nodeValues: {sourceAddress: {label: id}}",
+            "spec.sourceAddress",
+            both,
+        ),
+        ("peerAddress: 192.0.2.1, nodeValues: {myASN: {label: asn}}", "spec.myASN", "exactly one of"),
+        ("peerAddress: 192.0.2.1, nodeValues: {peerASN: {label: asn}}", "spec.peerASN", "exactly one of"),
+    ] {
+        let said = problems(&snapshot(&ours("BGPPeer", "tor", &format!("myASN: 64500, peerASN: 64501, {spec}"))));
+
+        let is_it = |one: &String| one.contains(&format!(" {field}: ")) && one.contains(expected);
+        assert!(said.iter().any(is_it), "{spec}: {said:?}");
+    }
+    let long = format!(", shutdown: '{}'", "\u{e9}".repeat(128));
+    assert!(complaint(&peer("tor", "192.0.2.1", &long)).starts_with("spec.shutdown: \"256 bytes\""));
+}
+
+#[test]
+fn an_address_may_lie_within_the_prefix_of_another_peer_and_two_prefixes_must_not_meet() {
+    let racks = |name: &str, prefix: &str, more: &str| {
+        ours("BGPPeer", name, &format!("myASN: 64500, peerASN: 64501, peerPrefix: {prefix}{more}"))
+    };
+    let said = |texts: &[String]| problems(&snapshot(&texts.concat()));
+
+    let wide = racks("a", "10.0.0.0/16", "");
+    for other in [
+        peer("b", "10.0.0.1", ""),
+        racks("b", "10.1.0.0/16", ""),
+        racks("b", "10.0.1.0/24", ", vrf: red"),
+        racks("b", "'2001:db8::/64'", ""),
+    ] {
+        assert_eq!(said(&[wide.clone(), other]), Vec::<String>::new());
+    }
+    let told = said(&[wide.clone(), racks("b", "10.0.1.0/24", "")]);
+    let expected = "BGPPeer ferrogate-system/b: spec.peerPrefix: 10.0.1.0/24 overlaps with 10.0.0.0/16, which is already \
+                    the place of BGPPeer a on every node; name each router once for a node";
+    assert_eq!(told, [expected]);
+    assert!(said(&[wide.clone(), racks("b", "10.0.0.0/16", "")])[0].contains("10.0.0.0/16 is already the place"));
+}
+
+#[test]
+fn a_route_is_read_with_its_attributes() {
+    let communities = "communities: ['target:64500:7', 'extended:0x4004fc0000000064', 'large:1:2:3']";
+    let spec = format!("med: 0, asPathPrepend: 250, localPref: 200, {communities}");
+
+    let snapshot = snapshot(&ours("BGPAdvertisement", "a", &spec));
+
+    assert_eq!(problems(&snapshot), Vec::<String>::new());
+    let one = snapshot.bgp_advertisements.values().next().expect("it stands");
+    assert_eq!((one.multi_exit_disc, one.prepend), (Some(0), 250));
+    assert_eq!(one.communities.len(), 3);
+    let said = complaint(&ours("BGPAdvertisement", "a", "asPathPrepend: 251"));
+    assert_eq!(said, "spec.asPathPrepend: \"251\" is not valid: 0 to 250");
+}
+
+#[test]
+fn bfd_runs_without_echo_and_the_profile_says_so() {
+    let text = ours("BFDProfile", "fast", "echoMode: true, transmitInterval: 50");
+
+    assert_eq!(snapshot(&text).bfd_profiles.len(), 1);
+    assert!(
+        complaint(&text).starts_with("spec.echoMode: is ignored: echo packets are not sent"),
+        "{}",
+        complaint(&text)
+    );
+}
+
+/// A peer whose password is in the Secret `key`, as it stands beside these Secrets, and what is wrong.
+fn with_secrets(rules: Rules, secrets: &str) -> (Arc<BgpPeer>, Vec<String>) {
+    let mut translator = Translator::new(rules, None);
+    feed(&mut translator, "p", &peer("tor", "192.0.2.1", ", passwordSecret: {name: key}"));
+    feed(&mut translator, "s", secrets);
+    let snapshot = translator.snapshot();
+    (snapshot.bgp_peers.values().next().expect("it stands").clone(), problems(&snapshot))
+}
+
+fn key_of(peer: &BgpPeer) -> Option<&str> {
+    peer.password.as_ref().expect("it needs one").key().map(|key| key.expose())
+}
+
+#[test]
+fn m_136_a_secret_that_gives_no_password_is_told_and_the_peer_still_needs_one() {
+    let rules = || translator(Source::Directory).rules().clone();
+    let typed = |data: &str| secret("key", &format!("type: kubernetes.io/basic-auth{data}"));
+    let long = format!(", stringData: {{password: {}}}", "x".repeat(81));
+    for (secrets, expected) in [
+        (String::new(), "does not exist as one of type kubernetes.io/basic-auth; create it or correct the name"),
+        (
+            typed(", stringData: {password: x}").replace(NAMESPACE, "default"),
+            "does not exist as one of type kubernetes.io/basic-auth; create it or correct the name",
+        ),
+        (
+            secret("key", "stringData: {password: x}"),
+            "is of type \"Opaque\"; make it anew as one of type kubernetes.io/basic-auth",
+        ),
+        (typed(""), "has no key `password`; add it"),
+        (typed(", stringData: {passwort: x}"), "has no key `password`; add it"),
+        (typed(", stringData: {password: ''}"), "holds a password of 0 bytes; use one of 1 to 80 bytes"),
+        (typed(&long), "holds a password of 81 bytes; use one of 1 to 80 bytes"),
+        (typed(", data: {password: //4=}"), "holds a password that is not UTF-8; use one that is"),
+    ] {
+        let (peer, said) = with_secrets(rules(), &secrets);
+
+        assert_eq!(key_of(&peer), None);
+        let prefix = "BGPPeer ferrogate-system/tor: spec.passwordSecret.name: Secret ferrogate-system/key ";
+        assert_eq!(said, [format!("{prefix}{expected}; there is no session until then")]);
+    }
+    let (peer, said) = with_secrets(Rules { secrets: false, ..rules() }, "");
+    assert_eq!((key_of(&peer), said), (None, Vec::new()));
+}
+
+#[test]
+fn a_password_is_read_from_either_field_of_its_secret_and_what_is_not_encoded_counts() {
+    let rules = || translator(Source::Directory).rules().clone();
+    for (data, expected) in [
+        ("stringData: {password: open sesame}", "open sesame"),
+        ("data: {password: b3BlbiBzZXNhbWU=}", "open sesame"),
+        ("data: {password: eA==}, stringData: {password: 'y '}", "y "),
+    ] {
+        let (peer, said) = with_secrets(rules(), &secret("key", &format!("type: kubernetes.io/basic-auth, {data}")));
+
+        assert_eq!((key_of(&peer), said), (Some(expected), Vec::new()));
+    }
+}
+
+#[test]
+fn n_061_a_new_password_in_a_secret_changes_its_peer_and_no_other() {
+    let mut translator = translator(Source::Directory);
+    let typed = |password: &str| {
+        secret("key", &format!("type: kubernetes.io/basic-auth, stringData: {{password: {password}}}"))
+    };
+    let two = [peer("tor", "192.0.2.1", ", passwordSecret: {name: key}"), peer("other", "192.0.2.2", "")];
+    feed(&mut translator, "p", &two.concat());
+    feed(&mut translator, "s", &typed("one"));
+    let before = translator.snapshot();
+
+    feed(&mut translator, "s", &typed("two"));
+
+    let after = translator.snapshot();
+    let changed: Vec<_> = before.bgp_peers.diff(&after.bgp_peers).collect();
+    assert_eq!(changed.len(), 1);
+    let tor = &after.bgp_peers[&ObjectKey::new(NAMESPACE, "tor")];
+    assert_eq!(key_of(tor), Some("two"));
+}
+
+#[test]
+fn n_065_a_password_shows_in_nothing_that_is_made_of_a_peer() {
+    let secret = secret("key", "type: kubernetes.io/basic-auth, stringData: {password: sesame-482915}");
+    let clear = peer("clear", "192.0.2.2", ", password: sesame-482915");
+    let mut translator = translator(Source::Directory);
+    feed(&mut translator, "p", &peer("tor", "192.0.2.1", ", passwordSecret: {name: key}"));
+    feed(&mut translator, "s", &format!("{secret}{clear}"));
+
+    let snapshot = translator.snapshot();
+
+    assert_eq!(snapshot.bgp_peers.values().filter_map(|peer| key_of(peer)).count(), 2);
+    for shown in [format!("{snapshot:?}"), format!("{translator:?}"), problems(&snapshot).join("\n")] {
+        assert!(!shown.contains("482915"), "{shown}");
+    }
 }
 
 #[test]
@@ -77,7 +313,7 @@ fn m_013_an_aggregate_within_every_entry_of_its_pool_is_accepted() {
         ("'2001:db8::/64'", "aggregationLength: 8, aggregationLengthV6: 64"),
     ] {
         let text = format!("{}{}", pool("p", addresses), ours("BGPAdvertisement", "a", spec));
-        assert_eq!(mistakes(&snapshot(&text)), Vec::<String>::new(), "{addresses} {spec}");
+        assert_eq!(problems(&snapshot(&text)), Vec::<String>::new(), "{addresses} {spec}");
     }
 }
 
@@ -96,7 +332,7 @@ fn an_advertisement_that_does_not_fit_one_pool_still_covers_the_others() {
     assert!(advertisement.covers(&snapshot.pools["large"]));
     assert!(!advertisement.covers(&snapshot.pools["small"]));
     assert_eq!(
-        mistakes(&snapshot),
+        problems(&snapshot),
         [
             "BGPAdvertisement ferrogate-system/a: spec.aggregationLength: 24 bits reach outside 192.0.2.16-192.0.2.31 of \
           pool small; use at least 28"
@@ -162,7 +398,7 @@ fn m_034_peers_of_one_node_may_differ_in_identifier_and_as_and_share_an_address_
         .replacen("64500", "64510", 1);
 
     for text in [apart, vrfs, identifiers] {
-        assert_eq!(mistakes(&snapshot(&text)), Vec::<String>::new());
+        assert_eq!(problems(&snapshot(&text)), Vec::<String>::new());
     }
 }
 
@@ -179,7 +415,7 @@ fn peers_that_come_to_share_a_node_contradict_each_other_from_then_on() {
 
     let shared = translator.snapshot();
     assert_eq!(shared.bgp_peers.keys().map(|key| &*key.name).collect::<Vec<_>>(), ["a"]);
-    assert!(mistakes(&shared)[0].contains("192.0.2.1 is already the place of BGPPeer a on node n"));
+    assert!(problems(&shared)[0].contains("192.0.2.1 is already the place of BGPPeer a on node n"));
 }
 
 #[test]
@@ -192,8 +428,8 @@ fn communities_of_an_advertisement_follow_their_names() {
 
     let of = |snapshot: &Snapshot| snapshot.bgp_advertisements.values().next().expect("it stands").clone();
     assert_eq!(of(&unknown).unknown_aliases, ["red".to_owned()].into());
-    assert!(mistakes(&unknown)[0].contains("spec.communities: Community \"red\" does not exist"));
-    assert!(of(&known).unknown_aliases.is_empty() && mistakes(&known).is_empty());
+    assert!(problems(&unknown)[0].contains("spec.communities: Community \"red\" does not exist"));
+    assert!(of(&known).unknown_aliases.is_empty() && problems(&known).is_empty());
     assert_eq!(of(&known).communities, [Community::Standard(65_000, 1), Community::Large(1, 2, 3)].into());
 }
 
@@ -210,10 +446,10 @@ fn m_036_a_pool_that_is_edited_into_another_stays_as_it_was_whoever_is_older() {
         let after = translator.snapshot();
         assert_eq!(after.pools, before.pools);
         let said = format!("192.0.2.0-192.0.2.255 overlaps with 192.0.2.128-192.0.2.255 of pool {other}");
-        assert!(mistakes(&after)[0].contains(&said), "{:?}", mistakes(&after));
+        assert!(problems(&after)[0].contains(&said), "{:?}", problems(&after));
         feed(&mut translator, "other", &pool(other, "198.51.100.0/24"));
         let mended = translator.snapshot();
-        assert_eq!(mistakes(&mended), Vec::<String>::new());
+        assert_eq!(problems(&mended), Vec::<String>::new());
         assert_eq!(mended.pools[edited].ranges[0].to_string(), "192.0.2.0-192.0.2.255");
     }
 }
@@ -228,7 +464,7 @@ fn two_pools_may_change_places_at_once() {
     feed(&mut translator, "f", &two("192.0.2.128/25", "192.0.2.0/25"));
 
     let after = translator.snapshot();
-    assert_eq!(mistakes(&after), Vec::<String>::new());
+    assert_eq!(problems(&after), Vec::<String>::new());
     assert_eq!(after.pools["a"].ranges[0].to_string(), "192.0.2.128-192.0.2.255");
 }
 
@@ -243,7 +479,7 @@ fn a_pool_keeps_its_place_when_its_own_edit_fails_and_another_is_edited_into_it(
 
     let after = translator.snapshot();
     assert_eq!(after.pools, before.pools);
-    assert_eq!(mistakes(&after).len(), 2, "{:?}", mistakes(&after));
+    assert_eq!(problems(&after).len(), 2, "{:?}", problems(&after));
 }
 
 #[test]

@@ -9,7 +9,7 @@ const HOME: &str = "metallb-system";
 
 fn rules() -> Rules {
     let (namespace, metallb) = (NAMESPACE.to_owned(), Some(HOME.to_owned()));
-    Rules { class: ClassPolicy::default(), namespace, metallb, source: Source::Directory }
+    Rules { class: ClassPolicy::default(), namespace, metallb, secrets: true, source: Source::Directory }
 }
 
 fn compatible(text: &str) -> Arc<Snapshot> {
@@ -208,4 +208,39 @@ fn a_pool_of_metallbs_keeps_the_addresses_that_no_pool_of_ours_has() {
     ];
     assert_eq!(pools(&snapshot), expected.map(|(name, theirs, ranges)| (name.to_owned(), theirs, ranges.to_owned())));
     assert_eq!(problems(&snapshot).len(), 2, "{:#?}", problems(&snapshot));
+}
+
+#[test]
+fn objects_of_metallb_have_no_more_than_metallb_gives_them() {
+    let peer = "myASN: 64500, peerASN: 64501, peerAddress: 192.0.2.1, passive: true, role: peer";
+    let text = [
+        theirs("BGPPeer", "tor", peer),
+        theirs("BGPAdvertisement", "all", "med: 7, communities: ['65000:1', 'large:1:2:3']"),
+        theirs("BFDProfile", "fast", "echoMode: true"),
+    ];
+
+    let snapshot = compatible(&text.concat());
+
+    let peer = &snapshot.bgp_peers[&ObjectKey::new(HOME, "tor")];
+    assert!(!peer.passive && peer.role.is_none());
+    let advertisement = &snapshot.bgp_advertisements[&ObjectKey::new(HOME, "all")];
+    assert_eq!((advertisement.multi_exit_disc, advertisement.communities.len()), (None, 2));
+    assert_eq!(snapshot.bfd_profiles.len(), 1);
+    let said = problems(&snapshot);
+    for field in ["spec.passive", "spec.role", "spec.med", "spec.echoMode"] {
+        assert!(said.iter().any(|one| one.contains(&format!("{field}: is ignored"))), "{field}: {said:?}");
+    }
+}
+
+#[test]
+fn m_030_metallb_has_no_extended_communities() {
+    for text in [
+        theirs("BGPAdvertisement", "all", "communities: ['target:1:2']"),
+        theirs("Community", "all", "communities: [{name: red, value: 'extended:0x0102030405060708'}]"),
+    ] {
+        let snapshot = compatible(&text);
+
+        assert!(problems(&snapshot)[0].contains("is not valid: A:B with numbers up to 65535"), "{snapshot:?}");
+        assert!(snapshot.bgp_advertisements.is_empty() && snapshot.communities.is_empty());
+    }
 }
