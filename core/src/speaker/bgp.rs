@@ -857,7 +857,10 @@ impl Peers {
             .collect();
         let is_complete_now = self.wanted.is_complete && !before.is_complete;
         for id in self.peers.keys().cloned().collect::<Vec<_>>() {
-            match self.wanted.neighbors.get(&id.name).cloned() {
+            // An object that stood for one router and stands for several now, or the reverse, is another.
+            let is_same_kind =
+                |neighbor: &Arc<Neighbor>| matches!(neighbor.remote, Remote::Prefix(_)) == id.dynamic.is_some();
+            match self.wanted.neighbors.get(&id.name).cloned().filter(is_same_kind) {
                 Some(neighbor) => {
                     self.with(now, &id, actions, |peer, common, actions| {
                         peer.configure(common, neighbor, actions);
@@ -870,7 +873,9 @@ impl Peers {
             }
             touched.insert(id);
         }
-        for (name, neighbor) in self.wanted.neighbors.clone() {
+        // Nobody is spoken with who was not when the speaker began to stop.
+        let running = if before.departing.is_none() { self.wanted.neighbors.clone() } else { BTreeMap::new() };
+        for (name, neighbor) in running {
             let id = PeerId { name, dynamic: None };
             if matches!(neighbor.remote, Remote::Prefix(_)) || self.peers.contains_key(&id) {
                 continue;

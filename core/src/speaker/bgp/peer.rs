@@ -147,9 +147,10 @@ impl Peer {
         Duration::from_secs(seconds.into())
     }
 
-    /// Whether there is a peer that has yet to be told that it knows all routes.
+    /// Whether there is a peer that could be told that it knows all routes, and was not.
     pub(super) fn awaits_completion(&self) -> bool {
-        self.live.values().any(|live| live.rib.as_ref().is_some_and(RibOut::is_unfinished))
+        let awaits = |live: &Live| !live.session.is_blocked() && live.rib.as_ref().is_some_and(RibOut::is_unfinished);
+        self.live.values().any(awaits)
     }
 
     /// Nothing is left of it.
@@ -428,7 +429,7 @@ impl Peer {
             }
             let Some(live) = self.live.get_mut(&connection) else { continue };
             let is_waited_for = common.is_complete && live.rib.as_ref().is_some_and(RibOut::is_unfinished);
-            if live.flush_at.is_some_and(|at| at <= now) || (is_waited_for && live.flush_at.is_none()) {
+            if is_waited_for || live.flush_at.is_some_and(|at| at <= now) {
                 live.flush(common, connection, actions);
             }
         }
@@ -673,6 +674,7 @@ impl Peer {
     pub(super) fn news(&mut self, now: Instant, id: &PeerId) -> Option<SessionStatus> {
         let status = self.status(id);
         if self.told.as_ref() == Some(&status) {
+            self.news_at = None;
             return None;
         }
         let is_urgent = self.told.as_ref().is_none_or(|told| {

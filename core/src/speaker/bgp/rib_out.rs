@@ -41,6 +41,8 @@ pub(super) struct RibOut {
     terms: Terms,
     sent: BTreeMap<Prefix, Arc<Attributes>>,
     dirty: BTreeSet<Prefix>,
+    /// Those of the dirty that the peer has and wants to hear of even if nothing about them is new.
+    again: BTreeSet<Prefix>,
     withheld: BTreeMap<Prefix, Withheld>,
     /// Families whose routes have not all been sent yet (RFC 4724 §2).
     unfinished: BTreeSet<Family>,
@@ -62,6 +64,7 @@ impl RibOut {
             terms,
             sent: BTreeMap::new(),
             dirty: routes.keys().copied().collect(),
+            again: BTreeSet::new(),
             withheld: BTreeMap::new(),
             unfinished,
             refreshing: BTreeSet::new(),
@@ -76,14 +79,12 @@ impl RibOut {
         self.dirty.extend(prefixes);
     }
 
-    /// Sends a family again (RFC 2918); framed, where both sides know how (RFC 7313).
+    /// Sends a family again (RFC 2918); framed, where both sides know how, but not before its End-of-RIB (RFC 7313 §4).
     pub(super) fn refresh(&mut self, family: Family, framed: bool) {
-        let of_family: Vec<Prefix> = self.sent.keys().filter(|prefix| Family::of(prefix) == family).copied().collect();
-        for prefix in of_family {
-            self.sent.remove(&prefix);
-            self.dirty.insert(prefix);
-        }
-        if framed {
+        // What the peer has stays known: it may have to be withdrawn before it is sent again.
+        self.again.extend(self.sent.keys().filter(|prefix| Family::of(prefix) == family));
+        self.dirty.extend(&self.again);
+        if framed && !self.unfinished.contains(&family) {
             self.begun.insert(family);
             self.refreshing.insert(family);
         }
@@ -132,6 +133,7 @@ impl RibOut {
         let mut withdrawn = Vec::new();
         for _ in 0..BATCH {
             let Some(prefix) = self.dirty.pop_first() else { break };
+            let is_asked_for = self.again.remove(&prefix);
             let wanted = if self.emptied { None } else { self.wanted(routes, prefix) };
             let wanted = match wanted {
                 Some(Ok(attributes)) => {
@@ -149,7 +151,7 @@ impl RibOut {
             };
             match wanted {
                 Some(attributes) => {
-                    if self.sent.get(&prefix).is_some_and(|sent| **sent == attributes) {
+                    if !is_asked_for && self.sent.get(&prefix).is_some_and(|sent| **sent == attributes) {
                         continue;
                     }
                     // Routes of one batch that have the same attributes share them.
