@@ -8,8 +8,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     thread,
@@ -20,8 +19,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use ferrogate_integration::{
     lab::{
+        cost::{resident_mib, say_ready, taken},
         neighbours::ask_steadily,
-        product::{PROXY_ADMIN, Product},
+        product::Product,
         topology::{CLIENT_V6, Plan, Topology, uplink, uplink_v6},
         wait::{steadily, until},
     },
@@ -263,12 +263,9 @@ impl Bench {
 
     /// The largest of all speakers.
     fn resident_mib(&self) -> Result<f64> {
-        let resident = |node| {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.product.pid("speaker", node)?))?;
-            field(&status, "VmRSS:")
-        };
+        let resident = |node| resident_mib(self.product.pid("speaker", node)?);
         let all = (0..NODES.into()).map(resident).collect::<Result<Vec<_>>>()?;
-        Ok(all.into_iter().max().unwrap_or_default() as f64 / 1024.0)
+        Ok(all.into_iter().fold(0.0, f64::max))
     }
 
     /// Datagrams by both families to the first node, which has a socket for them and never reads it.
@@ -285,44 +282,6 @@ impl Bench {
         }
         steadily(UNRELATED, time, |number| pairs[number % 2].0.send(&[0; 64]).map(drop))?;
         Ok(())
-    }
-}
-
-fn taken(pid: u32) -> Result<(u64, u64)> {
-    let (mut cpu, mut wakes) = (0, 0);
-    for task in fs::read_dir(format!("/proc/{pid}/task")).context("this needs a /proc of its own")? {
-        let task = task?.path();
-        let schedstat = fs::read_to_string(task.join("schedstat"))?;
-        cpu += schedstat.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        wakes += field(&fs::read_to_string(task.join("status"))?, "voluntary_ctxt_switches:")?;
-    }
-    Ok((cpu, wakes))
-}
-
-/// A number of `/proc/PID/status`.
-fn field(status: &str, name: &str) -> Result<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix(name));
-    let value = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
-    value.with_context(|| format!("no {name} in /proc"))
-}
-
-/// Says to whoever asks, on a connection that stays, that the proxy of this node is ready.
-fn say_ready() -> std::io::Result<()> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_ADMIN)))?;
-    for stream in listener.incoming() {
-        let stream = stream?;
-        thread::spawn(move || answer(stream));
-    }
-    Ok(())
-}
-
-fn answer(mut stream: TcpStream) {
-    let mut buffer = [0; 1024];
-    // A question fits into one read, and the next one comes after its answer.
-    while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
-        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
-            return;
-        }
     }
 }
 

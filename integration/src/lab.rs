@@ -13,6 +13,7 @@
 //! the last process go the namespaces. Files lie in one temporary folder that both remove.
 
 pub mod backend;
+pub mod cost;
 pub mod kubernetes;
 pub mod layer2;
 pub mod neighbours;

@@ -132,6 +132,6 @@ pub(super) fn is_established(router: &Router<'_>, neighbor: IpAddr) -> Result<bo
     let neighbor = neighbor.to_string();
     let of_neighbor = |message: &&Value| message["neighbor"]["address"]["peer"] == neighbor.as_str();
     let messages = messages(router)?;
-    let states = messages.iter().filter(of_neighbor).filter(|message| message["type"] == "state");
-    Ok(states.last().is_some_and(|message| message["neighbor"]["state"] == "up"))
+    let mut states = messages.iter().filter(of_neighbor).filter(|message| message["type"] == "state");
+    Ok(states.next_back().is_some_and(|message| message["neighbor"]["state"] == "up"))
 }

@@ -1,0 +1,65 @@
+//! What a process of the product takes, and a proxy that is always ready, for those who measure a speaker alone.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+};
+
+use anyhow::{Context, Result};
+
+use super::product::PROXY_ADMIN;
+
+/// CPU time that all threads of a process have taken, in nanoseconds, and how often one of them had waited and went on.
+///
+/// # Errors
+/// When there is no such process in the `/proc` that is seen.
+pub fn taken(pid: u32) -> Result<(u64, u64)> {
+    let (mut cpu, mut wakes) = (0, 0);
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("this needs a /proc of its own")? {
+        let task = task?.path();
+        let schedstat = fs::read_to_string(task.join("schedstat"))?;
+        cpu += schedstat.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        wakes += field(&fs::read_to_string(task.join("status"))?, "voluntary_ctxt_switches:")?;
+    }
+    Ok((cpu, wakes))
+}
+
+/// What of a process's memory is resident, in MiB.
+///
+/// # Errors
+/// When there is no such process in the `/proc` that is seen.
+pub fn resident_mib(pid: u32) -> Result<f64> {
+    Ok(field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmRSS:")? as f64 / 1024.0)
+}
+
+/// A number of `/proc/PID/status`.
+fn field(status: &str, name: &str) -> Result<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+    value.with_context(|| format!("no {name} in /proc"))
+}
+
+/// Says to whoever asks, on a connection that stays, that the proxy of this node is ready.
+///
+/// # Errors
+/// When something else listens where a proxy does.
+pub fn say_ready() -> io::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_ADMIN)))?;
+    for stream in listener.incoming() {
+        let stream = stream?;
+        thread::spawn(move || answer(stream));
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut buffer = [0; 1024];
+    // A question fits into one read, and the next one comes after its answer.
+    while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
+            return;
+        }
+    }
+}
