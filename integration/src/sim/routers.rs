@@ -391,6 +391,12 @@ impl World {
         self.step_router_bfd(sessions::Event::Want(wanted));
     }
 
+    /// The router asks a node for all routes again.
+    pub fn refresh(&mut self, node: usize) {
+        let deeds = self.router.ask(node);
+        self.carry_out(deeds);
+    }
+
     /// The router takes no connections, or does again.
     pub fn set_refusing(&mut self, refuses: bool) {
         self.router_refuses = refuses;
@@ -951,6 +957,10 @@ impl Chaos {
                 let slowest = *[2, 50, 400].choose(&mut self.rng).unwrap_or(&2) * MS;
                 self.note(format!("new connections take up to {slowest:?}"));
                 self.world.set_slowest(slowest);
+            }
+            11 => {
+                self.note(format!("the router wants all routes of node {node} again"));
+                self.world.refresh(node);
             }
             _ => {
                 let prefix = prefix(self.rng.random_range(0..6));

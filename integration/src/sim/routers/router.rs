@@ -6,7 +6,8 @@ use std::{
 };
 
 use ferrogate_wire::bgp::{
-    self, Capabilities, Cease, Family, GracefulRestart, Message, Notification, Open, Prefix, Update, frame::Cutter,
+    self, Capabilities, Cease, Family, GracefulRestart, Message, Notification, Open, Prefix, Refresh, Update,
+    frame::Cutter,
 };
 
 use super::Terms;
@@ -41,6 +42,8 @@ struct Session {
     open: Option<Open>,
     /// What the node has said of each route in this session.
     told: BTreeMap<Prefix, Vec<u8>>,
+    /// It was asked to say it again.
+    is_asked: bool,
 }
 
 /// What it knows of one node.
@@ -99,6 +102,7 @@ impl Router {
             speak_at: now + self.terms.hold(),
             open: None,
             told: BTreeMap::new(),
+            is_asked: false,
         };
         self.sessions.insert(link, session);
         let graceful_restart = self.terms.router_restart.map(|notification| GracefulRestart {
@@ -231,7 +235,8 @@ impl Router {
         }
         let attributes = attributes(body);
         for prefix in &update.announced {
-            if session.told.insert(*prefix, attributes.to_vec()).is_some_and(|before| before == attributes) {
+            let before = session.told.insert(*prefix, attributes.to_vec());
+            if !session.is_asked && before.is_some_and(|before| before == attributes) {
                 self.fault = Some(format!("node {} sends {prefix} twice", session.node));
             }
             side.table.insert(*prefix, multi_exit_disc(attributes).unwrap_or_default());
@@ -240,6 +245,16 @@ impl Router {
         if update.end_of_rib.is_some() {
             side.drop_stale();
         }
+    }
+
+    /// Asks a node for all routes again, if a session with it is established.
+    pub(super) fn ask(&mut self, node: usize) -> Vec<Deed> {
+        let established = self.sessions.iter_mut();
+        let mut established =
+            established.filter(|(_, session)| session.node == node && session.phase == Phase::Established);
+        let Some((link, session)) = established.next() else { return Vec::new() };
+        session.is_asked = true;
+        vec![Deed::Send { link: *link, bytes: bgp::route_refresh(Family::Ipv4Unicast, Refresh::Request) }]
     }
 
     /// A connection is over; the routes of an established one are kept for a while or go.
