@@ -222,7 +222,8 @@ impl Peer {
 
     /// Is spoken with like this from now on.
     pub(super) fn configure(&mut self, common: &mut Common<'_>, neighbor: Arc<Neighbor>, actions: &mut Vec<Action>) {
-        if self.neighbor == neighbor {
+        // On its way out it ends as it has begun to: a reset in between might have the peer keep routes.
+        if self.neighbor == neighbor || self.leaving.is_some() {
             return;
         }
         let before = std::mem::replace(&mut self.neighbor, neighbor);

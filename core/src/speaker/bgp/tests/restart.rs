@@ -225,3 +225,20 @@ fn a_peer_that_is_gone_in_the_middle_of_a_drain_is_not_waited_for() {
 
     assert_eq!(bench.done.last(), Some(&Action::Parted));
 }
+
+#[test]
+fn a_peer_that_is_changed_in_the_middle_of_a_drain_is_drained_to_its_end() {
+    let (mut bench, connection) = Bench::up(graceful(), restarting_open(true));
+    bench.announce("198.51.100.1/32", part());
+    bench.pass(SECOND);
+    bench.want(|wanted| wanted.departing = Some(Departure::Leave { text: String::new() }));
+
+    bench.configure("tor", |neighbor| neighbor.hold_time = hold(30));
+    bench.pass(SECOND);
+
+    let said = bench.hear(connection);
+    assert!(said.contains(&withdraws(&["198.51.100.1/32"])), "{said:?}");
+    let Some(Message::Notification(last)) = said.last() else { panic!("{said:?}") };
+    assert_eq!((last.code, last.subcode), (6, 9));
+    assert_eq!(bench.done.last(), Some(&Action::Parted));
+}
