@@ -6,5 +6,23 @@
 #[path = "bgp/stand.rs"]
 mod stand;
 
+#[path = "bgp/bfd.rs"]
+mod bfd;
+
+#[path = "bgp/protection.rs"]
+mod protection;
+
+#[path = "bgp/restart.rs"]
+mod restart;
+
+#[path = "bgp/sent.rs"]
+mod sent;
+
+#[path = "bgp/timers.rs"]
+mod timers;
+
 #[path = "bgp/session.rs"]
 mod session;
+
+#[path = "bgp/unnumbered.rs"]
+mod unnumbered;

@@ -54,8 +54,10 @@ fn text(config: &Config, log: &str) -> String {
             add(true, &format!("password \"{password}\"; "));
         }
         add(true, extra);
+        // Static ones are those of a test.
+        let own = "export where source = RTS_STATIC; ";
         let more = if neighbor.extended_next_hop { "extended next hop on; " } else { "" };
-        _ = writeln!(text, "ipv4 {{ import all; export none; {more}}}; ipv6 {{ import all; export none; }}; }}");
+        _ = writeln!(text, "ipv4 {{ import all; {own}{more}}}; ipv6 {{ import all; {own}}}; }}");
     }
     text + &config.extra
 }
@@ -97,17 +99,23 @@ pub(super) fn route(router: &Router<'_>, prefix: Prefix) -> Result<Option<Route>
     // It fails where there is none.
     let output = router.namespace.run(|| birdc.output())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(parse(&text, prefix))
+    let Some((protocol, mut route)) = parse(&text, prefix) else { return Ok(None) };
+    // It does not mark routes themselves.
+    let protocol = ask(router, &format!("show protocols all {protocol}"))?;
+    route.stale = protocol.contains("Neighbor graceful restart active");
+    Ok(Some(route))
 }
 
-/// The best route, with the next hops of all. A line that begins with the prefix or with blanks and a protocol begins a
+/// The best route and its protocol, with the next hops of all. A line that begins with the prefix or with blanks and a protocol begins a
 /// route; its attributes stand below.
-fn parse(text: &str, prefix: Prefix) -> Option<Route> {
+fn parse(text: &str, prefix: Prefix) -> Option<(String, Route)> {
     let start = text.lines().position(|line| line.starts_with(&prefix.to_string()))?;
     let mut routes: Vec<Route> = Vec::new();
+    let mut protocol = None;
     for line in text.lines().skip(start) {
-        if line.contains("unicast [") {
-            routes.push(Route { stale: line.contains("s]") && line.contains(" [stale"), ..Route::default() });
+        if let Some((_, origin)) = line.split_once("unicast [") {
+            protocol = protocol.or(origin.split(' ').next().map(str::to_owned));
+            routes.push(Route::default());
             continue;
         }
         let Some(route) = routes.last_mut() else { continue };
@@ -133,12 +141,13 @@ fn parse(text: &str, prefix: Prefix) -> Option<Route> {
     }
     let mut best = routes.first()?.clone();
     best.next_hops = routes.into_iter().flat_map(|route| route.next_hops).collect();
-    Some(best)
+    Some((protocol?, best))
 }
 
 pub(super) fn count(router: &Router<'_>) -> Result<usize> {
     let answer = ask(router, "show route count where source = RTS_BGP")?;
-    let total = answer.lines().find(|line| line.starts_with("Total:") || line.contains(" of "));
+    // The total comes last, where there is more than one table.
+    let total = answer.lines().rfind(|line| line.starts_with("Total:") || line.contains(" of "));
     let total = total.with_context(|| format!("no count in {answer}"))?;
     let number = total.trim_start_matches("Total:").trim().split(' ').next().and_then(|count| count.parse().ok());
     number.with_context(|| format!("no count in {answer}"))

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     net::IpAddr,
+    os::unix::net::UnixStream,
     process::{Command, Stdio},
 };
 
@@ -81,6 +82,13 @@ pub(super) fn start(router: &mut Router<'_>, config: &Config) -> Result<()> {
             _ => {}
         }
         router.spawn(name, daemon)?;
+        if name == "zebra" {
+            // Whoever does not find it at once looks again only after ten seconds.
+            router.wait("zebra", || {
+                let is_there = UnixStream::connect(router.path("zserv")).is_ok();
+                Ok(if is_there { Ok(()) } else { Err("silence".to_owned()) })
+            })?;
+        }
     }
     router.wait("answer", || {
         let answers = |daemon: &str| vtysh(router).args(["-d", daemon, "-c", "show version"]).output();

@@ -2,9 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,15 +17,25 @@ use ferrogate_core::{
     model::{InterfaceName, PeerName, Prefix, peer::PeerAsn},
     speaker::{
         Interface,
-        bgp::{Neighbor, Part, Remote, Route, SessionStatus, State, Transport, Ttl, Wanted},
+        bfd::sessions::{self, Wish},
+        bgp::{BfdWish, Neighbor, Part, Remote, Route, SessionStatus, State, Transport, Ttl, Wanted},
     },
 };
 use ferrogate_integration::{
     netns::Namespace,
     router::{self, PATIENCE, Router, Vendor},
 };
-use ferrogate_speaker::bgp::{Bgp, Sessions};
-use ferrogate_wire::bgp::{Asn, BgpIdentifier, Family, HoldTime};
+use ferrogate_speaker::{
+    Metrics,
+    bfd::{Bfd, Priority, Report},
+    bgp::{Bgp, Sessions},
+};
+use ferrogate_wire::{
+    bfd as bfd_wire,
+    bgp::{Asn, BgpIdentifier, Family, HoldTime},
+};
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
 
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -31,30 +46,86 @@ pub const OURS: u32 = 64500;
 /// The AS of the router, where it is another one.
 pub const THEIRS: u32 = 64512;
 
-/// The two namespaces and the cable.
+/// How often the kernel is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The namespaces of the node and the router, and the switch between them.
 pub struct Stand {
     pub node: Namespace,
     pub router: Namespace,
+    switch: Namespace,
 }
 
 impl Stand {
     pub fn new() -> Self {
-        let (node, router) = (Namespace::new("node").unwrap(), Namespace::new("router").unwrap());
-        router.links(async |links| links.add_pair("eth0", "eth0", &node).await).unwrap();
-        for (namespace, addresses) in
-            [(&node, [IpAddr::from(NODE), NODE6.into()]), (&router, [ROUTER.into(), ROUTER6.into()])]
-        {
+        Self::with(&[NODE.into(), NODE6.into()], &[ROUTER.into(), ROUTER6.into()])
+    }
+
+    /// One where node and router have these addresses and no others but those of the link.
+    pub fn with(node_addresses: &[IpAddr], router_addresses: &[IpAddr]) -> Self {
+        let [node, router, switch] = ["node", "router", "switch"].map(|name| Namespace::new(name).unwrap());
+        switch
+            .links(async |links| {
+                links.add_bridge("switch").await?;
+                links.add_cable("node", "switch", "eth0", &node).await?;
+                links.add_cable("router", "switch", "eth0", &router).await
+            })
+            .unwrap();
+        for (namespace, addresses) in [(&node, node_addresses), (&router, router_addresses)] {
             namespace
                 .links(async |links| {
                     links.up("eth0").await?;
                     for address in addresses {
-                        links.add_address("eth0", address, if address.is_ipv4() { 24 } else { 64 }).await?;
+                        links.add_address("eth0", *address, if address.is_ipv4() { 24 } else { 64 }).await?;
                     }
                     Ok(())
                 })
                 .unwrap();
         }
-        Self { node, router }
+        Self { node, router, switch }
+    }
+
+    /// Lets nothing through any more; both sides keep their carrier.
+    pub fn cut(&self) {
+        self.switch.links(async |links| links.unplug("router").await).unwrap();
+    }
+
+    /// Lets everything through again.
+    pub fn mend(&self) {
+        self.switch.links(async |links| links.plug("router", "switch").await).unwrap();
+    }
+
+    /// What the kernel of the router forwards.
+    pub fn fib(&self) -> BTreeSet<Prefix> {
+        self.router.run(fib)
+    }
+
+    /// Waits until the kernel of the router forwards what is wanted.
+    pub fn wait_for_fib(&self, what: &str, is_wanted: impl Fn(&BTreeSet<Prefix>) -> bool + Sync) {
+        let give_up_at = Instant::now() + PATIENCE;
+        self.router.run(|| {
+            while !is_wanted(&fib()) {
+                assert!(Instant::now() < give_up_at, "waited in vain for {what} in the kernel");
+                thread::sleep(LOOK_AGAIN);
+            }
+        });
+    }
+
+    /// Watches over some routes in the kernel of the router until [`Guard::misses`] asks.
+    pub fn guard(&self, prefixes: &[&str]) -> Guard {
+        let prefixes: BTreeSet<Prefix> = prefixes.iter().map(|text| prefix(text)).collect();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let told = is_over.clone();
+        let watch = move || {
+            let (mut looks, mut misses) = (0, 0);
+            while !told.load(Ordering::Relaxed) {
+                looks += 1;
+                misses += usize::from(!fib().is_superset(&prefixes));
+                thread::sleep(LOOK_AGAIN);
+            }
+            (looks, misses)
+        };
+        Guard { is_over, thread: self.router.spawn_thread(watch).unwrap() }
     }
 
     /// A router of this AS that waits for the node at both of its addresses, each neighbour as `adapt` has it.
@@ -64,11 +135,97 @@ impl Stand {
 
     /// The speaker's BGP on the node.
     pub fn speaker(&self) -> Speaker {
-        let interfaces = self.node.run(interfaces);
         let bgp = self.node.run(|| Bgp::start(ferrogate_speaker::bgp::PORT)).unwrap();
-        bgp.interfaces(Arc::new(interfaces));
-        Speaker { bgp, wanted: Wanted { is_complete: true, ..Wanted::default() } }
+        let speaker = Speaker { bgp: Arc::new(bgp), wanted: Wanted { is_complete: true, ..Wanted::default() } };
+        self.tell_interfaces(&speaker);
+        speaker
     }
+
+    /// Tells a speaker how the interfaces of the node are now.
+    pub fn tell_interfaces(&self, speaker: &Speaker) {
+        speaker.bgp.interfaces(Arc::new(self.node.run(interfaces)));
+    }
+
+    /// One that also watches its peers by BFD where that is wanted.
+    pub fn watching_speaker(&self) -> Speaker {
+        let speaker = self.speaker();
+        let (sender, reports) = mpsc::channel(64);
+        let metrics = Metrics::register(&mut Registry::default());
+        // It comes before all that these tests and others do on this machine.
+        let bfd = self.node.run(move || Bfd::start(sender, &metrics, Priority::RealTime)).unwrap();
+        let (bgp, sessions) = (Arc::downgrade(&speaker.bgp), speaker.bgp.sessions());
+        thread::spawn(move || runtime().block_on(connect(bgp, sessions, bfd, reports)));
+        speaker
+    }
+}
+
+/// Has BFD watch whom BGP wants watched, and tells BGP what it sees, until that is gone.
+async fn connect(
+    bgp: Weak<Bgp>,
+    mut sessions: watch::Receiver<Sessions>,
+    bfd: Bfd,
+    mut reports: mpsc::Receiver<Report>,
+) {
+    loop {
+        tokio::select! {
+            changed = sessions.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let watch = sessions.borrow_and_update().watch.clone();
+                let wish = |wish: BfdWish| Wish { settings: wish.settings, minimum_ttl: wish.minimum_ttl };
+                let watched = watch.into_iter().map(|(path, peer)| (path, wish(peer))).collect();
+                bfd.want(sessions::Wanted { sessions: watched, ..Default::default() });
+            }
+            Some(report) = reports.recv() => {
+                let Some(bgp) = bgp.upgrade() else { return };
+                match report {
+                    Report::Changed { path, change, .. } => {
+                        bgp.watched(&path, change.to == bfd_wire::State::Up, change.is_failure());
+                    }
+                    Report::Standing { paths } => paths.iter().for_each(|path| bgp.watched(path, true, false)),
+                    Report::Held { .. } | Report::Refused { .. } => {}
+                }
+            }
+        }
+    }
+}
+
+/// Looks at the kernel of a router again and again.
+pub struct Guard {
+    is_over: Arc<AtomicBool>,
+    thread: thread::JoinHandle<(usize, usize)>,
+}
+
+impl Guard {
+    /// How often the routes were looked for, and how often one of them was not there.
+    pub fn misses(self) -> (usize, usize) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// What the kernel of the namespace this runs in forwards, apart from what it has of itself.
+pub fn fib() -> BTreeSet<Prefix> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
+    let ipv4 = read("route");
+    let ipv4 = ipv4.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |field: usize| u32::from_str_radix(fields.get(field)?, 16).ok().map(u32::from_be);
+        let length = number(7)?.leading_ones();
+        Prefix::new(Ipv4Addr::from_bits(number(1)?).into(), length as u8).ok()
+    });
+    let ipv6 = read("ipv6_route");
+    let ipv6 = ipv6.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // Those of the loopback are what it has of itself.
+        if *fields.get(9)? == "lo" {
+            return None;
+        }
+        let address = u128::from_str_radix(fields.first()?, 16).ok()?;
+        Prefix::new(Ipv6Addr::from_bits(address).into(), u8::from_str_radix(fields.get(1)?, 16).ok()?).ok()
+    });
+    ipv4.chain(ipv6).collect()
 }
 
 /// How a router of this AS is configured for the node.
@@ -100,7 +257,7 @@ fn interfaces() -> BTreeMap<InterfaceName, Interface> {
 
 /// The BGP of a speaker, and what it is to do.
 pub struct Speaker {
-    pub bgp: Bgp,
+    pub bgp: Arc<Bgp>,
     pub wanted: Wanted,
 }
 
@@ -165,9 +322,8 @@ impl Speaker {
     /// Waits until what is told of the sessions has something.
     pub fn wait<T>(&self, what: &str, find: impl Fn(&Sessions) -> Option<T>) -> T {
         let mut sessions = self.bgp.sessions();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut found = None;
-        let waited = runtime.block_on(async {
+        let waited = runtime().block_on(async {
             tokio::time::timeout(
                 PATIENCE,
                 sessions.wait_for(|told| {
@@ -183,6 +339,10 @@ impl Speaker {
             _ => panic!("waited in vain for {what}: {:#?}", self.bgp.sessions().borrow().statuses),
         }
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// A neighbour at this address, of this AS, with a hold time of 9 s, both families and nothing else.
@@ -234,4 +394,45 @@ pub fn within<T>(time: Duration, what: &str, act: impl FnOnce() -> T) -> T {
     let took = since.elapsed();
     assert!(took <= time, "{what} took {took:?}, not {time:?} at most");
     value
+}
+
+/// Waits until a router has BFD with the node up at 50 ms × 3: at first both sides are slow.
+pub fn wait_until_quick(router: &Router<'_>, node: IpAddr) {
+    let node = node.to_string();
+    wait_until("quick BFD at the router", || match router.vendor() {
+        Vendor::Frr => {
+            let answer = router.ask("show bfd peers json").unwrap();
+            let peers: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            let is_quick = |peer: &serde_json::Value| {
+                let intervals = ["transmit-interval", "remote-transmit-interval", "remote-receive-interval"];
+                peer["status"] == "up" && intervals.iter().all(|key| peer[key] == 50)
+            };
+            peers.as_array().into_iter().flatten().any(|peer| peer["peer"] == node.as_str() && is_quick(peer))
+        }
+        _ => {
+            let answer = router.ask("show bfd sessions").unwrap();
+            let of_node = |line: &&str| line.starts_with(&format!("{node} "));
+            answer.lines().filter(of_node).any(|line| line.contains(" Up ") && line.contains(" 0.150"))
+        }
+    });
+}
+
+/// The bodies of the UPDATEs that ExaBGP has received, as hexadecimal digits.
+pub fn updates(router: &Router<'_>) -> Vec<String> {
+    let messages = router.messages().unwrap().into_iter();
+    let raw = messages.filter_map(|message| {
+        let message = &message["neighbor"]["message"];
+        let body = message["body"].as_str().filter(|_| message["category"] == 2)?;
+        Some(body.trim_start_matches("0x").to_lowercase())
+    });
+    raw.collect()
+}
+
+/// Asks again and again until the answer is as wanted.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let give_up_at = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < give_up_at, "waited in vain for {what}");
+        thread::sleep(LOOK_AGAIN);
+    }
 }

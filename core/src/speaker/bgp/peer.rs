@@ -33,7 +33,7 @@ const FORGIVE_AFTER: Duration = Duration::from_secs(30);
 /// How often changes of numbers are told at most.
 const NEWS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a connection is given time to tell the peer that BFD is off before it ends without a word.
+/// For how long BFD goes on when the connections of a speaker that restarts have ended: peers have noticed by then.
 const RESTART_TIME: Duration = Duration::from_millis(100);
 
 /// Doublings beyond which the wait does not grow any more.
@@ -108,7 +108,7 @@ enum Leaving {
         until: Instant,
         text: String,
     },
-    /// The peer knows by then that BFD is off.
+    /// The peer knows by then that the connection has ended, and keeps our routes.
     Restarting {
         until: Instant,
     },
@@ -165,9 +165,8 @@ impl Peer {
 
     /// How BFD is to watch it, once it is known between which addresses.
     pub(super) fn watch(&self) -> Option<(Path, BfdWish)> {
-        let is_going = self.retired
-            || self.neighbor.shutdown.is_some()
-            || matches!(self.leaving, Some(Leaving::Restarting { .. } | Leaving::Parted));
+        let is_going =
+            self.retired || self.neighbor.shutdown.is_some() || matches!(self.leaving, Some(Leaving::Parted));
         self.path.clone().zip(self.neighbor.bfd).filter(|_| !is_going)
     }
 
@@ -272,6 +271,11 @@ impl Peer {
             self.close_all(common, Notification::cease_with_text(Cease::AdministrativeShutdown, text), true, actions);
             self.leaving = Some(Leaving::Parted);
         } else if keeps_routes && *departure == Departure::Restart {
+            // Before BFD: routers that take AdminDown for a failure, against RFC 5882 §4.2, would forget our routes.
+            for connection in self.live.keys().copied().collect::<Vec<_>>() {
+                self.finish(common, connection, Closing::Lost(Loss::Restart), actions);
+            }
+            self.give_up(actions);
             self.leaving = Some(Leaving::Restarting { until: common.now + RESTART_TIME });
         } else {
             self.leaving = Some(Leaving::Draining { until: common.now + DRAIN_TIME, text: text.to_owned() });
@@ -444,12 +448,7 @@ impl Peer {
                 let why = Notification::cease_with_text(Cease::AdministrativeShutdown, &text);
                 self.close_all(common, why, true, actions);
             }
-            Some(Leaving::Restarting { until }) if until <= now => {
-                self.leaving = Some(Leaving::Parted);
-                for connection in self.live.keys().copied().collect::<Vec<_>>() {
-                    self.finish(common, connection, Closing::Lost(Loss::Restart), actions);
-                }
-            }
+            Some(Leaving::Restarting { until }) if until <= now => self.leaving = Some(Leaving::Parted),
             _ => {}
         }
     }
@@ -609,10 +608,7 @@ impl Peer {
                 self.failures = 0;
             }
         }
-        if matches!(
-            self.leaving,
-            Some(Leaving::Draining { .. } | Leaving::Withdrawing { .. } | Leaving::Restarting { .. })
-        ) && self.live.is_empty()
+        if matches!(self.leaving, Some(Leaving::Draining { .. } | Leaving::Withdrawing { .. })) && self.live.is_empty()
         {
             self.leaving = Some(Leaving::Parted);
         }

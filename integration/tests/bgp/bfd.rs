@@ -1,0 +1,128 @@
+//! BFD beside the sessions: a way that fails ends them at once, and the end of BFD does not.
+
+use std::{net::IpAddr, num::NonZeroU8, time::Duration};
+
+use ferrogate_core::speaker::{
+    bfd::Settings,
+    bgp::{BfdState, BfdWish, Closing, Neighbor, State, Ttl},
+};
+use ferrogate_integration::router::{Router, Vendor};
+
+use crate::stand::{
+    NODE, NODE6, ROUTER, ROUTER6, Speaker, Stand, THEIRS, neighbor, prefix, wait_until, wait_until_quick, within,
+};
+
+const IPV4: &str = "198.51.100.7/32";
+
+/// 50 ms × 3, and as often as one likes.
+fn wish() -> BfdWish {
+    let settings = Settings { damping: None, ..Settings::DEFAULT };
+    BfdWish { settings, minimum_ttl: NonZeroU8::new(254).unwrap() }
+}
+
+/// The router as it is spoken with, watched by BFD.
+fn watched(neighbor: Neighbor, is_far: bool) -> Neighbor {
+    let mut neighbor = Neighbor { bfd: Some(wish()), ..neighbor };
+    if is_far {
+        neighbor.transport.ttl = Ttl::MultiHop;
+    }
+    neighbor
+}
+
+fn router(stand: &Stand, vendor: Vendor, is_far: bool) -> Router<'_> {
+    stand.router(vendor, THEIRS, |neighbor| {
+        neighbor.bfd_ms = Some(50);
+        neighbor.multi_hop = is_far;
+    })
+}
+
+fn wait_until_watched(speaker: &Speaker, peer: &str) {
+    let is_up = |status: &&ferrogate_core::speaker::bgp::SessionStatus| status.bfd == Some(BfdState::Up);
+    speaker.wait_for(peer, |status| is_up(&status) && status.state == State::Established);
+}
+
+#[test]
+fn n_084_a_link_that_dies_silently_ends_the_session_within_the_time_of_bfd_and_the_status_says_so() {
+    for vendor in Vendor::STRICT {
+        for is_far in [false, true] {
+            let context = format!("{vendor:?}, {}", if is_far { "several hops" } else { "one hop" });
+            let stand = Stand::new();
+            let router = router(&stand, vendor, is_far);
+            let mut speaker = stand.watching_speaker();
+            speaker.peer("four", watched(neighbor(ROUTER, THEIRS), is_far));
+            speaker.peer("six", watched(neighbor(ROUTER6, THEIRS), is_far));
+            speaker.advertise(&[IPV4]);
+            for round in 0..3 {
+                for (peer, node) in [("four", IpAddr::from(NODE)), ("six", NODE6.into())] {
+                    wait_until_watched(&speaker, peer);
+                    wait_until_quick(&router, node);
+                }
+                router.wait_for_route(prefix(IPV4), |_| true).unwrap();
+
+                let statuses = within(Duration::from_millis(300), &context, || {
+                    stand.cut();
+                    ["four", "six"].map(|peer| speaker.wait_for(peer, |status| status.flaps == round + 1))
+                });
+
+                for status in statuses {
+                    let Some(Closing::Sent(said)) = &status.last_close else { panic!("{context}: {status:?}") };
+                    assert_eq!((said.code, said.subcode), (6, 10), "{context}");
+                    assert_eq!(status.bfd, Some(BfdState::Down), "{context}");
+                }
+                stand.mend();
+            }
+        }
+    }
+}
+
+#[test]
+fn n_093_taking_bfd_away_tells_the_router_and_leaves_the_session_alone() {
+    for vendor in Vendor::STRICT {
+        let stand = Stand::new();
+        let router = router(&stand, vendor, false);
+        let mut speaker = stand.watching_speaker();
+        speaker.peer("router", watched(neighbor(ROUTER, THEIRS), false));
+        speaker.advertise(&[IPV4]);
+        wait_until_watched(&speaker, "router");
+        stand.wait_for_fib("the route", |fib| fib.contains(&prefix(IPV4)));
+        let guard = stand.guard(&[IPV4]);
+
+        speaker.peer("router", neighbor(ROUTER, THEIRS));
+
+        let status = speaker.wait_for("router", |status| status.bfd.is_none());
+        assert_eq!((status.state, status.flaps), (State::Established, 0), "{vendor:?}");
+        wait_until("the end of BFD at the router", || !is_up(&router));
+        if vendor == Vendor::Frr {
+            // It takes AdminDown for a failure, against RFC 5882 §4.2. That is its doing, and not ours.
+            let status = speaker.wait_for("router", |status| status.flaps == 1);
+            let Some(Closing::Received(said)) = status.last_close else { panic!("{status:?}") };
+            assert_eq!((said.code, said.subcode), (6, 10), "{said}");
+            continue;
+        }
+        assert!(router.is_established(NODE.into()).unwrap(), "{vendor:?}");
+
+        speaker.peer("router", watched(neighbor(ROUTER, THEIRS), false));
+        wait_until_watched(&speaker, "router");
+        wait_until_quick(&router, NODE.into());
+        let status = speaker.status("router").unwrap();
+        assert_eq!((status.state, status.flaps), (State::Established, 0), "{vendor:?}");
+        assert_eq!(guard.misses().1, 0, "{vendor:?}");
+    }
+}
+
+/// Whether the router has a BFD session with the node that is up.
+fn is_up(router: &Router<'_>) -> bool {
+    let node = NODE.to_string();
+    match router.vendor() {
+        Vendor::Frr => {
+            let answer = router.ask("show bfd peers json").unwrap();
+            let peers: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            let peers = peers.as_array().into_iter().flatten();
+            peers.into_iter().any(|peer| peer["peer"] == node.as_str() && peer["status"] == "up")
+        }
+        _ => {
+            let answer = router.ask("show bfd sessions").unwrap();
+            answer.lines().any(|line| line.starts_with(&format!("{node} ")) && line.contains(" Up "))
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Keys, TTLs and source addresses.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU8,
+    thread,
+};
+
+use ferrogate_core::{
+    model::peer::Key,
+    speaker::bgp::{Closing, Loss, Neighbor, SessionStatus, State, Transport, Trouble, Ttl},
+};
+use ferrogate_integration::router::{self, Router, Vendor};
+
+use crate::stand::{NODE, NODE6, OURS, ROUTER, ROUTER6, Stand, THEIRS, config, neighbor, prefix};
+
+const IPV4: &str = "198.51.100.7/32";
+
+const SECRET: &str = "correct-horse-battery";
+
+/// The router at an address, with what its connections are made of as `adapt` has it.
+fn over(address: impl Into<IpAddr>, adapt: impl FnOnce(&mut Transport)) -> Neighbor {
+    let mut neighbor = neighbor(address, THEIRS);
+    adapt(&mut neighbor.transport);
+    neighbor
+}
+
+fn keyed(address: impl Into<IpAddr>, key: &str) -> Neighbor {
+    over(address, |transport| transport.password = Key::new(key))
+}
+
+fn never_up(status: &SessionStatus) -> bool {
+    status.state != State::Established && status.flaps == 0
+}
+
+#[test]
+fn n_060_a_session_is_up_with_the_right_key_and_with_no_other_and_the_status_tells_that_keys_differ() {
+    let cases = [
+        // The router's, ours, and what the status says of it.
+        (Some(SECRET), Some(SECRET), None),
+        (Some(SECRET), Some("wrong"), Some(Trouble::Md5Mismatch)),
+        (Some(SECRET), None, Some(Trouble::TimedOut)),
+        (None, Some(SECRET), Some(Trouble::Md5Mismatch)),
+    ];
+    // Most of the time of each is spent waiting for an answer that does not come.
+    thread::scope(|scope| {
+        for vendor in Vendor::STRICT {
+            for (theirs, ours, trouble) in cases.clone() {
+                scope.spawn(move || {
+                    let stand = Stand::new();
+                    let _router =
+                        stand.router(vendor, THEIRS, |neighbor| neighbor.password = theirs.map(str::to_owned));
+                    let mut speaker = stand.speaker();
+                    for (name, address) in [("four", IpAddr::from(ROUTER)), ("six", ROUTER6.into())] {
+                        speaker.peer(name, over(address, |transport| transport.password = ours.and_then(Key::new)));
+                    }
+                    for name in ["four", "six"] {
+                        let context = format!("{vendor:?}: {theirs:?}, {ours:?}, {name}");
+                        match &trouble {
+                            None => drop(speaker.wait_until_established(name)),
+                            Some(trouble) => {
+                                let status = speaker.wait_for(name, |status| status.trouble.is_some());
+                                assert_eq!(status.trouble.as_ref(), Some(trouble), "{context}");
+                                assert!(never_up(&status), "{context}: {status:?}");
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    });
+    assert!(Trouble::Md5Mismatch.to_string().starts_with("MD5 mismatch suspected"));
+}
+
+#[test]
+fn n_061_each_peer_that_is_waited_for_has_a_key_of_its_own_and_changing_one_restarts_only_that() {
+    for vendor in Vendor::STRICT {
+        let stand = Stand::new();
+        let with = |key: &'static str| {
+            config(THEIRS, move |neighbor: &mut router::Neighbor| {
+                neighbor.passive = false;
+                let key = if neighbor.address.is_ipv4() { key } else { "of-six" };
+                neighbor.password = Some(key.to_owned());
+            })
+        };
+        let mut router = Router::start(vendor, &stand.router, &with("of-four")).unwrap();
+        let mut speaker = stand.speaker();
+        let passive = |neighbor: Neighbor| Neighbor { passive: true, ..neighbor };
+        speaker.peer("four", passive(keyed(ROUTER, "of-four")));
+        speaker.peer("six", passive(keyed(ROUTER6, "of-six")));
+        speaker.wait_until_established("four");
+        speaker.wait_until_established("six");
+
+        speaker.peer("four", passive(keyed(ROUTER, "another")));
+        speaker.wait_for("four", |status| status.state != State::Established && status.flaps == 1);
+        router.reconfigure(&with("another")).unwrap();
+
+        let status = speaker.wait_until_established("four");
+        assert_eq!(status.flaps, 1, "{vendor:?}");
+        let status = speaker.wait_until_established("six");
+        assert_eq!((status.flaps, status.last_close), (0, None), "{vendor:?}");
+    }
+}
+
+#[test]
+fn n_061_whoever_connects_with_the_key_of_another_peer_or_none_is_not_heard() {
+    for vendor in Vendor::STRICT {
+        for key in [Some("of-six"), None] {
+            let stand = Stand::new();
+            let adapt = |neighbor: &mut router::Neighbor| {
+                neighbor.passive = false;
+                let is_ipv4 = neighbor.address.is_ipv4();
+                neighbor.password = if is_ipv4 { key } else { Some("of-six") }.map(str::to_owned);
+            };
+            let router = stand.router(vendor, THEIRS, adapt);
+            let mut speaker = stand.speaker();
+            let passive = |neighbor: Neighbor| Neighbor { passive: true, ..neighbor };
+            speaker.peer("four", passive(keyed(ROUTER, "of-four")));
+            speaker.peer("six", passive(keyed(ROUTER6, "of-six")));
+
+            speaker.wait_until_established("six");
+            // The kernel counts what it drops, and the status tells.
+            let status = speaker.wait_for("four", |status| status.trouble.is_some());
+
+            assert_eq!(status.trouble, Some(Trouble::Md5Mismatch), "{vendor:?} {key:?}");
+            assert!(never_up(&status), "{vendor:?} {key:?}: {status:?}");
+            assert!(!router.is_established(NODE.into()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn n_062_a_peer_that_is_to_be_near_is_heard_only_if_its_packets_prove_it() {
+    let one = Ttl::Security { hops: NonZeroU8::MIN };
+    thread::scope(|scope| {
+        for vendor in Vendor::STRICT {
+            for is_secure in [true, false] {
+                scope.spawn(move || {
+                    let stand = Stand::new();
+                    let router = stand.router(vendor, THEIRS, |neighbor| neighbor.ttl_security = is_secure);
+                    let mut speaker = stand.speaker();
+
+                    speaker.peer("four", over(ROUTER, |transport| transport.ttl = one));
+                    speaker.peer("six", over(ROUTER6, |transport| transport.ttl = one));
+
+                    for (name, address) in [("four", IpAddr::from(NODE)), ("six", NODE6.into())] {
+                        if is_secure {
+                            speaker.wait_until_established(name);
+                            router.wait_until_established(address).unwrap();
+                        } else {
+                            // Its packets come with the TTL of every other program, or with 1. Those of its kernel
+                            // that take the connection may come with 255.
+                            let is_tried =
+                                |status: &SessionStatus| status.trouble.is_some() || status.last_close.is_some();
+                            let status = speaker.wait_for(name, is_tried);
+                            assert!(status.trouble.is_none_or(|trouble| trouble == Trouble::TimedOut), "{vendor:?}");
+                            let is_silent =
+                                status.last_close.is_none_or(|closing| closing == Closing::Lost(Loss::Silent));
+                            assert!(is_silent && status.flaps == 0, "{vendor:?} {name}");
+                            assert!(!router.is_established(address).unwrap(), "{vendor:?} {name}");
+                        }
+                    }
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn n_062_a_router_that_wants_proof_that_we_are_near_does_not_hear_us_without() {
+    for vendor in Vendor::STRICT {
+        let stand = Stand::new();
+        let router = stand.router(vendor, THEIRS, |neighbor| neighbor.ttl_security = true);
+        let mut speaker = stand.speaker();
+
+        speaker.peer("router", neighbor(ROUTER, THEIRS));
+
+        speaker.wait_for("router", |status| status.trouble.is_some() || status.last_close.is_some());
+        assert!(!router.is_established(NODE.into()).unwrap(), "{vendor:?}");
+        assert!(never_up(&speaker.status("router").unwrap()), "{vendor:?}");
+    }
+}
+
+#[test]
+fn n_064_the_source_address_is_used_and_one_that_is_not_there_is_told() {
+    let source = Ipv4Addr::new(192, 0, 2, 33);
+    for vendor in Vendor::STRICT {
+        let stand = Stand::with(&[NODE.into(), NODE6.into(), source.into()], &[ROUTER.into(), ROUTER6.into()]);
+        let mut config = config(THEIRS, |_| {});
+        config.neighbors = vec![router::Neighbor::new(source, ROUTER, OURS)];
+        let router = Router::start(vendor, &stand.router, &config).unwrap();
+        let mut speaker = stand.speaker();
+        let from = |source: Ipv4Addr| over(ROUTER, |transport| transport.source = Some(source.into()));
+
+        let absent = Ipv4Addr::new(203, 0, 113, 9);
+        speaker.peer("router", from(absent));
+
+        let status = speaker.wait_for("router", |status| status.trouble.is_some());
+        assert_eq!(status.trouble, Some(Trouble::NoSourceAddress(absent.into())), "{vendor:?}");
+        assert!(never_up(&status), "{vendor:?}: {status:?}");
+
+        speaker.peer("router", from(source));
+        speaker.advertise(&[IPV4]);
+
+        let status = speaker.wait_until_established("router");
+        assert_eq!(status.local_address, Some(source.into()), "{vendor:?}");
+        let route = router.wait_for_route(prefix(IPV4), |_| true).unwrap();
+        assert!(route.next_hops.contains(&source.into()), "{vendor:?}: {route:?}");
+    }
+}
+
+#[test]
+fn n_065_a_key_is_shown_by_nothing() {
+    let stand = Stand::new();
+    let _router = stand.router(Vendor::Frr, THEIRS, |neighbor| neighbor.password = Some(SECRET.to_owned()));
+    let mut speaker = stand.speaker();
+    speaker.peer("right", keyed(ROUTER, SECRET));
+    speaker.peer("absent", keyed(Ipv4Addr::new(192, 0, 2, 77), SECRET));
+    speaker.wait_until_established("right");
+    speaker.wait_for("absent", |status| status.trouble.is_some());
+
+    let sessions = speaker.bgp.sessions();
+    let shown = format!("{:?} {:?} {:#?}", speaker.bgp, *sessions.borrow(), speaker.wanted);
+
+    assert!(shown.contains("Key(…)"), "{shown}");
+    assert!(!shown.contains(SECRET));
+}
