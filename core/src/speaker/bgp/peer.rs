@@ -649,6 +649,10 @@ impl Peer {
         SessionStatus {
             peer: id.name.clone(),
             remote: id.dynamic.map_or_else(|| self.neighbor.remote.to_string(), |address| address.to_string()),
+            port: match self.neighbor.remote {
+                Remote::Address { port, .. } | Remote::Interface { port, .. } => Some(port),
+                Remote::Prefix(_) => None,
+            },
             dynamic: id.dynamic,
             state: self.state(),
             trouble: self.trouble.clone(),
