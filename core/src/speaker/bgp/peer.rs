@@ -155,7 +155,9 @@ impl Peer {
 
     /// Nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
-        self.live.is_empty() && (self.retired || self.dynamic.is_some())
+        // BFD outlives the connections of a restart.
+        let restarts = matches!(self.leaving, Some(Leaving::Restarting { .. }));
+        self.live.is_empty() && (self.retired || self.dynamic.is_some() && !restarts)
     }
 
     /// Whether there is nothing left to say after [`Self::depart`].

@@ -117,7 +117,7 @@ fn n_075_f_is_set_for_each_family_and_the_time_is_the_configured_one() {
 }
 
 #[test]
-fn n_076_a_restart_switches_bfd_off_before_the_connection_ends_without_a_word() {
+fn n_076_a_restart_ends_the_connection_without_a_word_and_only_then_switches_bfd_off() {
     let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..graceful() }, restarting_open(true));
     bench.announce("198.51.100.1/32", part());
     bench.pass(SECOND);
@@ -125,12 +125,28 @@ fn n_076_a_restart_switches_bfd_off_before_the_connection_ends_without_a_word() 
 
     bench.want(|wanted| wanted.departing = Some(Departure::Restart));
 
-    assert_eq!(bench.watched(), Some(&BTreeMap::new()));
-    assert!(bench.is_open(connection));
-    bench.pass(SECOND);
     assert_eq!(bench.farewell(connection), None, "a NOTIFICATION or a withdrawal would take the routes");
-    assert_eq!(bench.done.last(), Some(&Action::Parted));
+    assert_eq!(bench.watched().unwrap().len(), 1);
     assert_eq!(bench.status().last_close, Some(Closing::Lost(Loss::Restart)));
+    bench.pass(SECOND);
+    assert_eq!(bench.watched(), Some(&BTreeMap::new()));
+    assert_eq!(bench.done.last(), Some(&Action::Parted));
+}
+
+#[test]
+fn n_076_a_restart_ends_the_connection_before_bfd_for_a_router_of_a_prefix_too() {
+    let remote = Remote::Prefix(prefix("192.0.2.0/24"));
+    let mut bench = Bench::with(Neighbor { remote, passive: true, bfd: bfd_wish(), ..graceful() });
+    let connection = bench.accept(ends());
+    bench.greet(connection, restarting_open(true));
+
+    bench.want(|wanted| wanted.departing = Some(Departure::Restart));
+
+    assert!(!bench.is_open(connection));
+    assert_eq!(bench.watched().unwrap().len(), 1);
+    bench.pass(SECOND);
+    assert_eq!(bench.watched(), Some(&BTreeMap::new()));
+    assert_eq!(bench.done.last(), Some(&Action::Parted));
 }
 
 /// Everything said over a connection after a departure, with the time since.
