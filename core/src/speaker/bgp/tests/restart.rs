@@ -117,7 +117,7 @@ fn n_075_f_is_set_for_each_family_and_the_time_is_the_configured_one() {
 }
 
 #[test]
-fn n_076_a_restart_switches_bfd_off_before_the_connection_ends_without_a_word() {
+fn n_076_a_restart_ends_the_connection_without_a_word_before_it_switches_bfd_off() {
     let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..graceful() }, restarting_open(true));
     bench.announce("198.51.100.1/32", part());
     bench.pass(SECOND);
@@ -125,9 +125,10 @@ fn n_076_a_restart_switches_bfd_off_before_the_connection_ends_without_a_word() 
 
     bench.want(|wanted| wanted.departing = Some(Departure::Restart));
 
-    assert_eq!(bench.watched(), Some(&BTreeMap::new()));
-    assert!(bench.is_open(connection));
+    assert!(!bench.is_open(connection));
+    assert_eq!(bench.watched().map(BTreeMap::len), Some(1), "routers that take AdminDown for a failure lose routes");
     bench.pass(SECOND);
+    assert_eq!(bench.watched(), Some(&BTreeMap::new()));
     assert_eq!(bench.farewell(connection), None, "a NOTIFICATION or a withdrawal would take the routes");
     assert_eq!(bench.done.last(), Some(&Action::Parted));
     assert_eq!(bench.status().last_close, Some(Closing::Lost(Loss::Restart)));
