@@ -55,6 +55,10 @@ pub use watch::Watch;
 /// How long an address that was left is remembered: longer than any client trusts what it has not confirmed.
 const LEFT_MEMORY: Duration = Duration::from_secs(300);
 
+/// How much longer than others a stopping speaker stays that has routers to tell: whoever keeps its routes for a restart must
+/// have heard of a leave.
+const PARTING_TIME: Duration = Duration::from_secs(3);
+
 /// The speaker of one node.
 ///
 /// Whoever drives it calls [`step`](Self::step) with every fact as it becomes known, and with [`Event::Tick`] when
@@ -857,7 +861,8 @@ impl Speaker {
         let Phase::Leaving { until } = self.phase else { return };
         let is_empty = self.held.is_empty() && self.layer2.is_quiet();
         let is_handing_over = !is_empty && self.membership.has_company();
-        if now < until && (is_handing_over || self.advertiser.is_speaking()) {
+        let is_parting = self.advertiser.is_speaking() && now < until + PARTING_TIME;
+        if is_parting || (now < until && is_handing_over) {
             return;
         }
         self.layer2.drop_all(actions);

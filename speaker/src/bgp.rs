@@ -32,7 +32,7 @@ use tokio::{
     runtime,
     sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
-    time::sleep_until,
+    time::{sleep_until, timeout},
 };
 use tracing::{debug, info, trace, warn};
 
@@ -48,10 +48,14 @@ mod sockopt;
 pub const PORT: u16 = 179;
 
 /// Messages of peers and news of connections that may wait for the loop. Beyond, peers wait.
-const EVENTS: usize = 1024;
+/// One of them may hold tens of thousands of prefixes.
+const EVENTS: usize = 16;
 
 /// Changes of BFD sessions that may wait for the loop. Those on top are lost, and the hold time has to do.
 const CHANGES: usize = 1024;
+
+/// How long the last words to every peer may take together.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How often the kernel is asked whether it has dropped segments for their signatures.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
@@ -184,7 +188,7 @@ impl Hands {
                 tokio::select! {
                     changed = wishes.changed() => match changed {
                         Ok(()) => Event::Want(wishes.borrow_and_update().clone()),
-                        Err(_) => return,
+                        Err(_) => return self.end().await,
                     },
                     Some(event) = changes.recv() => event,
                     Some(dialled) = self.tasks.join_next(), if !self.tasks.is_empty() => match dialled {
@@ -208,6 +212,15 @@ impl Hands {
             for action in actions {
                 self.perform(action);
             }
+        }
+    }
+
+    /// Lets the last words to every peer get out, if there are any.
+    async fn end(mut self) {
+        let has_parted = self.told.borrow().parted;
+        self.connections.clear();
+        if has_parted {
+            _ = timeout(LAST_WORDS, async { while self.tasks.join_next().await.is_some() {} }).await;
         }
     }
 
@@ -310,7 +323,9 @@ impl Hands {
         };
         let own = links.iter().find(|(_, interface)| has(interface));
         let interface = own.map(|(name, _)| name.clone());
-        let addresses = own.map(|(_, interface)| interface.addresses.clone()).unwrap_or_default();
+        // What else is on the loopback is nobody's next hop: addresses of Services, say.
+        let is_link = |(_, interface): &(&InterfaceName, &Interface)| !interface.loopback;
+        let addresses = own.filter(is_link).map(|(_, interface)| interface.addresses.clone()).unwrap_or_default();
         Ok(Ends { local, remote, interface, addresses })
     }
 }

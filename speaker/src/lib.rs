@@ -16,7 +16,7 @@
 //! host, with no other node there is no gossip socket, and no privilege is asked for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     net::IpAddr,
     ops::ControlFlow,
@@ -50,6 +50,7 @@ mod interfaces;
 mod keys;
 mod layer2;
 mod metrics;
+mod outbox;
 mod packet;
 mod peering;
 mod proxy_probe;
@@ -70,15 +71,13 @@ use crate::{
     host::Host,
     layer2::Layer2,
     metrics::{Announced, GossipRefusal},
+    outbox::Outbox,
     peering::{News, Peering},
     watcher::{Seen, Watcher},
 };
 
 /// Frames and datagrams that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
 const EVENTS: usize = 1024;
-
-/// Events (the Kubernetes kind) that wait while writes are not taken; older ones give way.
-const WAITING_EVENTS: usize = 1024;
 
 /// How often silences are counted at most; counting visits every Service.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,6 +103,9 @@ pub enum RunError {
     /// The kernel closed the netlink connection.
     #[error("the netlink connection ended")]
     NetlinkEnded,
+    /// What speaks with routers has failed.
+    #[error("BGP has ended by itself; what happened stands above")]
+    BgpEnded,
 }
 
 /// Runs a speaker until `shutdown`, and then until its addresses are handed over.
@@ -151,7 +153,7 @@ async fn follow(
         disbelieved: Disbelieved::default(),
         host: Host::open(netlink, &first, flags.hand_over_grace).await,
         host_is_quiet: false,
-        outbox: Outbox { writes, waiting: VecDeque::new() },
+        outbox: Outbox::new(writes),
         members: BTreeSet::new(),
         metrics,
         keeper: Keeper::new(Reporter::Speaker(config.node.clone()), true),
@@ -195,7 +197,11 @@ async fn follow(
                 }
                 continue;
             }
-            News { events, watch } = hands.peering.news() => {
+            news = hands.peering.news() => {
+                let Some(News { events, watch }) = news else {
+                    hands.host.clear().await;
+                    return Err(RunError::BgpEnded);
+                };
                 if let Some(watch) = watch {
                     hands.watcher.follow_peers(watch);
                 }
@@ -434,76 +440,12 @@ impl Hands {
     }
 }
 
-/// Writes on their way out. The loop never waits for them: a full disk or a slow API server must not cost a word to the others.
-struct Outbox {
-    writes: mpsc::Sender<Write>,
-    /// What the channel did not take. A newer write for the same thing replaces an older one, so this stays as small
-    /// as the number of things; Kubernetes Events are capped.
-    waiting: VecDeque<Write>,
-}
-
-impl Outbox {
-    fn push(&mut self, write: Write) {
-        self.waiting.retain(|older| !replaces(&write, older));
-        if self.waiting.iter().filter(|waiting| matches!(waiting, Write::Event(_))).count() >= WAITING_EVENTS
-            && let Some(oldest) = self.waiting.iter().position(|waiting| matches!(waiting, Write::Event(_)))
-        {
-            self.waiting.remove(oldest);
-        }
-        self.waiting.push_back(write);
-        while let Some(write) = self.waiting.pop_front() {
-            match self.writes.try_send(write) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(write)) => {
-                    self.waiting.push_front(write);
-                    return;
-                }
-                // Nobody writes any more: the process is ending.
-                Err(mpsc::error::TrySendError::Closed(_)) => self.waiting.clear(),
-            }
-        }
-    }
-
-    /// Hands over one waiting write as soon as there is room.
-    async fn moves(&mut self) {
-        if self.waiting.is_empty() {
-            pending::<()>().await;
-        }
-        match self.writes.reserve().await {
-            Ok(permit) => {
-                if let Some(write) = self.waiting.pop_front() {
-                    permit.send(write);
-                }
-            }
-            Err(_) => self.waiting.clear(),
-        }
-    }
-}
-
 /// The address that somebody on the link asks for.
 fn asked(event: &Event) -> Option<IpAddr> {
     match event {
         Event::Arp { arp, .. } if arp.operation == Operation::Request => Some(arp.target.into()),
         Event::Ndp { ndp: Ndp::Solicitation(solicitation), .. } => Some(solicitation.target.into()),
         _ => None,
-    }
-}
-
-/// Whether a write makes an older one pointless.
-fn replaces(newer: &Write, older: &Write) -> bool {
-    match (newer, older) {
-        (Write::L2Status { service, node, .. }, Write::L2Status { service: older_service, node: older_node, .. }) => {
-            service == older_service && node == older_node
-        }
-        (Write::BgpStatus { service, node, .. }, Write::BgpStatus { service: older_service, node: older_node, .. }) => {
-            service == older_service && node == older_node
-        }
-        (Write::BgpSession { peer, node, .. }, Write::BgpSession { peer: older_peer, node: older_node, .. }) => {
-            peer == older_peer && node == older_node
-        }
-        (Write::Membership { node, .. }, Write::Membership { node: older_node, .. }) => node == older_node,
-        (Write::Configuration { .. }, Write::Configuration { .. }) => true,
-        (newer, older) => newer == older,
     }
 }
 
@@ -519,49 +461,5 @@ fn log_action(action: &Action) {
     match action {
         Action::Gossip { .. } => trace!(?action, "action"),
         _ => debug!(?action, "action"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ferrogate_core::model::ServiceKey;
-
-    use super::*;
-
-    fn membership(unreachable: &[&str]) -> Write {
-        let unreachable = unreachable.iter().map(|&node| node.into()).collect();
-        Write::Membership { node: "node-a".into(), unreachable }
-    }
-
-    fn silent(service: &str) -> Write {
-        Write::L2Status { service: ServiceKey::new("default", service), node: "node-a".into(), status: None }
-    }
-
-    #[tokio::test]
-    async fn writes_nobody_takes_wait_in_order_and_only_the_newest_about_each_thing() {
-        let (writes, mut taken) = mpsc::channel(1);
-        let mut outbox = Outbox { writes, waiting: VecDeque::new() };
-
-        for write in [silent("first"), membership(&["node-b"]), silent("second"), membership(&[]), silent("second")] {
-            outbox.push(write);
-        }
-
-        assert_eq!(taken.recv().await, Some(silent("first")));
-        for expected in [membership(&[]), silent("second")] {
-            outbox.moves().await;
-            assert_eq!(taken.recv().await, Some(expected));
-        }
-        assert_eq!(outbox.waiting, []);
-    }
-
-    #[tokio::test]
-    async fn when_nobody_writes_any_more_nothing_waits() {
-        let (writes, taken) = mpsc::channel(1);
-        drop(taken);
-        let mut outbox = Outbox { writes, waiting: VecDeque::new() };
-
-        outbox.push(silent("first"));
-
-        assert_eq!(outbox.waiting, []);
     }
 }

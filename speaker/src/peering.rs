@@ -77,13 +77,10 @@ impl Peering {
         }
     }
 
-    /// What is new, as soon as anything is. Nothing is lost where nobody waits until then.
-    pub(crate) async fn news(&mut self) -> News {
+    /// What is new, as soon as anything is. Nothing is lost where nobody waits until then. `None`: BGP has ended by itself.
+    pub(crate) async fn news(&mut self) -> Option<News> {
         let Some(Running { sessions, told, .. }) = &mut self.running else { return pending().await };
-        if sessions.changed().await.is_err() {
-            // The thread is gone, and its panic told.
-            return pending().await;
-        }
+        sessions.changed().await.ok()?;
         let before = std::mem::replace(told, sessions.borrow_and_update().clone());
         let mut news = News::default();
         for change in before.statuses.diff(&told.statuses) {
@@ -110,6 +107,6 @@ impl Peering {
         if told.parted && !before.parted {
             news.events.push(Event::Parted);
         }
-        news
+        Some(news)
     }
 }

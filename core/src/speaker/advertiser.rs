@@ -144,7 +144,9 @@ impl Advertiser {
             };
             let new = peers(outcome.as_ref());
             let old = peers(self.table.note(key, outcome).as_ref());
-            if old == new || is_silenced {
+            let said = || snapshot.advertised_by.get(key).and_then(|nodes| nodes.get(&self.node));
+            // An earlier life of this speaker may have said the same.
+            if old == new || is_silenced || (old.is_empty() && said() == Some(&new)) {
                 continue;
             }
             if old.is_empty() {

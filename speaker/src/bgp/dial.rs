@@ -16,8 +16,9 @@ use super::sockopt;
 /// How long a connection may take to be made.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// For how long data may wait to be acknowledged before the kernel gives a connection up (`TCP_USER_TIMEOUT`).
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// For how long data may wait to be acknowledged before the kernel gives a connection up (`TCP_USER_TIMEOUT`): longer than
+/// hold times usually are, which are what ends a session.
+const USER_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// TTL or hop limit of what may travel, and of what is to prove how near we are (RFC 5082 §3).
 const FAR: u32 = 255;

@@ -45,6 +45,9 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 /// (RFC 4861 §6.2.1 has routers say so within seconds too when they start).
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(3);
 
+/// When a router that is not heard any more gives way to another on the link.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
 /// When an interface that could not be used is tried again: soon after it is there.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -93,7 +96,7 @@ async fn search(interface: InterfaceName, events: mpsc::Sender<Event>) {
 async fn talk(interface: &InterfaceName, events: &mpsc::Sender<Event>) -> io::Result<()> {
     let link = Link::open(interface)?;
     let mut presence = interval(PRESENCE_INTERVAL);
-    let mut known = None;
+    let mut known: Option<(Ipv6Addr, Instant)> = None;
     link.send(ALL_ROUTERS, &router_solicitation(link.mac))?;
     loop {
         let router = tokio::select! {
@@ -103,9 +106,16 @@ async fn talk(interface: &InterfaceName, events: &mpsc::Sender<Event>) -> io::Re
             }
             router = link.receive() => router?,
         };
-        if known != Some(router) {
+        let now = Instant::now();
+        // One that is heard is kept: others on the link, nodes like this one among them, make themselves known as well.
+        let is_kept = known.is_some_and(|(known, heard_at)| known != router && now < heard_at + FORGET_AFTER);
+        if is_kept {
+            continue;
+        }
+        let is_new = known.is_none_or(|(known, _)| known != router);
+        known = Some((router, now));
+        if is_new {
             debug!(%interface, %router, "router found");
-            known = Some(router);
             let found = Event::Found { interface: interface.clone(), address: IpAddr::V6(router) };
             if events.send(found).await.is_err() {
                 return Ok(());

@@ -40,6 +40,8 @@ pub(super) struct Listeners {
     port: u16,
     expected: Vec<Expected>,
     open: BTreeMap<Place, Listening>,
+    /// Where it was said already that listening is not possible.
+    complained: BTreeSet<Place>,
 }
 
 struct Listening {
@@ -51,7 +53,7 @@ struct Listening {
 
 impl Listeners {
     pub(super) fn new(port: u16) -> Self {
-        Self { port, expected: Vec::new(), open: BTreeMap::new() }
+        Self { port, expected: Vec::new(), open: BTreeMap::new(), complained: BTreeSet::new() }
     }
 
     /// Takes connections from exactly these from now on.
@@ -75,13 +77,15 @@ impl Listeners {
                 Ok(listener) => {
                     let mut listening = Listening { listener, keys: BTreeMap::new(), unarmed: BTreeSet::new() };
                     listening.arm(keys(&self.expected, &place));
+                    self.complained.remove(&place);
                     self.open.insert(place, listening);
                 }
-                Err(error) => warn!(
+                Err(error) if self.complained.insert(place) => warn!(
                     port = self.port, %error,
                     "cannot listen for BGP, and passive peers cannot connect; end whatever has the port, or give this \
                      process CAP_NET_BIND_SERVICE"
                 ),
+                Err(error) => debug!(port = self.port, %error, "still cannot listen for BGP"),
             }
         }
     }

@@ -30,8 +30,12 @@ pub const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Up for this long, a session counts as one that works: the next loss is followed by an attempt at once.
 const FORGIVE_AFTER: Duration = Duration::from_secs(30);
 
-/// How often changes of numbers are told at most.
-const NEWS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often changes of numbers are told at most: each ends in a write to the API server, from every node.
+const NEWS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a peer is left alone that has sent more prefixes than it may: it would send them again, and every attempt would
+/// have all traffic spread anew.
+const TOO_MANY_PREFIXES: Duration = Duration::from_secs(300);
 
 /// For how long BFD goes on when the connections of a speaker that restarts have ended: peers have noticed by then.
 const RESTART_TIME: Duration = Duration::from_millis(100);
@@ -267,8 +271,10 @@ impl Peer {
             Departure::Leave { text } => text,
         };
         let established = self.live.values().find(|live| live.rib.is_some());
-        let keeps_routes =
-            established.and_then(|live| live.session.negotiated()).is_some_and(|both| both.graceful_restart);
+        // Where traffic does not get through meanwhile, there is no use in that.
+        let may_keep = self.neighbor.graceful_restart.is_some_and(|restart| restart.forwarding_preserved);
+        let keeps_routes = may_keep
+            && established.and_then(|live| live.session.negotiated()).is_some_and(|both| both.graceful_restart);
         if established.is_none() {
             self.close_all(common, Notification::cease_with_text(Cease::AdministrativeShutdown, text), true, actions);
             self.leaving = Some(Leaving::Parted);
@@ -351,13 +357,6 @@ impl Peer {
         actions: &mut Vec<Action>,
     ) {
         self.trouble = None;
-        let is_multi_hop = self.neighbor.is_far() || !ends.is_on_link();
-        let interface = ends.interface.clone().filter(|_| !is_multi_hop);
-        let path = Path { remote: ends.remote, local: ends.local, interface };
-        if self.path.as_ref() != Some(&path) {
-            self.path = Some(path);
-            self.bfd = BfdState::Down;
-        }
         let (session, outputs) = Session::new(common.now, &self.neighbor, common.is_restarted);
         let live = Live { session, is_ours, ends, rib: None, established_at: None, flush_at: None };
         self.live.insert(connection, live);
@@ -410,7 +409,8 @@ impl Peer {
 
     /// The kernel has dropped segments for their signatures, whoever sent them.
     pub(super) fn mistrust(&mut self) {
-        if self.live.is_empty() && self.neighbor.transport.password.is_some() {
+        let is_unexplained = matches!(self.trouble, None | Some(Trouble::TimedOut));
+        if is_unexplained && self.live.is_empty() && self.neighbor.transport.password.is_some() {
             self.trouble = Some(Trouble::Md5Mismatch);
         }
     }
@@ -535,6 +535,14 @@ impl Peer {
         live.rib = Some(RibOut::new(terms, common.routes));
         live.established_at = Some(common.now);
         live.flush(common, connection, actions);
+        // Only now is it sure who is there, and by which way.
+        let is_multi_hop = self.neighbor.is_far() || !live.ends.is_on_link();
+        let interface = live.ends.interface.clone().filter(|_| !is_multi_hop);
+        let path = Path { remote: live.ends.remote, local: live.ends.local, interface };
+        if self.path.as_ref() != Some(&path) {
+            self.path = Some(path);
+            self.bfd = BfdState::Down;
+        }
     }
 
     /// Counts what the peer sends, and forgets it.
@@ -628,7 +636,11 @@ impl Peer {
             && self.attempt == Attempt::None;
         if is_wanted {
             let most = self.neighbor.connect_retry_time.unwrap_or(RETRY_MAX);
-            let wait = (RETRY_FIRST * 2u32.saturating_pow(self.failures.min(MAX_DOUBLINGS))).min(most);
+            let too_many = Closing::Sent(Notification::cease(Cease::MaximumPrefixes));
+            let wait = match self.last_close == Some(too_many) {
+                true => TOO_MANY_PREFIXES,
+                false => (RETRY_FIRST * 2u32.saturating_pow(self.failures.min(MAX_DOUBLINGS))).min(most),
+            };
             self.failures = self.failures.saturating_add(1);
             self.attempt = Attempt::Waiting { at: common.now + wait.mul_f64(common.dice.random_range(0.75..=1.0)) };
         }
@@ -673,9 +685,13 @@ impl Peer {
         }
     }
 
-    /// How it stands, if that is worth telling: at once where the session is another, once a second where numbers are.
+    /// How it stands, if that is worth telling: at once where the session is another, and now and then where numbers are.
     pub(super) fn news(&mut self, now: Instant, id: &PeerId) -> Option<SessionStatus> {
-        let status = self.status(id);
+        let mut status = self.status(id);
+        if let Some(told) = self.told.as_ref().filter(|told| told.state < State::OpenSent && status.state < State::OpenSent) {
+            // Between two attempts is not worth a word.
+            status.state = if status.state == State::Idle || told.state == State::Idle { status.state } else { told.state };
+        }
         if self.told.as_ref() == Some(&status) {
             self.news_at = None;
             return None;

@@ -81,6 +81,10 @@ impl RibOut {
 
     /// Sends a family again (RFC 2918); framed, where both sides know how, but not before its End-of-RIB (RFC 7313 §4).
     pub(super) fn refresh(&mut self, family: Family, framed: bool) {
+        if self.again.iter().any(|prefix| Family::of(prefix) == family) {
+            // It is on its way already.
+            return;
+        }
         // What the peer has stays known: it may have to be withdrawn before it is sent again.
         self.again.extend(self.sent.keys().filter(|prefix| Family::of(prefix) == family));
         self.dirty.extend(&self.again);

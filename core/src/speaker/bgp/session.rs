@@ -304,7 +304,14 @@ fn capabilities(neighbor: &Neighbor, is_restarted: bool) -> Capabilities {
         restarting: is_restarted,
         notification: true,
         restart_time_seconds: restart.restart_time_seconds,
-        forwarding: neighbor.families.iter().map(|family| (*family, restart.forwarding_preserved)).collect(),
+        // Routes of every family that is listed are kept until we are back, whatever F says (RFC 4724 §4.2): where traffic
+        // does not get through meanwhile none is.
+        forwarding: neighbor
+            .families
+            .iter()
+            .filter(|_| restart.forwarding_preserved)
+            .map(|family| (*family, true))
+            .collect(),
     });
     let both = neighbor.families.contains(&Family::Ipv4Unicast) && neighbor.speaks_ipv6();
     Capabilities {
