@@ -58,11 +58,11 @@ fn text(config: &Config) -> String {
         }
         text += " exit-address-family\n";
     }
-    text += "exit\n";
+    // No section is left by `exit`: a daemon that does not know the section would leave its configuration by it.
     if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
         _ = writeln!(
             text,
-            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3\n exit\nexit"
+            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3"
         );
     }
     text + &config.extra
