@@ -17,7 +17,8 @@ const IPV4: &str = "198.51.100.7/32";
 /// 50 ms × 3, and as often as one likes.
 fn wish() -> BfdWish {
     let settings = Settings { damping: None, ..Settings::DEFAULT };
-    BfdWish { settings, minimum_ttl: NonZeroU8::new(254).unwrap() }
+    // Over several hops BIRD begins with 64.
+    BfdWish { settings, minimum_ttl: NonZeroU8::new(64).unwrap() }
 }
 
 /// The router as it is spoken with, watched by BFD.
