@@ -138,7 +138,7 @@ pub async fn speaker(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
     let cluster = process.open(&args.source, Role::Speaker(node.clone())).await?;
     let data_path = if args.source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
     let proxy = Some(ProxyReadiness::Ask(args.proxy_admin));
-    process.speaker(ferrogate_speaker::Config { node, data_path, proxy, flags: args.flags }, &cluster);
+    process.speaker(ferrogate_speaker::Config { node, data_path, proxy, flags: args.flags }, &args.source, &cluster);
     process.run(cluster).await
 }
 
@@ -167,8 +167,8 @@ pub async fn standalone(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     process.controller(&args.source, &cluster);
     let ready = process.proxy(args.proxy, node.clone(), &cluster);
     let proxy = Some(ProxyReadiness::Watch(ready));
-    process
-        .speaker(ferrogate_speaker::Config { node, data_path: DataPath::Proxy, proxy, flags: args.speaker }, &cluster);
+    let config = ferrogate_speaker::Config { node, data_path: DataPath::Proxy, proxy, flags: args.speaker };
+    process.speaker(config, &args.source, &cluster);
     process.run(cluster).await
 }
 
@@ -267,8 +267,11 @@ impl Process {
         self.rooms.spawn(async move { webhook::run(listener, webhook, metrics, stop).await.context("webhook") });
     }
 
-    fn speaker(&mut self, config: ferrogate_speaker::Config, cluster: &Cluster) {
-        let metrics = ferrogate_speaker::Metrics::register(&mut self.registry);
+    fn speaker(&mut self, config: ferrogate_speaker::Config, source: &SourceArgs, cluster: &Cluster) {
+        let mut metrics = ferrogate_speaker::Metrics::register(&mut self.registry);
+        if source.metallb_compat {
+            metrics = metrics.with_metallb_names(&mut self.registry);
+        }
         let (snapshots, writes) = (cluster.snapshots.clone(), cluster.writes.clone());
         let (ready, stop) = (self.readiness(), self.signal.clone());
         self.rooms.spawn(async move {

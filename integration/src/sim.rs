@@ -45,6 +45,7 @@ pub mod chaos;
 pub mod crash;
 pub mod facts;
 mod link;
+pub mod routers;
 mod settled;
 
 pub use link::{Client, Link, Packet};

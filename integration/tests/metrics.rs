@@ -6,8 +6,13 @@ use std::{collections::BTreeSet, fs};
 
 use ferrogate_integration::workspace;
 
-/// Where metrics are registered.
-const SOURCES: [&str; 3] = ["controller/src/metrics.rs", "speaker/src/metrics.rs", "cli/src/webhook.rs"];
+/// Where metrics are registered, and what their names begin with.
+const SOURCES: [(&str, &str); 4] = [
+    ("controller/src/metrics.rs", "ferrogate_controller"),
+    ("speaker/src/metrics.rs", "ferrogate_speaker"),
+    ("speaker/src/metrics/bgp.rs", "ferrogate_speaker"),
+    ("cli/src/webhook.rs", "ferrogate_webhook"),
+];
 
 fn read(path: &str) -> String {
     fs::read_to_string(workspace::root().join(path)).unwrap()
@@ -22,9 +27,8 @@ fn named<'a>(source: &'a str, function: &str) -> impl Iterator<Item = &'a str> {
 /// Every metric that is registered, without the ending that counters are given.
 fn registered() -> BTreeSet<String> {
     let mut all = BTreeSet::new();
-    for path in SOURCES {
+    for (path, prefix) in SOURCES {
         let source = read(path);
-        let prefix = named(&source, "sub_registry_with_prefix(").next().unwrap();
         all.extend(named(&source, "registry.register(").map(|name| format!("{prefix}_{name}")));
     }
     all
@@ -46,7 +50,7 @@ fn every_metric_stands_on_the_page_and_the_page_names_no_other() {
 }
 
 #[test]
-fn m_149_what_metallb_counts_of_pools_configuration_and_layer_2_has_a_counterpart() {
+fn m_149_what_metallb_counts_of_pools_configuration_layer_2_and_sessions_has_a_counterpart() {
     let page = read("docs/metrics.md");
     let families = ["allocator_addresses", "allocator_ipv4_addresses", "allocator_ipv6_addresses"];
     let allocator = families.iter().flat_map(|family| [format!("{family}_total"), format!("{family}_in_use_total")]);
@@ -60,6 +64,10 @@ fn m_149_what_metallb_counts_of_pools_configuration_and_layer_2_has_a_counterpar
         "layer2_requests_received",
         "layer2_responses_sent",
         "layer2_gratuitous_sent",
+        "bgp_session_up",
+        "bgp_announced_prefixes_total",
+        "bgp_pending_prefixes_total",
+        "bfd_session_up",
     ];
 
     for name in allocator.chain(others.map(str::to_owned)) {

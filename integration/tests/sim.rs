@@ -15,9 +15,9 @@ use std::{
 
 use ferrogate_core::{
     model::{Family, advertisement::PreferredNodes, selector::LabelSelector},
-    speaker::{Config, DataPath, bfd::Settings},
+    speaker::{Config, DataPath, bfd::Settings, bgp},
 };
-use ferrogate_integration::sim::{World, chaos, facts};
+use ferrogate_integration::sim::{World, chaos, facts, routers};
 
 const DEFAULT_SEEDS: u64 = 10_000;
 const MS: Duration = Duration::from_millis(1);
@@ -27,8 +27,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// `SEED=7` runs that seed alone; `FERROGATE_SIM_SEEDS` says how many are run otherwise.
-#[test]
-fn whatever_breaks_addresses_never_split_and_all_come_back() {
+fn run_seeds(run: fn(u64) -> Result<u64, Box<chaos::Failure>>) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("FERROGATE_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS),
@@ -43,7 +42,7 @@ fn whatever_breaks_addresses_never_split_and_all_come_back() {
             if seed >= seeds.end {
                 return Ok(steps);
             }
-            steps += chaos::run(seed).inspect_err(|_| next.store(seeds.end, Ordering::Relaxed))?;
+            steps += run(seed).inspect_err(|_| next.store(seeds.end, Ordering::Relaxed))?;
         }
     };
     let outcome: Result<Vec<u64>, _> = thread::scope(|scope| {
@@ -59,6 +58,16 @@ fn whatever_breaks_addresses_never_split_and_all_come_back() {
         }
         Err(failure) => panic!("{failure}"),
     }
+}
+
+#[test]
+fn whatever_breaks_addresses_never_split_and_all_come_back() {
+    run_seeds(chaos::run);
+}
+
+#[test]
+fn whatever_breaks_a_router_holds_no_route_for_long_that_is_not_wanted_and_all_come_back() {
+    run_seeds(routers::run);
 }
 
 /// Three nodes, the Service `web` in both families, and two clients that know where its addresses are.
@@ -314,4 +323,141 @@ fn of_two_nodes_the_one_that_is_not_heard_yields_to_the_one_that_is() {
     let (owners, _) = owners_after(&mut scene, &[(owner, other)]);
 
     assert_eq!(owners, [other]);
+}
+
+/// The router holds routes 0 to 2 of both nodes.
+fn announced(terms: routers::Terms) -> routers::World {
+    let mut world = routers::World::new(1, terms);
+    for node in 0..2 {
+        for number in 0..3 {
+            world.want(node, routers::prefix(number), Some(7));
+        }
+    }
+    world.run(Duration::from_secs(5)).unwrap();
+    world.check_settled().unwrap();
+    assert_eq!(world.table(0).len(), 3);
+    world
+}
+
+/// How long the router goes on holding routes of node 0; those of the other node stay.
+fn held_for(world: &mut routers::World, at_most: Duration) -> Duration {
+    let begin = world.now();
+    while !world.table(0).is_empty() {
+        world.run(MS).unwrap();
+        assert!(world.now() <= begin + at_most, "{:?} after {at_most:?}", world.table(0));
+        assert_eq!(world.table(1).len(), 3);
+    }
+    world.now() - begin
+}
+
+#[test]
+fn n_070_a_speaker_that_is_killed_and_returns_within_the_restart_time_leaves_no_gap() {
+    let mut world = announced(routers::Terms { bfd: false, ..routers::Terms::new() });
+
+    world.kill(0, false);
+    for step in 0..8000 {
+        if step == 2000 {
+            world.start(0, true);
+        }
+        world.run(MS).unwrap();
+        assert_eq!(world.table(0).len(), 3, "after {step} ms");
+    }
+
+    world.check_settled().unwrap();
+}
+
+#[test]
+fn n_071_a_route_that_does_not_return_with_its_speaker_goes_when_the_speaker_knows_all_of_them() {
+    let mut world = announced(routers::Terms { bfd: false, ..routers::Terms::new() });
+    world.kill(0, false);
+    world.want(0, routers::prefix(0), None);
+    world.run(Duration::from_secs(1)).unwrap();
+
+    world.start(0, false);
+    world.run(Duration::from_secs(3)).unwrap();
+    assert_eq!(world.table(0).len(), 3);
+    world.complete(0);
+    world.run(MS * 100).unwrap();
+
+    assert_eq!(world.table(0).keys().copied().collect::<Vec<_>>(), [routers::prefix(1), routers::prefix(2)]);
+    world.check_settled().unwrap();
+}
+
+#[test]
+fn n_072_the_routes_of_a_speaker_that_does_not_return_go_after_the_restart_time() {
+    let mut world = announced(routers::Terms { bfd: false, ..routers::Terms::new() });
+
+    world.kill(0, false);
+
+    let time = held_for(&mut world, Duration::from_millis(4100));
+    assert!(time >= Duration::from_secs(4), "{time:?}");
+}
+
+#[test]
+fn n_073_without_graceful_restart_the_routes_of_a_killed_speaker_go_within_a_second() {
+    for terms in [
+        routers::Terms { nodes_restart: false, ..routers::Terms::new() },
+        routers::Terms { router_restart: None, ..routers::Terms::new() },
+    ] {
+        let mut world = announced(terms);
+
+        world.kill(0, false);
+
+        held_for(&mut world, Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn n_074_a_speaker_that_leaves_takes_its_routes_along_within_a_second_whatever_was_negotiated() {
+    for router_restart in [None, Some(false), Some(true)] {
+        let mut world = announced(routers::Terms { router_restart, ..routers::Terms::new() });
+
+        world.depart(0, bgp::Departure::Leave { text: "the node is drained".to_owned() });
+
+        held_for(&mut world, Duration::from_secs(1));
+        world.run(Duration::from_secs(10)).unwrap();
+        assert!(world.table(0).is_empty() && !world.runs(0));
+    }
+}
+
+#[test]
+fn n_076_a_planned_restart_with_bfd_leaves_no_gap() {
+    let mut world = announced(routers::Terms::new());
+
+    world.depart(0, bgp::Departure::Restart);
+    for step in 0..8000 {
+        if step == 2000 {
+            assert!(!world.runs(0));
+            world.start(0, true);
+        }
+        world.run(MS).unwrap();
+        assert_eq!(world.table(0).len(), 3, "after {step} ms");
+    }
+
+    world.check_settled().unwrap();
+}
+
+#[test]
+fn n_077_the_routes_of_a_dead_node_go_within_the_bfd_time_although_there_is_graceful_restart() {
+    let mut world = announced(routers::Terms::new());
+
+    world.kill(0, true);
+
+    // Three times 200 ms, and one packet under way.
+    held_for(&mut world, Duration::from_millis(650));
+}
+
+#[test]
+fn a_cable_that_is_cut_for_a_moment_costs_no_session_without_bfd_and_all_comes_back_with_it() {
+    for bfd in [false, true] {
+        let mut world = announced(routers::Terms { bfd, ..routers::Terms::new() });
+
+        world.set_cut(0, true);
+        world.run(Duration::from_millis(1500)).unwrap();
+        assert_eq!(world.table(0).is_empty(), bfd);
+        world.set_cut(0, false);
+
+        world.run(Duration::from_secs(5)).unwrap();
+        world.check_settled().unwrap();
+    }
 }

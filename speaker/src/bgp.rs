@@ -175,38 +175,32 @@ impl Hands {
     ) {
         let mut count_at = Instant::now() + COUNT_INTERVAL;
         loop {
-            let deadline = self.peers.deadline();
-            let due = deadline.map_or(count_at, |deadline| deadline.min(count_at));
-            // Every arm is cancel-safe: channels, watches, a timer, and sockets that accept.
-            let event = tokio::select! {
-                biased;
-                changed = wishes.changed() => match changed {
-                    Ok(()) => Event::Want(wishes.borrow_and_update().clone()),
-                    Err(_) => return,
-                },
-                Some(event) = changes.recv() => event,
-                Some(dialled) = self.tasks.join_next(), if !self.tasks.is_empty() => match dialled {
-                    Ok(Some(Dialled { connection, result })) => match self.dialled(connection, result) {
+            let due = self.peers.deadline().map_or(count_at, |deadline| deadline.min(count_at));
+            // What is due comes first: a peer that never stops talking must make nobody else's KEEPALIVE late.
+            let event = if due <= Instant::now() {
+                self.due(&mut count_at)
+            } else {
+                // Every arm is cancel-safe: channels, watches, a timer, and sockets that accept.
+                tokio::select! {
+                    changed = wishes.changed() => match changed {
+                        Ok(()) => Event::Want(wishes.borrow_and_update().clone()),
+                        Err(_) => return,
+                    },
+                    Some(event) = changes.recv() => event,
+                    Some(dialled) = self.tasks.join_next(), if !self.tasks.is_empty() => match dialled {
+                        Ok(Some(Dialled { connection, result })) => match self.dialled(connection, result) {
+                            Some(event) => event,
+                            None => continue,
+                        },
+                        // One that was given up, or a connection that is over.
+                        Ok(None) | Err(_) => continue,
+                    },
+                    Some(event) = received.recv() => event,
+                    stream = self.listeners.accept() => match self.accepted(stream) {
                         Some(event) => event,
                         None => continue,
                     },
-                    // One that was given up, or a connection that is over.
-                    Ok(None) | Err(_) => continue,
-                },
-                Some(event) = received.recv() => event,
-                stream = self.listeners.accept() => match self.accepted(stream) {
-                    Some(event) => event,
-                    None => continue,
-                },
-                () = sleep_until(due.into()) => {
-                    if count_at <= Instant::now() {
-                        count_at = Instant::now() + COUNT_INTERVAL;
-                        let before = std::mem::replace(&mut self.mistrust, listen::mistrust());
-                        self.listeners.open_missing();
-                        if before < self.mistrust { Event::Mistrusted } else { Event::Tick }
-                    } else {
-                        Event::Tick
-                    }
+                    () = sleep_until(due.into()) => continue,
                 }
             };
             trace!(?event, "event");
@@ -215,6 +209,18 @@ impl Hands {
                 self.perform(action);
             }
         }
+    }
+
+    /// What a deadline that has come is about.
+    fn due(&mut self, count_at: &mut Instant) -> Event {
+        let now = Instant::now();
+        if now < *count_at {
+            return Event::Tick;
+        }
+        *count_at = now + COUNT_INTERVAL;
+        self.listeners.open_missing();
+        let before = std::mem::replace(&mut self.mistrust, listen::mistrust());
+        if before < self.mistrust { Event::Mistrusted } else { Event::Tick }
     }
 
     fn perform(&mut self, action: Action) {

@@ -272,6 +272,13 @@ impl Metrics {
         metrics
     }
 
+    /// Shows what there is of BGP under MetalLB's names too.
+    #[must_use]
+    pub fn with_metallb_names(mut self, registry: &mut Registry) -> Self {
+        self.bgp.register_metallb(registry);
+        self
+    }
+
     pub(crate) fn sent(&self, family: Family, address: IpAddr, to_all: bool) {
         let counters = if to_all { &self.announcements } else { &self.answers };
         counters.get_or_create(&AddressLabels { family, address: address.to_string() }).inc();

@@ -605,6 +605,8 @@ pub struct SessionStatus {
     pub peer: PeerName,
     /// Where it is, as configured; for a prefix the address that connected.
     pub remote: String,
+    /// The TCP port it is connected at; `None` where it is the one who connects.
+    pub port: Option<NonZeroU16>,
     /// Its own address where the object stands for a prefix.
     pub dynamic: Option<IpAddr>,
     /// The state.

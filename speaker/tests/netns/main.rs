@@ -460,7 +460,7 @@ fn with_nothing_to_announce_no_raw_socket_is_opened_and_the_kernel_may_be_as_it_
 }
 
 #[test]
-fn a_missing_capability_is_named_with_the_remedy() {
+fn n_125_a_missing_capability_is_named_with_the_remedy() {
     let stand = Stand::new();
     for (missing, name) in [(CapabilitySet::NET_RAW, "CAP_NET_RAW"), (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN")] {
         let speaker = RunningSpeaker::start(&stand.node, snapshot([&BOTH[..]]), ONCE, missing);

@@ -155,7 +155,9 @@ impl Peer {
 
     /// Nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
-        self.live.is_empty() && (self.retired || self.dynamic.is_some())
+        // BFD outlives the connections of a restart.
+        let restarts = matches!(self.leaving, Some(Leaving::Restarting { .. }));
+        self.live.is_empty() && (self.retired || self.dynamic.is_some() && !restarts)
     }
 
     /// Whether there is nothing left to say after [`Self::depart`].
@@ -221,7 +223,8 @@ impl Peer {
 
     /// Is spoken with like this from now on.
     pub(super) fn configure(&mut self, common: &mut Common<'_>, neighbor: Arc<Neighbor>, actions: &mut Vec<Action>) {
-        if self.neighbor == neighbor {
+        // On its way out it ends as it has begun to: a reset in between might have the peer keep routes.
+        if self.neighbor == neighbor || self.leaving.is_some() {
             return;
         }
         let before = std::mem::replace(&mut self.neighbor, neighbor);
@@ -648,6 +651,10 @@ impl Peer {
         SessionStatus {
             peer: id.name.clone(),
             remote: id.dynamic.map_or_else(|| self.neighbor.remote.to_string(), |address| address.to_string()),
+            port: match self.neighbor.remote {
+                Remote::Address { port, .. } | Remote::Interface { port, .. } => Some(port),
+                Remote::Prefix(_) => None,
+            },
             dynamic: id.dynamic,
             state: self.state(),
             trouble: self.trouble.clone(),

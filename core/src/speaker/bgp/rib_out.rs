@@ -266,13 +266,14 @@ pub(super) fn next_hops(
     let by_ipv4 = ipv4.first().copied().map(NextHop::Ipv4);
     let first = |is_link_local: bool| ipv6.iter().copied().find(|own| own.is_unicast_link_local() == is_link_local);
     // A link-local address says something only to those on the link.
-    let link_local = first(true).filter(|_| neighbor.is_direct() && ends.interface.is_some());
+    let is_unnumbered = matches!(neighbor.remote, Remote::Interface { .. });
+    let is_on_link = (neighbor.is_direct() || is_unnumbered) && ends.interface.is_some();
+    let link_local = first(true).filter(|_| is_on_link);
     let by_ipv6 = match (first(false), link_local) {
         (Some(global), link_local) => Some(NextHop::Ipv6 { global, link_local }),
         (None, Some(only)) => Some(NextHop::Ipv6 { global: only, link_local: None }),
         (None, None) => None,
     };
-    let is_unnumbered = matches!(neighbor.remote, Remote::Interface { .. });
     let next_hop = |family: &Family| match family {
         Family::Ipv6Unicast => by_ipv6,
         Family::Ipv4Unicast if is_unnumbered && ipv4_by_ipv6 => by_ipv6,

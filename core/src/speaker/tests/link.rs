@@ -483,7 +483,7 @@ fn n_106_a_new_owner_that_announces_before_it_is_heard_is_no_conflict() {
 }
 
 #[test]
-fn n_106_the_host_keeps_an_address_for_the_grace_time_after_it_is_lost() {
+fn n_079_n_106_the_host_keeps_an_address_for_the_grace_time_after_it_is_lost() {
     let mut stand = stand_in();
 
     let mut actions = stand.hear(2);

@@ -179,6 +179,7 @@ fn session(peer: &str) -> SessionStatus {
     SessionStatus {
         peer: peer.into(),
         remote: "198.51.100.1".to_owned(),
+        port: None,
         dynamic: None,
         state: State::Established,
         trouble: None,

@@ -150,10 +150,8 @@ fn n_034_a_shutdown_text_that_cannot_be_read_is_reported_and_harmless() {
 
 #[test]
 fn n_035_every_close_states_who_and_why() {
-    fn hard(bench: &mut Bench, _: Connection) {
-        bench.step(Event::Bfd { path: bench.path(), is_up: false, is_failure: true });
-    }
-    let table: [(fn(&mut Bench, Connection), &str, &str); 7] = [
+    type Close = fn(&mut Bench, Connection);
+    let table: [(Close, &str, &str); 7] = [
         (
             |bench, connection| bench.step(Event::Ended { connection, loss: Loss::Closed }),
             "ConnectionClosed",
@@ -175,7 +173,11 @@ fn n_035_every_close_states_who_and_why() {
         ),
         (|bench, _| bench.pass(90 * SECOND), "NotificationSent", "this node sent 4/0 hold timer expired"),
         (|bench, connection| bench.say(connection, Message::Open(open())), "NotificationSent", "this node sent 5/3"),
-        (hard, "NotificationSent", "this node sent 6/10 BFD down"),
+        (
+            |bench, _| bench.step(Event::Bfd { path: bench.path(), is_up: false, is_failure: true }),
+            "NotificationSent",
+            "this node sent 6/10 BFD down",
+        ),
     ];
     for (close, reason, text) in table {
         let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..neighbor() }, open());

@@ -268,3 +268,24 @@ fn messages_are_longer_than_4096_octets_only_by_agreement() {
         assert_eq!(longest > MAX_LEN, extended_message);
     }
 }
+
+#[test]
+fn n_025_without_a_connection_no_message_counts() {
+    // Idle, Connect and Active: what arrives is of a connection that is over.
+    let idle = Neighbor { shutdown: Some(String::new()), ..neighbor() };
+    let active = Neighbor { passive: true, ..neighbor() };
+    for (neighbor, state) in [(idle, State::Idle), (neighbor(), State::Connect), (active, State::Active)] {
+        let mut bench = Bench::with(neighbor);
+        assert_eq!(bench.status().state, state);
+        bench.done.clear();
+
+        let update = Message::Update(Update::default());
+        let notification = Message::Notification(Notification::cease(Cease::AdministrativeReset));
+        let refresh = refresh(Refresh::Request, Family::Ipv4Unicast);
+        for message in [Message::Open(open()), update, notification, Message::Keepalive, refresh] {
+            bench.say(Connection(u64::MAX), message);
+        }
+
+        assert!(bench.done.is_empty() && bench.wires.is_empty());
+    }
+}

@@ -168,31 +168,38 @@ fn n_057_a_router_that_repeats_itself_is_not_connected_to_twice_and_one_that_mov
 }
 
 #[test]
-fn n_057_routes_of_both_families_go_by_the_link_local_address() {
-    let mut bench = Bench::with(unnumbered());
-    bench.step(Event::Found { interface: "eth1".into(), address: ip("fe80::1") });
-    let (_, connection, _) = bench.attempts.pop().unwrap();
-    let ends = Ends {
-        local: ip("fe80::a"),
-        remote: ip("fe80::1"),
-        interface: Some("eth1".into()),
-        addresses: vec![prefix("fe80::a/64"), prefix("192.0.2.1/24")],
+fn n_057_routes_of_both_families_go_by_the_link_local_address_outside_and_inside_one_as() {
+    let internal = Neighbor {
+        peer_asn: PeerAsn::Internal,
+        transport: Transport { ttl: Ttl::MultiHop, ..neighbor().transport },
+        ..unnumbered()
     };
-    bench.step(Event::Connected { connection, ends });
-    let mut open = open();
-    open.capabilities.extended_next_hop =
-        [ExtendedNextHop { family: Family::Ipv4Unicast, next_hop: Family::Ipv6Unicast }].into();
-    bench.greet(connection, open);
-    bench.listen(connection);
+    for (neighbor, number) in [(unnumbered(), THEIRS), (internal, OURS)] {
+        let mut bench = Bench::with(neighbor);
+        bench.step(Event::Found { interface: "eth1".into(), address: ip("fe80::1") });
+        let (_, connection, _) = bench.attempts.pop().unwrap();
+        let ends = Ends {
+            local: ip("fe80::a"),
+            remote: ip("fe80::1"),
+            interface: Some("eth1".into()),
+            addresses: vec![prefix("fe80::a/64"), prefix("192.0.2.1/24")],
+        };
+        bench.step(Event::Connected { connection, ends });
+        let mut open = Open { asn: asn(number), ..open() };
+        open.capabilities.extended_next_hop =
+            [ExtendedNextHop { family: Family::Ipv4Unicast, next_hop: Family::Ipv6Unicast }].into();
+        bench.greet(connection, open);
+        bench.listen(connection);
 
-    for (text, octets) in [("198.51.100.1/32", [0, 1, 1, 16]), ("2001:db8::1/128", [0, 2, 1, 16])] {
-        bench.announce(text, part());
-        bench.pass(COALESCE);
+        for (text, octets) in [("198.51.100.1/32", [0, 1, 1, 16]), ("2001:db8::1/128", [0, 2, 1, 16])] {
+            bench.announce(text, part());
+            bench.pass(COALESCE);
 
-        let reach = &only_attributes(&bench.listen(connection))[&MP_REACH_NLRI];
-        assert_eq!(reach[..4], octets);
-        assert_eq!(reach[4..8], [0xfe, 0x80, 0, 0]);
-        assert_eq!(reach[19], 0x0a);
+            let reach = &only_attributes(&bench.listen(connection))[&MP_REACH_NLRI];
+            assert_eq!(reach[..4], octets);
+            assert_eq!(reach[4..8], [0xfe, 0x80, 0, 0]);
+            assert_eq!(reach[19], 0x0a);
+        }
     }
 }
 

@@ -117,7 +117,7 @@ fn n_075_f_is_set_for_each_family_and_the_time_is_the_configured_one() {
 }
 
 #[test]
-fn n_076_a_restart_ends_the_connection_without_a_word_before_it_switches_bfd_off() {
+fn n_076_a_restart_ends_the_connection_without_a_word_and_only_then_switches_bfd_off() {
     let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..graceful() }, restarting_open(true));
     bench.announce("198.51.100.1/32", part());
     bench.pass(SECOND);
@@ -125,13 +125,28 @@ fn n_076_a_restart_ends_the_connection_without_a_word_before_it_switches_bfd_off
 
     bench.want(|wanted| wanted.departing = Some(Departure::Restart));
 
-    assert!(!bench.is_open(connection));
-    assert_eq!(bench.watched().map(BTreeMap::len), Some(1), "routers that take AdminDown for a failure lose routes");
+    assert_eq!(bench.farewell(connection), None, "a NOTIFICATION or a withdrawal would take the routes");
+    assert_eq!(bench.watched().unwrap().len(), 1);
+    assert_eq!(bench.status().last_close, Some(Closing::Lost(Loss::Restart)));
     bench.pass(SECOND);
     assert_eq!(bench.watched(), Some(&BTreeMap::new()));
-    assert_eq!(bench.farewell(connection), None, "a NOTIFICATION or a withdrawal would take the routes");
     assert_eq!(bench.done.last(), Some(&Action::Parted));
-    assert_eq!(bench.status().last_close, Some(Closing::Lost(Loss::Restart)));
+}
+
+#[test]
+fn n_076_a_restart_ends_the_connection_before_bfd_for_a_router_of_a_prefix_too() {
+    let remote = Remote::Prefix(prefix("192.0.2.0/24"));
+    let mut bench = Bench::with(Neighbor { remote, passive: true, bfd: bfd_wish(), ..graceful() });
+    let connection = bench.accept(ends());
+    bench.greet(connection, restarting_open(true));
+
+    bench.want(|wanted| wanted.departing = Some(Departure::Restart));
+
+    assert!(!bench.is_open(connection));
+    assert_eq!(bench.watched().unwrap().len(), 1);
+    bench.pass(SECOND);
+    assert_eq!(bench.watched(), Some(&BTreeMap::new()));
+    assert_eq!(bench.done.last(), Some(&Action::Parted));
 }
 
 /// Everything said over a connection after a departure, with the time since.
@@ -224,5 +239,22 @@ fn a_peer_that_is_gone_in_the_middle_of_a_drain_is_not_waited_for() {
 
     bench.step(Event::Ended { connection, loss: Loss::Closed });
 
+    assert_eq!(bench.done.last(), Some(&Action::Parted));
+}
+
+#[test]
+fn a_peer_that_is_changed_in_the_middle_of_a_drain_is_drained_to_its_end() {
+    let (mut bench, connection) = Bench::up(graceful(), restarting_open(true));
+    bench.announce("198.51.100.1/32", part());
+    bench.pass(SECOND);
+    bench.want(|wanted| wanted.departing = Some(Departure::Leave { text: String::new() }));
+
+    bench.configure("tor", |neighbor| neighbor.hold_time = hold(30));
+    bench.pass(SECOND);
+
+    let said = bench.hear(connection);
+    assert!(said.contains(&withdraws(&["198.51.100.1/32"])), "{said:?}");
+    let Some(Message::Notification(last)) = said.last() else { panic!("{said:?}") };
+    assert_eq!((last.code, last.subcode), (6, 9));
     assert_eq!(bench.done.last(), Some(&Action::Parted));
 }

@@ -58,6 +58,29 @@ fn n_044_ipv4_by_an_ipv6_next_hop_needs_the_peers_word_or_is_withheld_with_the_r
 }
 
 #[test]
+fn n_042_the_next_hop_is_the_address_of_the_session_with_the_link_local_one_for_a_peer_on_the_link() {
+    for (ttl, length) in [(Ttl::Direct, 32), (Ttl::MultiHop, 16)] {
+        let (neighbor, mut ends) = over_ipv6();
+        ends.addresses.insert(0, prefix("fe80::a/64"));
+        let mut bench =
+            Bench::with(Neighbor { transport: Transport { ttl, ..neighbor.transport.clone() }, ..neighbor });
+        let (_, connection, _) = bench.attempts.pop().unwrap();
+        bench.step(Event::Connected { connection, ends });
+        bench.greet(connection, open());
+        bench.listen(connection);
+
+        bench.announce("2001:db8:1::1/128", part());
+        bench.pass(COALESCE);
+
+        let reach = &only_attributes(&bench.listen(connection))[&MP_REACH_NLRI];
+        assert_eq!(reach[..8], [0, 2, 1, length, 0x20, 0x01, 0x0d, 0xb8]);
+        if length == 32 {
+            assert_eq!(reach[20..22], [0xfe, 0x80]);
+        }
+    }
+}
+
+#[test]
 fn n_046_prepending_n_times_gives_n_and_one_as_numbers() {
     for (prepend, expected) in [(0, vec![1]), (3, vec![4]), (254, vec![255]), (255, vec![255, 1])] {
         let (mut bench, connection) = Bench::up(neighbor(), open());
