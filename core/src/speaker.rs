@@ -270,6 +270,7 @@ impl Speaker {
     pub fn deadline(&self) -> Option<Instant> {
         let end = match self.phase {
             Phase::Running => None,
+            Phase::Leaving { until } if self.advertiser.is_speaking() => Some(until + PARTING_TIME),
             Phase::Leaving { until } => Some(until),
             Phase::Finished => return None,
         };

@@ -194,6 +194,9 @@ mod tests {
 
         assert_eq!(line.pop(), Some(silent("first")));
         assert_eq!(line.pop(), Some(event("2".to_owned())));
-        assert_eq!((line.writes.len(), line.events.len(), line.places.len()), (WAITING_EVENTS - 1, WAITING_EVENTS - 1, WAITING_EVENTS - 1));
+        assert_eq!(
+            (line.writes.len(), line.events.len(), line.places.len()),
+            (WAITING_EVENTS - 1, WAITING_EVENTS - 1, WAITING_EVENTS - 1)
+        );
     }
 }

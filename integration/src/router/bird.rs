@@ -68,7 +68,7 @@ fn configuration(router: &Router<'_>, config: &Config) -> String {
 
 pub(super) fn start(router: &mut Router<'_>, config: &Config) -> Result<()> {
     write(&router.path("bird.conf"), &configuration(router, config))?;
-    let mut bird = Command::new("/usr/sbin/bird");
+    let mut bird = super::program("/usr/sbin/bird", config.neighbors.iter().any(|neighbor| neighbor.bfd_ms.is_some()));
     bird.arg("-f").arg("-c").arg(router.path("bird.conf")).arg("-s").arg(router.path("ctl"));
     bird.arg("-P").arg(router.path("pid"));
     router.spawn("bird", bird)?;

@@ -58,11 +58,11 @@ fn text(config: &Config) -> String {
         }
         text += " exit-address-family\n";
     }
-    text += "exit\n";
+    // No section is left by `exit`: a daemon that does not know the section would leave its configuration by it.
     if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
         _ = writeln!(
             text,
-            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3\n exit\nexit"
+            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3"
         );
     }
     text + &config.extra
@@ -72,7 +72,7 @@ pub(super) fn start(router: &mut Router<'_>, config: &Config) -> Result<()> {
     router.give_folder_to("frr")?;
     write(&router.path("frr.conf"), &text(config))?;
     for name in ["zebra", "bgpd", "bfdd"] {
-        let mut daemon = Command::new(format!("{DAEMONS}/{name}"));
+        let mut daemon = super::program(&format!("{DAEMONS}/{name}"), name == "bfdd");
         daemon.args(["-A", "127.0.0.1", "-P", "0"]).arg("-f").arg(router.path("frr.conf"));
         daemon.arg("-i").arg(router.path(name)).arg("-z").arg(router.path("zserv"));
         daemon.arg("--vty_socket").arg(router.folder.path());

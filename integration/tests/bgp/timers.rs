@@ -293,21 +293,25 @@ fn n_033_a_router_is_told_why_a_session_ends() {
         let stand = Stand::new();
         let router = stand.router(vendor, THEIRS, |_| {});
         let mut speaker = stand.speaker();
+        // FRR may forget what was said to a session that has just come up for it when the connection ends with it.
         let text = |frr: &'static str, bird: &'static str| if vendor == Vendor::Frr { frr } else { bird };
 
         speaker.peer("router", neighbor(ROUTER, THEIRS));
         speaker.wait_until_established("router");
+        router.wait_until_established(NODE.into()).unwrap();
         let other = PeerAsn::Fixed(Asn::new(64999).unwrap());
         speaker.peer("router", Neighbor { peer_asn: other, ..neighbor(ROUTER, THEIRS) });
         router.wait_for_log(text("6/6 (Cease", "Received: Other configuration change")).unwrap();
 
         speaker.peer("router", neighbor(ROUTER, THEIRS));
         speaker.wait_until_established("router");
+        router.wait_until_established(NODE.into()).unwrap();
         speaker.want(|wanted| wanted.neighbors.clear());
         router.wait_for_log(text("6/3 (Cease", "Received: Peer de-configured")).unwrap();
 
         speaker.peer("router", neighbor(ROUTER, THEIRS));
         speaker.wait_until_established("router");
+        router.wait_until_established(NODE.into()).unwrap();
         speaker.want(|wanted| wanted.departing = Some(Departure::Leave { text: "node-1 is drained".to_owned() }));
         router.wait_for_log(text("6/2 (Cease", "Received: Administrative shutdown")).unwrap();
         router.wait_for_log("node-1 is drained").unwrap();

@@ -649,7 +649,9 @@ impl Peer {
     fn state(&self) -> State {
         let live = self.live.values().map(|live| live.session.state()).max();
         live.unwrap_or(match self.attempt {
-            Attempt::Connecting { .. } => State::Connect,
+            // Told of the first attempt only: with every further one the status would go to and fro.
+            Attempt::Connecting { .. } if self.failures == 0 => State::Connect,
+            Attempt::Connecting { .. } => State::Active,
             Attempt::Waiting { .. } => State::Active,
             Attempt::None if self.neighbor.shutdown.is_some() || self.leaving.is_some() => State::Idle,
             Attempt::None => State::Active,
@@ -687,11 +689,7 @@ impl Peer {
 
     /// How it stands, if that is worth telling: at once where the session is another, and now and then where numbers are.
     pub(super) fn news(&mut self, now: Instant, id: &PeerId) -> Option<SessionStatus> {
-        let mut status = self.status(id);
-        if let Some(told) = self.told.as_ref().filter(|told| told.state < State::OpenSent && status.state < State::OpenSent) {
-            // Between two attempts is not worth a word.
-            status.state = if status.state == State::Idle || told.state == State::Idle { status.state } else { told.state };
-        }
+        let status = self.status(id);
         if self.told.as_ref() == Some(&status) {
             self.news_at = None;
             return None;

@@ -338,6 +338,11 @@ impl Bench {
         &self.statuses[&(peer.into(), None)]
     }
 
+    /// How the only session stands, told or not.
+    fn current(&self) -> SessionStatus {
+        self.peers.statuses().next().unwrap()
+    }
+
     fn status(&self) -> &SessionStatus {
         self.status_of("tor")
     }

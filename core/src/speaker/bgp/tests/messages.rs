@@ -160,8 +160,8 @@ fn n_013_a_route_of_a_family_not_carried_is_withheld_and_the_reason_shown() {
     bench.pass(2 * SECOND);
 
     assert!(bench.hear(connection).is_empty());
-    assert_eq!(bench.status().withheld, [(Withheld::FamilyNotNegotiated, 1)].into());
-    assert_eq!(bench.status().prefixes_sent, 0);
+    assert_eq!(bench.current().withheld, [(Withheld::FamilyNotNegotiated, 1)].into());
+    assert_eq!(bench.current().prefixes_sent, 0);
 }
 
 /// An engine with a connection of ours in one of the three states that a connection can have.
