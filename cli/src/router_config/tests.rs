@@ -262,6 +262,45 @@ fn opnsense_is_told_what_to_enter_where() {
 }
 
 #[test]
+fn bird_is_told_whether_nodes_are_on_its_link() {
+    let direct = "direct; # take this line away where the nodes are not on a link of the router";
+    let far = Facts { multi_hop: true, ..facts() };
+    let internal = Facts { our_asn: Asn::new(64496).unwrap(), ..facts() };
+    let counted = Facts { ttl_security_hops: NonZeroU8::new(3), ..facts() };
+
+    for near in [facts(), internal] {
+        let text = bird::config(&near);
+
+        says(
+            &text,
+            &[
+                "protocol direct { ipv4; ipv6; }",
+                "ipv4 { import none; export where source != RTS_DEVICE; };",
+                "template bgp ferrogate_tor_a {",
+                direct,
+            ],
+        );
+        assert!(!text.contains("multihop"), "{text}");
+    }
+    for (far, multihop) in [(far, "multihop;"), (counted, "multihop 3;")] {
+        let text = bird::config(&far);
+
+        says(&text, &["protocol direct { ipv4; ipv6; }", "template bgp ferrogate_tor_a {", multihop]);
+        assert!(!text.contains("direct;"), "{text}");
+    }
+}
+
+#[test]
+fn bird_keeps_routes_over_a_restart_of_a_node_that_it_watches_by_bfd() {
+    let timers = "bfd { min rx interval 200 ms; min tx interval 300 ms; multiplier 5; };";
+    let unkept = Facts { graceful_restart: false, ..facts() };
+
+    says(&bird::config(&facts()), &["bfd graceful;", timers, "graceful restart aware;"]);
+    says(&bird::config(&unkept), &[timers, "graceful restart off;"]);
+    assert!(!bird::config(&unkept).contains("bfd graceful"));
+}
+
+#[test]
 fn who_counts_hops_is_told_how_many() {
     let near = Facts { ttl_security_hops: NonZeroU8::new(1), ..facts() };
     let far = Facts { ttl_security_hops: NonZeroU8::new(3), ..facts() };
