@@ -146,7 +146,7 @@ fn junos_is_told_in_its_words() {
             "set policy-options policy-statement ferrogate-tor-a-in term ipv6 then accept",
             "set policy-options policy-statement ferrogate-tor-a-in term rest then reject",
             "set policy-options policy-statement ferrogate-tor-a-out term all then reject",
-            "set routing-options autonomous-system 64496",
+            "set protocols bgp group ferrogate-tor-a local-as 64496",
             "set protocols bgp group ferrogate-tor-a type external",
             "set protocols bgp group ferrogate-tor-a peer-as 64500",
             "set protocols bgp group ferrogate-tor-a import ferrogate-tor-a-in",
@@ -298,6 +298,17 @@ fn bird_keeps_routes_over_a_restart_of_a_node_that_it_watches_by_bfd() {
     says(&bird::config(&facts()), &["bfd graceful;", timers, "graceful restart aware;"]);
     says(&bird::config(&unkept), &[timers, "graceful restart off;"]);
     assert!(!bird::config(&unkept).contains("bfd graceful"));
+}
+
+#[test]
+fn the_as_of_a_whole_junos_router_is_left_alone() {
+    let internal = Facts { our_asn: Asn::new(64496).unwrap(), ..facts() };
+    for facts in [facts(), internal] {
+        let text = junos::config(&facts);
+
+        says(&text, &["set protocols bgp group ferrogate-tor-a local-as 64496"]);
+        assert!(!text.lines().any(|line| line.starts_with("set routing-options autonomous-system")), "{text}");
+    }
 }
 
 #[test]
