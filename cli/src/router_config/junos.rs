@@ -8,6 +8,8 @@ use crate::router_config::{Facts, PASSWORD, Text, Words};
 pub fn config(facts: &Facts) -> String {
     let name = facts.name();
     let mut text = Text::new(facts, "#", "Junos, for `load set terminal`", false);
+    // What an earlier run let in goes, in the same commit.
+    text.line(format!("delete policy-options policy-statement {name}-in"));
     let policy = format!("set policy-options policy-statement {name}");
     for family in &facts.families {
         if facts.prefixes_of(*family).next().is_none() {
