@@ -11,8 +11,15 @@ const MAX_PATHS: usize = 64;
 pub fn config(facts: &Facts) -> String {
     let name = facts.name();
     let mut text = Text::new(facts, "!", "Arista EOS", false);
+    // A list that is not there permits everything: nobody speaks until all lists and filters stand.
+    text.line(format!("router bgp {}", facts.router_asn));
+    text.line(format!("   neighbor {name} peer group"));
+    text.line(format!("   neighbor {name} shutdown"));
+    text.line("!");
     for family in &facts.families {
         let word = if *family == Family::V4 { "ip" } else { "ipv6" };
+        // What an earlier run let in goes.
+        text.line(format!("no {word} prefix-list {name}-{}", family.lower()));
         text.line(format!("{word} prefix-list {name}-{}", family.lower()));
         for (number, prefix) in facts.prefixes_of(*family).enumerate() {
             text.line(format!("   seq {} permit {prefix}{}", 10 * (number + 1), at_most(prefix)));
@@ -27,7 +34,6 @@ pub fn config(facts: &Facts) -> String {
     text.line(format!("router bgp {}", facts.router_asn));
     let paths = facts.paths(MAX_PATHS);
     text.line(format!("   maximum-paths {paths} ecmp {paths}"));
-    text.line(format!("   neighbor {name} peer group"));
     text.line(format!("   neighbor {name} remote-as {}", facts.our_asn));
     text.line_if(facts.has_password, format!("   neighbor {name} password 0 {PASSWORD}"));
     text.line_if(facts.multi_hop, format!("   neighbor {name} ebgp-multihop 255"));
@@ -50,12 +56,15 @@ pub fn config(facts: &Facts) -> String {
         text.line("   !");
         text.line(format!("   address-family {}", family.lower()));
         if facts.carries(family) {
-            text.line(format!("      neighbor {name} activate"));
             text.line(format!("      neighbor {name} prefix-list {name}-{} in", family.lower()));
             text.line(format!("      neighbor {name} route-map {name}-out out"));
+            text.line(format!("      neighbor {name} activate"));
         } else {
             text.line(format!("      no neighbor {name} activate"));
         }
+        text.line("      exit");
     }
+    text.line("   !");
+    text.line(format!("   no neighbor {name} shutdown"));
     text.0
 }

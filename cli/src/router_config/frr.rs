@@ -24,9 +24,11 @@ pub fn config(facts: &Facts) -> String {
         text.line("!");
     }
     for family in &facts.families {
+        let list = format!("{} prefix-list {name}-{}", word(*family), family.lower());
+        // What an earlier run let in goes. Until the list is there again, the route map that asks for it lets in nothing.
+        text.line(format!("no {list}"));
         for (number, prefix) in facts.prefixes_of(*family).enumerate() {
             let sequence = 5 * (number + 1);
-            let list = format!("{} prefix-list {name}-{}", word(*family), family.lower());
             text.line(format!("{list} seq {sequence} permit {prefix}{}", at_most(prefix)));
         }
     }

@@ -29,14 +29,20 @@ pub fn config(facts: &Facts) -> String {
         }
         text.line("!");
     }
+    // A list that is not there permits everything: nobody speaks until all lists and filters stand.
+    text.line(format!("router bgp {}", facts.router_asn));
+    text.line(format!(" neighbor {name} peer-group"));
+    text.line(format!(" neighbor {name} shutdown"));
+    text.line("!");
     for family in &facts.families {
         let word = if *family == Family::V4 { "ip" } else { "ipv6" };
         let list = format!("{word} prefix-list {name}-{}", family.lower());
+        // What an earlier run let in goes.
+        text.line(format!("no {list}"));
         for (number, prefix) in facts.prefixes_of(*family).enumerate() {
             text.line(format!("{list} seq {} permit {prefix}{}", 5 * (number + 1), at_most(prefix)));
         }
         if facts.prefixes_of(*family).next().is_none() {
-            // A list that is not there permits everything.
             let all = if *family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
             text.line(format!("{list} seq 5 deny {all} le {}", family.width()));
         }
@@ -45,7 +51,6 @@ pub fn config(facts: &Facts) -> String {
     text.line("!");
     text.line(format!("router bgp {}", facts.router_asn));
     text.line_if(facts.graceful_restart, " bgp graceful-restart");
-    text.line(format!(" neighbor {name} peer-group"));
     text.line(format!(" neighbor {name} remote-as {ours}"));
     text.line_if(facts.has_password, format!(" neighbor {name} password {PASSWORD}"));
     text.line_if(facts.multi_hop, format!(" neighbor {name} ebgp-multihop 255"));
@@ -79,6 +84,8 @@ pub fn config(facts: &Facts) -> String {
         }
         text.line(" exit-address-family");
     }
+    text.line(" !");
+    text.line(format!(" no neighbor {name} shutdown"));
     text.0
 }
 

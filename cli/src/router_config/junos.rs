@@ -8,6 +8,8 @@ use crate::router_config::{Facts, PASSWORD, Text, Words};
 pub fn config(facts: &Facts) -> String {
     let name = facts.name();
     let mut text = Text::new(facts, "#", "Junos, for `load set terminal`", false);
+    // What an earlier run let in goes, in the same commit.
+    text.line(format!("delete policy-options policy-statement {name}-in"));
     let policy = format!("set policy-options policy-statement {name}");
     for family in &facts.families {
         if facts.prefixes_of(*family).next().is_none() {
@@ -24,8 +26,11 @@ pub fn config(facts: &Facts) -> String {
     text.line(format!("{policy}-out term all then reject"));
     text.line(format!("{policy}-ecmp then load-balance per-packet"));
     text.line(format!("set routing-options forwarding-table export {name}-ecmp"));
-    text.line(format!("set routing-options autonomous-system {}", facts.router_asn));
     let group = format!("set protocols bgp group {name}");
+    // A change of the AS of the whole router would reset every other session.
+    text.line("# Only where the router has no AS number of its own yet:");
+    text.line(format!("# set routing-options autonomous-system {}", facts.router_asn));
+    text.line(format!("{group} local-as {}", facts.router_asn));
     text.line(format!("{group} type {}", if facts.is_internal() { "internal" } else { "external" }));
     text.line_if(!facts.is_internal(), format!("{group} peer-as {}", facts.our_asn));
     text.line(format!("{group} import {name}-in"));

@@ -10,6 +10,9 @@ pub fn config(facts: &Facts) -> String {
     text.line("  Enable:         yes");
     text.line(format!("  BGP AS Number:  {}", facts.router_asn));
     text.line(format!("  Maximum Paths:  {} ({})", facts.paths(64), facts.kind()));
+    text.line(format!(
+        "# Remove the prefix lists {name}-ipv4 and {name}-ipv6 of an earlier run before you enter these:"
+    ));
     for family in &facts.families {
         text.line("Routing > BGP > Prefix Lists");
         for (number, prefix) in facts.prefixes_of(*family).enumerate() {

@@ -17,6 +17,10 @@ pub fn config(facts: &Facts) -> String {
         "# See that your version keeps routes of a neighbour that restarts (RFC 4724).",
     );
     text.line("/routing filter rule");
+    // What an earlier run let in goes: rules are added behind those that are there, so behind its `reject` too.
+    for direction in ["in", "out"] {
+        text.line(format!("remove [find chain=\"{name}-{direction}\"]"));
+    }
     for prefix in &facts.prefixes {
         let rule = format!("if (dst in {prefix} && dst-len >= {}) {{ accept }}", prefix.prefix());
         text.line(format!("add chain={name}-in rule=\"{rule}\""));

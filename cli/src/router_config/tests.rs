@@ -146,7 +146,7 @@ fn junos_is_told_in_its_words() {
             "set policy-options policy-statement ferrogate-tor-a-in term ipv6 then accept",
             "set policy-options policy-statement ferrogate-tor-a-in term rest then reject",
             "set policy-options policy-statement ferrogate-tor-a-out term all then reject",
-            "set routing-options autonomous-system 64496",
+            "set protocols bgp group ferrogate-tor-a local-as 64496",
             "set protocols bgp group ferrogate-tor-a type external",
             "set protocols bgp group ferrogate-tor-a peer-as 64500",
             "set protocols bgp group ferrogate-tor-a import ferrogate-tor-a-in",
@@ -176,19 +176,18 @@ fn eos_is_told_in_its_words() {
             "route-map ferrogate-tor-a-out deny 10",
             "router bgp 64496",
             "maximum-paths 2 ecmp 2",
-            "neighbor ferrogate-tor-a peer group",
             "neighbor ferrogate-tor-a remote-as 64500",
             "neighbor ferrogate-tor-a bfd",
             "neighbor ferrogate-tor-a bfd interval 300 min-rx 200 multiplier 5",
             "neighbor ferrogate-tor-a graceful-restart-helper",
             "neighbor 192.0.2.11 peer group ferrogate-tor-a",
             "address-family ipv4",
-            "neighbor ferrogate-tor-a activate",
             "neighbor ferrogate-tor-a prefix-list ferrogate-tor-a-ipv4 in",
-            "address-family ipv6",
             "neighbor ferrogate-tor-a activate",
+            "address-family ipv6",
             "neighbor ferrogate-tor-a prefix-list ferrogate-tor-a-ipv6 in",
             "neighbor ferrogate-tor-a route-map ferrogate-tor-a-out out",
+            "neighbor ferrogate-tor-a activate",
         ],
     );
 }
@@ -259,6 +258,143 @@ fn opnsense_is_told_what_to_enter_where() {
             "Peer-IP:        192.0.2.12",
         ],
     );
+}
+
+#[test]
+fn bird_is_told_whether_nodes_are_on_its_link() {
+    let direct = "direct; # take this line away where the nodes are not on a link of the router";
+    let far = Facts { multi_hop: true, ..facts() };
+    let internal = Facts { our_asn: Asn::new(64496).unwrap(), ..facts() };
+    let counted = Facts { ttl_security_hops: NonZeroU8::new(3), ..facts() };
+
+    for near in [facts(), internal] {
+        let text = bird::config(&near);
+
+        says(
+            &text,
+            &[
+                "protocol direct { ipv4; ipv6; }",
+                "ipv4 { import none; export where source != RTS_DEVICE; };",
+                "template bgp ferrogate_tor_a {",
+                direct,
+            ],
+        );
+        assert!(!text.contains("multihop"), "{text}");
+    }
+    for (far, multihop) in [(far, "multihop;"), (counted, "multihop 3;")] {
+        let text = bird::config(&far);
+
+        says(&text, &["protocol direct { ipv4; ipv6; }", "template bgp ferrogate_tor_a {", multihop]);
+        assert!(!text.contains("direct;"), "{text}");
+    }
+}
+
+#[test]
+fn bird_keeps_routes_over_a_restart_of_a_node_that_it_watches_by_bfd() {
+    let timers = "bfd { min rx interval 200 ms; min tx interval 300 ms; multiplier 5; };";
+    let unkept = Facts { graceful_restart: false, ..facts() };
+
+    says(&bird::config(&facts()), &["bfd graceful;", timers, "graceful restart aware;"]);
+    says(&bird::config(&unkept), &[timers, "graceful restart off;"]);
+    assert!(!bird::config(&unkept).contains("bfd graceful"));
+}
+
+#[test]
+fn what_an_earlier_run_let_in_is_taken_back_before_anything_is_let_in() {
+    says(
+        &frr::config(&facts()),
+        &[
+            "no ip prefix-list ferrogate-tor-a-ipv4",
+            "ip prefix-list ferrogate-tor-a-ipv4 seq 5 permit 198.51.100.0/25 le 32",
+            "no ipv6 prefix-list ferrogate-tor-a-ipv6",
+            "ipv6 prefix-list ferrogate-tor-a-ipv6 seq 5 permit 2001:db8::/64 le 128",
+        ],
+    );
+    says(
+        &ios_xe::config(&facts()),
+        &[
+            "no ip prefix-list ferrogate-tor-a-ipv4",
+            "ip prefix-list ferrogate-tor-a-ipv4 seq 5 permit 198.51.100.0/25 le 32",
+            "no ipv6 prefix-list ferrogate-tor-a-ipv6",
+            "ipv6 prefix-list ferrogate-tor-a-ipv6 seq 5 permit 2001:db8::/64 le 128",
+        ],
+    );
+    says(
+        &eos::config(&facts()),
+        &[
+            "no ip prefix-list ferrogate-tor-a-ipv4",
+            "ip prefix-list ferrogate-tor-a-ipv4",
+            "no ipv6 prefix-list ferrogate-tor-a-ipv6",
+            "ipv6 prefix-list ferrogate-tor-a-ipv6",
+        ],
+    );
+    says(
+        &junos::config(&facts()),
+        &[
+            "delete policy-options policy-statement ferrogate-tor-a-in",
+            "set policy-options policy-statement ferrogate-tor-a-in term ipv4 from route-filter 198.51.100.0/25 orlonger",
+        ],
+    );
+    says(
+        &vyos::config(&facts()),
+        &[
+            "delete policy prefix-list ferrogate-tor-a-ipv4",
+            "set policy prefix-list ferrogate-tor-a-ipv4 rule 5 action permit",
+            "delete policy prefix-list6 ferrogate-tor-a-ipv6",
+            "set policy prefix-list6 ferrogate-tor-a-ipv6 rule 5 action permit",
+        ],
+    );
+    says(
+        &routeros::config(&facts()),
+        &[
+            "/routing filter rule",
+            "remove [find chain=\"ferrogate-tor-a-in\"]",
+            "remove [find chain=\"ferrogate-tor-a-out\"]",
+            "add chain=ferrogate-tor-a-in rule=\"if (dst in 198.51.100.0/25 && dst-len >= 25) { accept }\"",
+        ],
+    );
+    says(
+        &opnsense::config(&facts()),
+        &[
+            "# Remove the prefix lists ferrogate-tor-a-ipv4 and ferrogate-tor-a-ipv6 of an earlier run before you enter these:",
+            "Routing > BGP > Prefix Lists",
+        ],
+    );
+}
+
+#[test]
+fn no_node_speaks_with_ios_xe_or_eos_before_its_filters_stand() {
+    for (vendor, group) in [(Vendor::IosXe, "peer-group"), (Vendor::Eos, "peer group")] {
+        let text = vendor.config(&facts());
+
+        says(
+            &text,
+            &[
+                "router bgp 64496",
+                &format!("neighbor ferrogate-tor-a {group}"),
+                "neighbor ferrogate-tor-a shutdown",
+                "no ip prefix-list ferrogate-tor-a-ipv4",
+                "no ipv6 prefix-list ferrogate-tor-a-ipv6",
+                "router bgp 64496",
+                &format!("neighbor 192.0.2.11 {group} ferrogate-tor-a"),
+                "neighbor ferrogate-tor-a prefix-list ferrogate-tor-a-ipv4 in",
+                "neighbor ferrogate-tor-a prefix-list ferrogate-tor-a-ipv6 in",
+                "neighbor ferrogate-tor-a route-map ferrogate-tor-a-out out",
+            ],
+        );
+        assert_eq!(text.lines().last().map(str::trim), Some("no neighbor ferrogate-tor-a shutdown"), "{text}");
+    }
+}
+
+#[test]
+fn the_as_of_a_whole_junos_router_is_left_alone() {
+    let internal = Facts { our_asn: Asn::new(64496).unwrap(), ..facts() };
+    for facts in [facts(), internal] {
+        let text = junos::config(&facts);
+
+        says(&text, &["set protocols bgp group ferrogate-tor-a local-as 64496"]);
+        assert!(!text.lines().any(|line| line.starts_with("set routing-options autonomous-system")), "{text}");
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub fn config(facts: &Facts) -> String {
     let mut text = Text::new(facts, "#", "VyOS 1.4 and later, in configuration mode", false);
     for family in &facts.families {
         let kind = if *family == Family::V4 { "prefix-list" } else { "prefix-list6" };
+        // What an earlier run let in goes, in the same commit.
+        text.line(format!("delete policy {kind} {name}-{}", family.lower()));
         let list = format!("set policy {kind} {name}-{}", family.lower());
         for (number, prefix) in facts.prefixes_of(*family).enumerate() {
             let rule = format!("{list} rule {}", 5 * (number + 1));
