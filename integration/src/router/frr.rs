@@ -17,6 +17,13 @@ const DAEMONS: &str = "/usr/lib/frr";
 
 fn text(config: &Config) -> String {
     let mut text = String::from("log stdout debugging\nlog timestamp precision 6\n");
+    // First, and without an exit: a daemon that does not know a block leaves the whole configuration by the exit of it.
+    if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
+        _ = writeln!(
+            text,
+            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3"
+        );
+    }
     _ = writeln!(text, "router bgp {}", config.asn);
     _ = writeln!(text, " bgp router-id {}", config.identifier);
     text += " no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n bgp log-neighbor-changes\n";
@@ -59,12 +66,6 @@ fn text(config: &Config) -> String {
         text += " exit-address-family\n";
     }
     text += "exit\n";
-    if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
-        _ = writeln!(
-            text,
-            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3\n exit\nexit"
-        );
-    }
     text + &config.extra
 }
 
