@@ -267,8 +267,10 @@ impl Peer {
             Departure::Leave { text } => text,
         };
         let established = self.live.values().find(|live| live.rib.is_some());
-        let keeps_routes =
-            established.and_then(|live| live.session.negotiated()).is_some_and(|both| both.graceful_restart);
+        // Nothing comes through meanwhile where forwarding ends with the speaker: traffic must be elsewhere by then.
+        let forwards = self.neighbor.graceful_restart.is_some_and(|restart| restart.forwarding_preserved);
+        let keeps_routes = forwards
+            && established.and_then(|live| live.session.negotiated()).is_some_and(|both| both.graceful_restart);
         if established.is_none() {
             self.close_all(common, Notification::cease_with_text(Cease::AdministrativeShutdown, text), true, actions);
             self.leaving = Some(Leaving::Parted);
