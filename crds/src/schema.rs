@@ -144,18 +144,22 @@ pub fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "maxLength": 32, "pattern": r"^(0|([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+)$"})
 }
 
+/// Kinds whose rules want something of a `spec` in which no single field has to be there.
+const NEVER_EMPTY: [&str; 1] = ["BGPPeer"];
+
 /// Makes a derived definition one that every API server takes without a warning and reads as we mean it.
 ///
 /// `nullable` goes, so that an explicit `null` is the same as leaving a field out: the API server then prunes it and
 /// fills in the default. Number formats of Rust become the two that Kubernetes knows.
 pub fn finish(definition: CustomResourceDefinition) -> CustomResourceDefinition {
     const UNCHANGED: &str = "a definition is plain JSON";
+    let may_be_empty = !NEVER_EMPTY.contains(&definition.spec.names.kind.as_str());
     let mut json = serde_json::to_value(definition).expect(UNCHANGED);
     for version in json["spec"]["versions"].as_array_mut().into_iter().flatten() {
         let root = &mut version["schema"]["openAPIV3Schema"];
         tidy(root);
         // Where nothing has to be wished for, let nobody be made to write `spec: {}`.
-        if root["properties"]["spec"].get("required").is_none() {
+        if may_be_empty && root["properties"]["spec"].get("required").is_none() {
             root["properties"]["spec"]["default"] = json!({});
             if let Some(required) = root["required"].as_array_mut() {
                 required.retain(|name| name != "spec");

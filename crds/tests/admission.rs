@@ -614,3 +614,14 @@ fn what_identifies_a_status_cannot_be_changed() {
         }
     }
 }
+
+#[test]
+fn a_spec_is_filled_in_exactly_where_an_empty_one_is_admitted() {
+    for definition in definitions() {
+        let kind = definition.spec.names.kind.clone();
+        let door = Door::of(&kind);
+
+        // An API server refuses a definition whose default does not keep to its own rules.
+        assert_eq!(door.schema.get("default").is_some(), door.create(json!({})).is_ok(), "{kind}");
+    }
+}

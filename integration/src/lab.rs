@@ -13,13 +13,16 @@
 //! the last process go the namespaces. Files lie in one temporary folder that both remove.
 
 pub mod backend;
+pub mod bgp;
 pub mod cost;
+pub mod event;
 pub mod kubernetes;
 pub mod layer2;
 pub mod neighbours;
 pub mod probe;
 pub mod product;
 pub mod report;
+pub mod row;
 pub mod scenario;
 pub mod standalone;
 pub mod topology;

@@ -4,12 +4,14 @@
 //! ever moved: whatever happens in a namespace happens on a thread made for it.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     process::{Child, Command},
+    sync::Arc,
     thread,
 };
 
@@ -26,7 +28,7 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         neighbour::{NeighbourAddress, NeighbourAttribute},
-        route::RouteScope,
+        route::{RouteAddress, RouteAttribute, RouteScope},
     },
 };
 
@@ -75,11 +77,11 @@ pub fn settle() -> Result<()> {
     Ok(())
 }
 
-/// One network namespace.
-#[derive(Debug)]
+/// One network namespace, or another hold on it.
+#[derive(Clone, Debug)]
 pub struct Namespace {
     name: String,
-    file: File,
+    file: Arc<File>,
 }
 
 impl Namespace {
@@ -95,7 +97,8 @@ impl Namespace {
             File::open("/proc/thread-self/ns/net")
         };
         let made = thread::spawn(make).join().map_err(|_| anyhow!("a thread that makes a namespace panicked"))?;
-        let namespace = Self { file: made.with_context(|| format!("making namespace {name}"))?, name };
+        let file = Arc::new(made.with_context(|| format!("making namespace {name}"))?);
+        let namespace = Self { name, file };
         for scope in ["all", "default"] {
             namespace.set(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
             namespace.set(&format!("ipv6/conf/{scope}/accept_ra"), "0")?;
@@ -111,7 +114,7 @@ impl Namespace {
     pub fn here(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let file = File::open("/proc/thread-self/ns/net").with_context(|| format!("holding namespace {name}"))?;
-        Ok(Self { name, file })
+        Ok(Self { name, file: Arc::new(file) })
     }
 
     /// What it is called in messages.
@@ -342,6 +345,44 @@ impl Links {
         add.with_context(|| format!("adding a route to {prefix}/{length} by {name}"))
     }
 
+    /// By which gateways traffic to exactly this prefix is spread; none without a route to it.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn gateways(&self, prefix: IpAddr, length: u8) -> Result<BTreeSet<IpAddr>> {
+        let wanted = RouteAttribute::Destination(prefix.into());
+        let family = match prefix {
+            IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let mut routes = self.handle.route().get(family).execute();
+        let mut found = BTreeSet::new();
+        while let Some(route) = routes.try_next().await.context("reading the routes")? {
+            if route.header.destination_prefix_length == length && route.attributes.contains(&wanted) {
+                found.extend(gateways(&route.attributes));
+            }
+        }
+        Ok(found)
+    }
+
+    /// By which gateway a datagram is forwarded that comes in by an interface.
+    ///
+    /// # Errors
+    /// When there is no such interface, or no route by a gateway.
+    pub async fn way(&self, interface: &str, from: SocketAddr, to: SocketAddr) -> Result<IpAddr> {
+        let length = if to.is_ipv4() { 32 } else { 128 };
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.ip(), length)?
+            .source_prefix(from.ip(), length)?
+            .input_interface(self.index(interface).await?);
+        let mut route = route.build();
+        let udp = RouteAttribute::IpProto(UDP);
+        route.attributes.extend([udp, RouteAttribute::Sport(from.port()), RouteAttribute::Dport(to.port())]);
+        let answer = self.handle.route().get(route).execute().try_next().await;
+        let answer = answer.with_context(|| format!("asking for the way to {to}"))?.context("no answer")?;
+        gateways(&answer.attributes).next().with_context(|| format!("no gateway on the way from {from} to {to}"))
+    }
+
     /// Whom this namespace believes to have an address on its links, if anyone.
     ///
     /// # Errors
@@ -368,6 +409,23 @@ impl Links {
         }
         Ok(None)
     }
+}
+
+/// The number of UDP among the protocols over IP.
+const UDP: u8 = 17;
+
+/// The gateways of a route.
+fn gateways(attributes: &[RouteAttribute]) -> impl Iterator<Item = IpAddr> {
+    let one = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(IpAddr::V4(*gateway)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => Some(IpAddr::V6(*gateway)),
+        _ => None,
+    };
+    let several = move |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::MultiPath(hops) => hops.iter().flat_map(|hop| hop.attributes.iter().filter_map(one)).collect(),
+        _ => Vec::new(),
+    };
+    attributes.iter().flat_map(move |attribute| one(attribute).into_iter().chain(several(attribute)))
 }
 
 /// Fails with a remedy when this process cannot write the parameters of a network namespace it made.

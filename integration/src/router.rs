@@ -4,6 +4,7 @@
 //! Both are gone with the value, however the test ends.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr},
@@ -139,7 +140,7 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Router<'a> {
     vendor: Vendor,
-    namespace: &'a Namespace,
+    namespace: Cow<'a, Namespace>,
     folder: TempDir,
     daemons: Vec<(String, Child)>,
 }
@@ -159,6 +160,10 @@ impl<'a> Router<'a> {
     /// # Errors
     /// When it is not installed, or does not take its configuration; the text has its log.
     pub fn start(vendor: Vendor, namespace: &'a Namespace, config: &Config) -> Result<Self> {
+        Self::start_in(vendor, Cow::Borrowed(namespace), config)
+    }
+
+    fn start_in(vendor: Vendor, namespace: Cow<'a, Namespace>, config: &Config) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut router = Self { vendor, namespace, folder, daemons: Vec::new() };
         match vendor {
@@ -169,6 +174,14 @@ impl<'a> Router<'a> {
         }
         .with_context(|| format!("{vendor:?} does not start; its log:\n{}", router.log()))?;
         Ok(router)
+    }
+
+    /// As [`Self::start`], with a hold of its own on the namespace.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_holding(vendor: Vendor, namespace: &Namespace, config: &Config) -> Result<Router<'static>> {
+        Router::start_in(vendor, Cow::Owned(namespace.clone()), config)
     }
 
     /// Which program it is.

@@ -34,6 +34,22 @@ const ALL: [&str; 9] = [
     "false-takeover",
 ];
 
+/// Events of BGP that are over soon.
+const QUICK_BGP: [&str; 4] = ["link-cut", "speaker-kill", "drain", "route-latency"];
+
+/// Those that are measured when the lab is run often.
+const ALL_BGP: [&str; 9] = [
+    "link-cut",
+    "speaker-kill",
+    "drain",
+    "rolling-restart",
+    "gr-restart",
+    "ecmp-join",
+    "route-latency",
+    "bulk-10k",
+    "false-down",
+];
+
 fn show(scenario: Scenario, more: &[String]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("result.json");
@@ -88,28 +104,44 @@ fn one_process_serves_a_folder_of_manifests_and_keeps_its_addresses() {
 #[test]
 fn what_clients_lose_by_whatever_happens_to_an_owner_has_a_row_for_each_family() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let runs = runs();
     let (events, profiles) =
-        if runs > 1 { (&ALL[..], &["default", "fast"][..]) } else { (&QUICK[..], &["default"][..]) };
+        if runs() > 1 { (&ALL[..], &["default", "fast"][..]) } else { (&QUICK[..], &["default"][..]) };
+
+    measures(Scenario::L2, events, profiles);
+}
+
+#[test]
+fn what_clients_behind_a_router_lose_by_whatever_happens_to_a_node_has_a_row_for_each_family() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+
+    measures(Scenario::Bgp, if runs() > 1 { &ALL_BGP } else { &QUICK_BGP }, &["default"]);
+}
+
+/// Shows these events and checks that there is a row of each, by each profile and family.
+fn measures(scenario: Scenario, events: &[&str], profiles: &[&str]) {
     let named =
         |flag: &str, values: &[&str]| values.iter().flat_map(|value| [flag, *value].map(str::to_owned)).collect();
+    let runs = runs();
     let more: [Vec<String>; 3] =
         [named("--event", events), named("--profile", profiles), vec!["--runs".to_owned(), runs.to_string()]];
 
-    let result = show(Scenario::L2, &more.concat());
+    let result = show(scenario, &more.concat());
 
-    assert_eq!((&result["scenario"], &result["ok"]), (&"l2".into(), &true.into()));
+    assert_eq!((&result["scenario"], &result["ok"]), (&scenario.name().into(), &true.into()));
     let rows = result["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), events.len() * profiles.len() * 2, "{rows:?}");
+    let mut wanted = 0;
     for (profile, event) in profiles.iter().flat_map(|profile| events.iter().map(move |event| (*profile, *event))) {
-        for family in ["ipv4", "ipv6"] {
-            let is_it = |row: &&Value| row["event"] == event && row["profile"] == profile && row["family"] == family;
+        // Ten thousand routes are of one family.
+        for family in if event == "bulk-10k" { &["ipv4"][..] } else { &["ipv4", "ipv6"] } {
+            let is_it = |row: &&Value| row["event"] == event && row["profile"] == profile && row["family"] == *family;
             let row = rows.iter().find(is_it).unwrap_or_else(|| panic!("no row of {event}, {profile}, {family}"));
             assert_eq!(row["runs"], runs, "{row}");
             assert!(["p50_ms", "p99_ms", "worst_ms"].iter().all(|figure| row[figure].is_f64()), "{row}");
             assert!(["lost", "broken_tcp"].iter().all(|count| row[count].is_u64()), "{row}");
+            wanted += 1;
         }
     }
+    assert_eq!(rows.len(), wanted, "{rows:?}");
 }
 
 #[test]

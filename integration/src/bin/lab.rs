@@ -15,7 +15,8 @@ use ferrogate_integration::{
     kube::tools,
     kubelet::{launch, proxy},
     lab::{
-        backend, layer2,
+        backend,
+        event::{Options, Peer},
         report::Report,
         scenario::{Scenario, World},
     },
@@ -48,7 +49,7 @@ struct Arguments {
     #[arg(long, conflicts_with = "scenario")]
     kubernetes: bool,
     #[command(flatten)]
-    layer2: layer2::Options,
+    measured: Options,
     /// Write the result as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -81,12 +82,25 @@ impl Arguments {
     fn scenario(&self) -> Scenario {
         if self.kubernetes { Scenario::Kubernetes } else { self.scenario }
     }
+
+    /// What was asked for and does not go together.
+    fn conflict(&self) -> Option<String> {
+        let scenario = self.scenario();
+        if !matches!(scenario, Scenario::L2 | Scenario::Bgp) {
+            let wrong = "--runs, --event, --profile, --busy-seconds and --router belong to --scenario l2 and bgp";
+            return self.measured.are_given().then(|| wrong.to_owned());
+        }
+        if scenario == Scenario::L2 && self.measured.router != Peer::Bird {
+            return Some("--router belongs to --scenario bgp".to_owned());
+        }
+        let stranger = self.measured.stranger(scenario)?;
+        Some(format!("{stranger} does not happen in scenario {}", scenario.name()))
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.layer2.are_given() && arguments.scenario() != Scenario::L2 {
-        let wrong = "--runs, --event and --profile belong to --scenario l2";
+    if let Some(wrong) = arguments.conflict() {
         Arguments::command().error(ErrorKind::ArgumentConflict, wrong).exit();
     }
     let done = match (&arguments.command, &arguments.inside) {
@@ -172,7 +186,7 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<ExitCode> {
 
     let scenario = arguments.scenario();
     println!("making the network of scenario {}", scenario.name());
-    let mut world = World::new(scenario, &arguments.layer2, binary, folder)?;
+    let mut world = World::new(scenario, &arguments.measured, binary, folder)?;
     let mut report = Report::new(scenario.name());
     world.show(scenario, &mut report);
 

@@ -10,63 +10,24 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 
 use crate::lab::{
-    layer2::{
-        event::{Event, Family, Profile},
-        row::{Row, Seen},
-        stand::Stand,
-    },
+    event::{Event, Family, Options, Profile, chosen},
+    layer2::stand::Stand,
     report::Report,
+    row::{Outcome, Row, Seen},
+    scenario::Scenario,
     topology::Plan,
 };
 
-pub mod event;
-mod manifests;
-pub mod row;
+pub(in crate::lab) mod manifests;
 mod stand;
 
 /// How long two nodes may own an address after a switch is whole again.
 const SETTLED_MS: f64 = 1000.0;
-
-/// What is measured, and how often.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    /// How often each event happens (scenario l2)
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub runs: u32,
-    /// What happens; may be repeated. Everything unless given (scenario l2)
-    #[arg(long = "event", value_enum, value_name = "EVENT")]
-    pub events: Vec<Event>,
-    /// How quickly speakers watch each other; may be repeated. Both unless given (scenario l2)
-    #[arg(long = "profile", value_enum, value_name = "PROFILE")]
-    pub profiles: Vec<Profile>,
-}
-
-impl Options {
-    /// Whether they say anything.
-    pub fn are_given(&self) -> bool {
-        self.runs > 1 || !self.events.is_empty() || !self.profiles.is_empty()
-    }
-
-    fn events(&self) -> Vec<Event> {
-        chosen(&self.events)
-    }
-
-    fn profiles(&self) -> Vec<Profile> {
-        chosen(&self.profiles)
-    }
-}
-
-/// Each of them once in their own order; all of them when none is named.
-fn chosen<T: ValueEnum + PartialEq>(named: &[T]) -> Vec<T> {
-    T::value_variants().iter().filter(|value| named.is_empty() || named.contains(value)).cloned().collect()
-}
 
 /// The lab of layer 2: one network after the other.
 pub struct Lab {
@@ -98,7 +59,7 @@ impl Lab {
 
     /// Lets everything happen, and reports a row for each event, profile and family.
     pub fn show(&mut self, report: &mut Report) {
-        let (events, profiles) = (self.options.events(), self.options.profiles());
+        let (events, profiles) = (self.options.events(Scenario::L2), chosen(&self.options.profiles));
         for &profile in &profiles {
             for plan in [false, true].map(|management| Plan { management, ..Plan::default() }) {
                 let events: Vec<_> = events.iter().copied().filter(|event| event.plan() == plan).collect();
@@ -119,31 +80,17 @@ impl Lab {
         for run in 1..=runs {
             for &event in events {
                 let outcome = outcomes.entry(event).or_default();
-                if outcome.failed.is_some() {
-                    continue;
-                }
-                let begun = Instant::now();
-                let seen = self.run(profile, event);
-                outcome.took += begun.elapsed();
-                println!("  {event}, {profile}, run {run} of {runs}: {}", told(seen.as_ref()));
-                match seen {
-                    Ok(seen) => outcome.seen.push(seen),
-                    Err(error) => outcome.failed = Some(error.context(format!("run {run} of {runs}"))),
-                }
+                outcome.add(&format!("{event}, {profile}, run {run} of {runs}"), || self.run(profile, event));
             }
         }
-        for (event, Outcome { seen, failed, took }) in outcomes {
+        for (event, outcome) in outcomes {
             let name = format!("{event}, {profile}");
-            if let Some(error) = failed {
-                report.add(&name, took, Err::<String, _>(error));
+            let rows = outcome.rows(event, profile);
+            if let Some(error) = outcome.failed {
+                report.add(&name, outcome.took, Err::<String, _>(error));
                 continue;
             }
-            let rows = [0, 1].map(|family| {
-                let seen: Vec<_> = seen.iter().map(|seen| seen[family]).collect();
-                Row::new(event, profile, Family::BOTH[family], &seen)
-            });
-            let rows: Vec<_> = rows.into_iter().flatten().collect();
-            report.add(&name, took, verdict(event, &rows));
+            report.add(&name, outcome.took, verdict(event, &rows));
             rows.into_iter().for_each(|row| report.add_row(row));
         }
     }
@@ -155,9 +102,10 @@ impl Lab {
             self.stand = None;
             self.stands += 1;
             let folder = self.folder.join(format!("{}-{profile}", self.stands));
-            let stand = Stand::new(&self.binary, &folder, plan, profile).inspect_err(|_| {
-                self.failed.get_or_insert_with(|| folder.join("logs"));
-            })?;
+            let stand =
+                Stand::new(&self.binary, &folder, plan, profile, self.options.busy_seconds).inspect_err(|_| {
+                    self.failed.get_or_insert_with(|| folder.join("logs"));
+                })?;
             self.stand = Some((profile, plan, stand));
         }
         let (_, _, stand) = self.stand.as_mut().expect("one was just made");
@@ -168,14 +116,6 @@ impl Lab {
         }
         seen
     }
-}
-
-/// All runs of one event.
-#[derive(Default)]
-struct Outcome {
-    seen: Vec<[Seen; 2]>,
-    failed: Option<anyhow::Error>,
-    took: Duration,
 }
 
 /// What must hold however busy the machine is.
@@ -189,28 +129,9 @@ fn verdict(event: Event, rows: &[Row]) -> Result<String> {
     Ok(format!("worst {worst} ms, {lost} lost"))
 }
 
-/// A run in a line.
-fn told(seen: Result<&[Seen; 2], &anyhow::Error>) -> String {
-    match seen {
-        Ok(seen) => {
-            let told = Family::BOTH.iter().zip(seen).map(|(family, seen)| {
-                format!("{family} {:.1} ms, {}, {} TCP connections broken", seen.ms, seen.lost, seen.broken_tcp)
-            });
-            told.collect::<Vec<_>>().join("; ")
-        }
-        Err(error) => format!("{error:#}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_named_is_measured_once_and_everything_when_nothing_is() {
-        assert_eq!(chosen(&[Event::Move, Event::LinkCut, Event::Move]), [Event::LinkCut, Event::Move]);
-        assert_eq!(chosen::<Event>(&[]).len(), 9);
-    }
 
     #[test]
     fn two_owners_for_longer_than_a_second_after_a_partition_do_not_pass() {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An answer that takes longer than this is not counted on any more while the stream flows; it may still come.
 const DUE: Duration = Duration::from_millis(50);
+
+/// How many busy loops keep the processors from everyone else.
+const LOOPS: usize = 4;
 
 /// How many TCP connections stand while the stream flows.
 const CONNECTIONS: usize = 20;
@@ -181,6 +184,15 @@ impl Stream {
     /// # Errors
     /// When a connection cannot be opened or a thread cannot be started.
     pub fn start(client: &Namespace, targets: &Targets) -> io::Result<Self> {
+        let any: SocketAddr = if targets.udp.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        Self::start_from(client, targets, client.run(|| UdpSocket::bind(any))?)
+    }
+
+    /// As [`Self::start`], with datagrams from this socket of the client, which is not connected.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_from(client: &Namespace, targets: &Targets, socket: UdpSocket) -> io::Result<Self> {
         let connections = client.run(|| {
             let open = |_| {
                 let stream = connect(targets.tcp, None, PATIENCE)?;
@@ -196,9 +208,9 @@ impl Stream {
             threads: Vec::new(),
             connections,
         };
-        let socket = client.run(|| any_socket(targets.udp))?;
         let (sender, log, stop) = (socket.try_clone()?, Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
-        stream.threads.push(client.spawn_thread(move || ask_datagrams(&sender, &log, &stop))?);
+        let to = targets.udp;
+        stream.threads.push(client.spawn_thread(move || ask_datagrams(&sender, to, &log, &stop))?);
         let (log, stop) = (Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
         stream.threads.push(client.spawn_thread(move || hear_datagrams(&socket, &log, &stop))?);
         let (log, stop, http) = (Arc::clone(&stream.requests), Arc::clone(&stream.stop), targets.http.clone());
@@ -242,6 +254,33 @@ impl Stream {
     }
 }
 
+/// Whether both streams flow: as many of their datagrams in a row were answered.
+///
+/// # Errors
+/// When answers are missing.
+pub fn steady(streams: &[Stream; 2], count: usize) -> Result<()> {
+    streams.iter().try_for_each(|stream| stream.steady_since(count).map(drop).context("answers are missing"))
+}
+
+/// Stops both streams at the same time, and adds up what each lost.
+pub fn finish(streams: [Stream; 2]) -> [Losses; 2] {
+    streams.iter().for_each(Stream::stop);
+    streams.map(Stream::finish)
+}
+
+/// Keeps the processors busy for a while.
+///
+/// # Errors
+/// When a thread cannot.
+pub fn busy(time: Duration) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let round = |stop: Arc<AtomicBool>| move || while !stop.load(Ordering::Relaxed) {};
+    let loops: Vec<_> = (0..LOOPS).map(|_| thread::spawn(round(Arc::clone(&stop)))).collect();
+    thread::sleep(time);
+    stop.store(true, Ordering::Relaxed);
+    loops.into_iter().try_for_each(JoinHandle::join).ok().context("a busy loop panicked")
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.stop();
@@ -279,11 +318,11 @@ fn at_rhythm(interval: Duration, stop: &AtomicBool, mut beat: impl FnMut(usize))
     }
 }
 
-fn ask_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, stop: &AtomicBool) -> io::Result<()> {
+fn ask_datagrams(socket: &UdpSocket, to: SocketAddr, log: &Mutex<Vec<Question>>, stop: &AtomicBool) -> io::Result<()> {
     at_rhythm(DATAGRAM_EVERY, stop, |number| {
         lock(log).push(Question { asked: Instant::now(), answered: None });
         // A datagram that cannot even leave is one without an answer.
-        let _ = socket.send(&(number as u64).to_be_bytes());
+        let _ = socket.send_to(&(number as u64).to_be_bytes(), to);
     });
     Ok(())
 }

@@ -10,8 +10,8 @@ use std::{
 use serde::Serialize;
 
 use crate::lab::{
-    layer2::row::{self, Row},
     probe::{Losses, milliseconds},
+    row::{self, Row},
 };
 
 /// One thing that was to be shown.

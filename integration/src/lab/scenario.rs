@@ -15,6 +15,8 @@ use serde_json::Value;
 use crate::{
     kubelet::image::{Image, Images},
     lab::{
+        bgp,
+        event::Options,
         kubernetes::{Cluster, scenes},
         layer2,
         neighbours::one_owner,
@@ -44,6 +46,9 @@ const STEADY: usize = 250;
 /// The same where nothing may be lost in between: the first half second, and another one.
 const STEADY_AGAIN: usize = 2 * STEADY;
 
+/// What a person is told of a network that is no more.
+const GONE: &str = "what it ran on has gone: something failed in it, or it was for one event only";
+
 /// Something the lab can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
@@ -59,6 +64,8 @@ pub enum Scenario {
     Kubernetes,
     /// What clients lose by everything that can happen to the owner of an address, measured
     L2,
+    /// What clients behind a router lose by everything that can happen to a node that it reaches by BGP, measured
+    Bgp,
 }
 
 impl Scenario {
@@ -71,6 +78,7 @@ impl Scenario {
             Self::Standalone => "standalone",
             Self::Kubernetes => "kubernetes",
             Self::L2 => "l2",
+            Self::Bgp => "bgp",
         }
     }
 }
@@ -85,6 +93,8 @@ pub enum World {
     Cluster(Box<Cluster>),
     /// Networks for one event after the other.
     Layer2(Box<layer2::Lab>),
+    /// The same behind a router.
+    Bgp(Box<bgp::Lab>),
 }
 
 impl World {
@@ -92,7 +102,7 @@ impl World {
     ///
     /// # Errors
     /// When the kernel refuses, or something does not start.
-    pub fn new(scenario: Scenario, options: &layer2::Options, binary: &Path, folder: &Path) -> Result<Self> {
+    pub fn new(scenario: Scenario, options: &Options, binary: &Path, folder: &Path) -> Result<Self> {
         let example = workspace::root().join("examples/quickstart");
         if scenario == Scenario::Standalone {
             return Ok(Self::Host(Host::new(binary, folder, &example)?));
@@ -107,6 +117,9 @@ impl World {
         if scenario == Scenario::L2 {
             return Ok(Self::Layer2(Box::new(layer2::Lab::new(binary, folder, options))));
         }
+        if scenario == Scenario::Bgp {
+            return Ok(Self::Bgp(Box::new(bgp::Lab::new(binary, folder, options))));
+        }
         let topology = Topology::new(Plan::default())?;
         let mut product = Product::new(binary, folder, &example)?;
         product.start(&topology)?;
@@ -119,12 +132,13 @@ impl World {
             Self::Host(host) => return host.show(report),
             Self::Cluster(cluster) => return scenes::show(cluster, report),
             Self::Layer2(lab) => return lab.show(report),
+            Self::Bgp(lab) => return lab.show(report),
             Self::Network(topology, product) => (topology, product),
         };
         let mut stage = Stage { topology, product, report };
         let Some(addresses) = stage.settle() else { return };
         let shown = match scenario {
-            Scenario::Quickstart | Scenario::Standalone | Scenario::Kubernetes | Scenario::L2 => {
+            Scenario::Quickstart | Scenario::Standalone | Scenario::Kubernetes | Scenario::L2 | Scenario::Bgp => {
                 stage.quickstart(&addresses)
             }
             Scenario::Restart => stage.restart(&addresses),
@@ -149,6 +163,7 @@ impl World {
             }
             Self::Network(topology, _) => topology.namespaces(),
             Self::Layer2(lab) => lab.stand().map(|stand| stand.topology.namespaces()).unwrap_or_default(),
+            Self::Bgp(lab) => lab.stand().map(bgp::Stand::namespaces).unwrap_or_default(),
         }
     }
 
@@ -160,7 +175,11 @@ impl World {
             Self::Cluster(cluster) => return cluster.remote(),
             Self::Layer2(lab) => match lab.stand() {
                 Some(stand) => (stand.product.manifests(), stand.product.state()),
-                None => return "what it ran on has gone, because something failed in it".to_owned(),
+                None => return GONE.to_owned(),
+            },
+            Self::Bgp(lab) => match lab.stand() {
+                Some(stand) => (stand.product.manifests(), stand.product.state()),
+                None => return GONE.to_owned(),
             },
         };
         format!("edit {} and watch {}", manifests.display(), state.display())
@@ -173,6 +192,7 @@ impl World {
             Self::Cluster(cluster) => cluster.all_logs(),
             Self::Network(_, product) => files(&product.logs()),
             Self::Layer2(lab) => lab.failed().map(files).unwrap_or_default(),
+            Self::Bgp(lab) => lab.failed().map(files).unwrap_or_default(),
         }
     }
 }

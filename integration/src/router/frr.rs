@@ -17,6 +17,13 @@ const DAEMONS: &str = "/usr/lib/frr";
 
 fn text(config: &Config) -> String {
     let mut text = String::from("log stdout debugging\nlog timestamp precision 6\n");
+    // First, and no section is left by `exit`: a daemon that does not know it would leave its whole configuration by that.
+    if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
+        _ = writeln!(
+            text,
+            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3"
+        );
+    }
     _ = writeln!(text, "router bgp {}", config.asn);
     _ = writeln!(text, " bgp router-id {}", config.identifier);
     text += " no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n bgp log-neighbor-changes\n";
@@ -57,13 +64,6 @@ fn text(config: &Config) -> String {
             _ = writeln!(text, "  neighbor {address} activate\n  neighbor {address} soft-reconfiguration inbound");
         }
         text += " exit-address-family\n";
-    }
-    // No section is left by `exit`: a daemon that does not know the section would leave its configuration by it.
-    if let Some(interval) = config.neighbors.iter().find_map(|neighbor| neighbor.bfd_ms) {
-        _ = writeln!(
-            text,
-            "bfd\n profile test\n  receive-interval {interval}\n  transmit-interval {interval}\n  detect-multiplier 3"
-        );
     }
     text + &config.extra
 }

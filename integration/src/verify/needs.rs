@@ -72,7 +72,7 @@ const NEEDS: &[Need] = &[
         name: "GoBGP and ExaBGP (neighbours for BGP)",
         probe: &["sh", "-c", "command -v gobgpd && command -v exabgp"],
         source: Source::Debian("gobgpd exabgp"),
-        stages: &[Stage::Bgp, Stage::Kube],
+        stages: &[Stage::Net, Stage::Bgp, Stage::Kube],
     },
     Need {
         name: "setpriv and chrt",

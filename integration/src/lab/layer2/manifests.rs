@@ -15,9 +15,7 @@ pub struct Wishes {
 
 /// `network.yaml`: the pool, its announcement by the service network, the entry, and the nodes.
 pub fn network(plan: Plan, wishes: Wishes) -> String {
-    let wish = wishes.owner.map(|node| format!("\n    ferrogate.io/announce-from: node-{node}")).unwrap_or_default();
-    let mut text = format!(
-        "\
+    let head = "\
 apiVersion: ferrogate.io/v1beta1
 kind: IPAddressPool
 metadata:
@@ -26,6 +24,23 @@ spec:
   addresses:
     - 192.0.2.200-192.0.2.220
     - 2001:db8::200-2001:db8::220
+---
+apiVersion: ferrogate.io/v1beta1
+kind: L2Advertisement
+metadata:
+  name: quickstart
+spec:
+  ipAddressPools: [quickstart]
+  interfaces: [eth0]
+";
+    head.to_owned() + &entry(wishes) + &nodes(plan, wishes)
+}
+
+/// The Service by which every Ingress is reached.
+pub fn entry(wishes: Wishes) -> String {
+    let wish = wishes.owner.map(|node| format!("\n    ferrogate.io/announce-from: node-{node}")).unwrap_or_default();
+    format!(
+        "\
 ---
 apiVersion: v1
 kind: Service
@@ -42,16 +57,13 @@ spec:
   ports:
     - name: http
       port: 80
----
-apiVersion: ferrogate.io/v1beta1
-kind: L2Advertisement
-metadata:
-  name: quickstart
-spec:
-  ipAddressPools: [quickstart]
-  interfaces: [eth0]
 "
-    );
+    )
+}
+
+/// The nodes.
+pub fn nodes(plan: Plan, wishes: Wishes) -> String {
+    let mut text = String::new();
     for node in 1..=plan.nodes {
         let excluded = if wishes.drained == Some(node) {
             "\n    node.kubernetes.io/exclude-from-external-load-balancers: ''"

@@ -7,27 +7,20 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::{
-    event::{Event, Profile},
-    manifests::{self, Wishes},
-    row::{Lost, Seen},
-};
+use super::manifests::{self, Wishes};
 use crate::{
     lab::{
+        event::{Event, Profile},
         neighbours::{Claim, Witness, one_owner, owners},
-        probe::{Stream, Targets, milliseconds},
+        probe::{Stream, Targets, busy, finish, milliseconds, steady},
         product::Product,
+        row::{Lost, Seen},
         scenario::service_addresses,
         topology::{Plan, Topology},
         wait::until,
@@ -54,14 +47,8 @@ const EVERYONE: Duration = Duration::from_millis(200);
 /// How long one node alone must have answered before it counts as the only owner.
 const ALONE: Duration = Duration::from_secs(1);
 
-/// Busy loops beside a product that nothing happens to.
-const LOOPS: usize = 4;
-
 /// What the metrics of an owner say when one session is up: the one by which it is watched.
 const WATCHED: &str = "ferrogate_speaker_bfd_sessions{state=\"Up\"} 1";
-
-/// How long they go round in each run.
-const BUSY: Duration = Duration::from_secs(20);
 
 /// A network at work.
 pub struct Stand {
@@ -73,6 +60,8 @@ pub struct Stand {
     far: Namespace,
     /// One address of each family, IPv4 first; both Services have them.
     addresses: [IpAddr; 2],
+    /// How long busy loops go round in each run.
+    busy: Duration,
 }
 
 impl Stand {
@@ -80,7 +69,7 @@ impl Stand {
     ///
     /// # Errors
     /// When the kernel refuses, or something does not start or gets no address.
-    pub fn new(binary: &Path, folder: &Path, plan: Plan, profile: Profile) -> Result<Self> {
+    pub fn new(binary: &Path, folder: &Path, plan: Plan, profile: Profile, busy_seconds: u64) -> Result<Self> {
         let topology = Topology::new(plan)?;
         let far = topology.attach_far()?;
         let example = workspace::root().join("examples/quickstart");
@@ -95,7 +84,8 @@ impl Stand {
         })
         .context("waiting for addresses of both families")?;
         product.wait_ready(&topology)?;
-        Ok(Self { product, topology, far, addresses })
+        let busy = Duration::from_secs(busy_seconds);
+        Ok(Self { product, topology, far, addresses, busy })
     }
 
     /// The folder of the logs.
@@ -162,7 +152,7 @@ impl Stand {
             self.clients_go_elsewhere(owner)?;
         }
         self.afterwards(&streams)?;
-        let seen = finish(streams);
+        let seen = finish(streams).map(Seen::from);
         self.undo(event, owner)?;
         Ok(seen)
     }
@@ -183,6 +173,7 @@ impl Stand {
             Event::RollingRestart => (0..self.topology.nodes.len()).try_for_each(|node| self.restart_speaker(node)),
             Event::PartitionHeal => self.topology.part(node),
             Event::FalseTakeover => Ok(()),
+            _ => bail!("{event} does not happen in layer 2"),
         }
     }
 
@@ -194,7 +185,7 @@ impl Stand {
             Event::SpeakerKill => self.product.start_one(&self.topology, "speaker", owner),
             Event::SpeakerFreeze => self.product.signal("speaker", owner, Signal::SIGCONT),
             Event::Drain | Event::Move => wish(&self.product, self.topology.plan(), Wishes::default()),
-            Event::RollingRestart | Event::FalseTakeover => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -231,7 +222,7 @@ impl Stand {
                 .with_context(|| format!("starting the questions to {address}"))
         };
         let streams = [start(self.addresses[0])?, start(self.addresses[1])?];
-        until(LIMIT, || steady(&streams)).context("questions to a network at rest")?;
+        until(LIMIT, || steady(&streams, STEADY)).context("questions to a network at rest")?;
         Ok(streams)
     }
 
@@ -240,7 +231,7 @@ impl Stand {
         let begun = Instant::now();
         until(LIMIT, || {
             ensure!(begun.elapsed() >= AFTERWARDS, "it is too early to tell");
-            steady(streams)
+            steady(streams, STEADY)
         })
         .context("questions after the event")
     }
@@ -272,7 +263,7 @@ impl Stand {
         witness.finish()?;
         let shared = shared?;
         self.afterwards(&streams)?;
-        let mut seen = finish(streams);
+        let mut seen = finish(streams).map(Seen::from);
         for (seen, shared) in seen.iter_mut().zip(shared) {
             seen.ms = milliseconds(shared);
         }
@@ -283,15 +274,10 @@ impl Stand {
     fn load(&self, owner: usize) -> Result<[Seen; 2]> {
         let streams = self.streams()?;
         let witness = Witness::start(&self.topology.client, &self.addresses)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let round = |stop: Arc<AtomicBool>| move || while !stop.load(Ordering::Relaxed) {};
-        let loops: Vec<_> = (0..LOOPS).map(|_| thread::spawn(round(Arc::clone(&stop)))).collect();
-        thread::sleep(BUSY);
-        stop.store(true, Ordering::Relaxed);
-        loops.into_iter().try_for_each(|busy| busy.join()).ok().context("a busy loop panicked")?;
+        busy(self.busy)?;
         let heard = witness.heard();
         witness.finish()?;
-        let mut seen = finish(streams);
+        let mut seen = finish(streams).map(Seen::from);
         for (seen, address) in seen.iter_mut().zip(self.addresses) {
             let first = Claim { at: Instant::now(), address, mac: self.topology.nodes[owner].mac };
             seen.lost = Lost::Owners(changes(&[&[first], heard.as_slice()].concat(), address));
@@ -305,16 +291,6 @@ fn wish(product: &Product, plan: Plan, wishes: Wishes) -> Result<()> {
     // The node first: whoever must leave should not be without endpoints before it is known where to go.
     product.write("network.yaml", &manifests::network(plan, wishes))?;
     product.write("endpoints.yaml", &manifests::endpoints(plan, wishes))
-}
-
-fn steady(streams: &[Stream; 2]) -> Result<()> {
-    streams.iter().try_for_each(|stream| stream.steady_since(STEADY).map(drop).context("answers are missing"))
-}
-
-fn finish(streams: [Stream; 2]) -> [Seen; 2] {
-    // Both stop asking at the same time.
-    streams.iter().for_each(Stream::stop);
-    streams.map(|stream| stream.finish().into())
 }
 
 /// For how long each address had another owner beside its last one after a moment, once that one has been alone for a

@@ -215,6 +215,18 @@ fn a_restart_drains_the_routes_of_a_peer_that_cannot_keep_them() {
 }
 
 #[test]
+fn a_restart_drains_the_routes_that_nobody_would_forward_by_meanwhile() {
+    let restart = GracefulRestart { restart_time_seconds: 120, forwarding_preserved: false };
+    let neighbor = Neighbor { graceful_restart: Some(restart), ..neighbor() };
+
+    let said = parting(neighbor, restarting_open(true), Departure::Restart);
+
+    assert!(said.iter().any(|(_, heard)| heard.message == withdraws(&["198.51.100.1/32"])));
+    let Message::Notification(last) = &said.last().unwrap().1.message else { panic!("{said:?}") };
+    assert_eq!((last.code, last.subcode), (6, 9));
+}
+
+#[test]
 fn whoever_stops_tries_nothing_any_more_and_parts_though_peers_come_and_go_meanwhile() {
     let (mut bench, _) = Bench::up(neighbor(), open());
     let other = || Neighbor { remote: Remote::Address { address: ip("192.0.2.253"), port: port() }, ..neighbor() };

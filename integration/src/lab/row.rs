@@ -1,21 +1,31 @@
 //! What clients saw of one event, over all its runs.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
+use anyhow::Result;
 use serde::Serialize;
 
-use super::event::{Event, Family, Profile};
-use crate::lab::{probe::Losses, report::quantile};
+use crate::lab::{
+    event::{Event, Family, Profile},
+    probe::Losses,
+    report::quantile,
+};
 
 /// What clients saw in one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
-    /// For how long there was no answer, in milliseconds; after a partition, for how long there was more than one owner.
+    /// For how long there was no answer, in milliseconds; after a partition, for how long there was more than one owner;
+    /// where routes are waited for, until they were there.
     pub ms: f64,
     /// What was lost.
     pub lost: Lost,
     /// TCP connections that stood before and no longer carry anything after.
     pub broken_tcp: usize,
+    /// How many times as long it took as what it was measured beside.
+    pub ratio: Option<f64>,
 }
 
 /// What was lost in one run.
@@ -30,6 +40,8 @@ pub enum Lost {
     },
     /// An owner, although nothing had happened to it; so many times.
     Owners(usize),
+    /// A session with a router, although nothing had happened to it; so many times.
+    Sessions(usize),
 }
 
 impl Default for Lost {
@@ -42,7 +54,7 @@ impl Lost {
     fn count(self) -> usize {
         match self {
             Self::Questions { datagrams, requests } => datagrams + requests,
-            Self::Owners(count) => count,
+            Self::Owners(count) | Self::Sessions(count) => count,
         }
     }
 }
@@ -52,6 +64,7 @@ impl fmt::Display for Lost {
         match self {
             Self::Questions { datagrams, requests } => write!(f, "{datagrams} datagrams and {requests} requests lost"),
             Self::Owners(count) => write!(f, "{count} false takeovers"),
+            Self::Sessions(count) => write!(f, "{count} sessions lost"),
         }
     }
 }
@@ -62,7 +75,59 @@ impl From<Losses> for Seen {
             ms: losses.silence_ms(),
             lost: Lost::Questions { datagrams: losses.lost, requests: losses.http_failed },
             broken_tcp: losses.tcp_broken,
+            ratio: None,
         }
+    }
+}
+
+/// All runs of one event: what clients saw by IPv4 and by IPv6.
+#[derive(Default)]
+pub struct Outcome {
+    /// Of each run.
+    pub seen: Vec<[Seen; 2]>,
+    /// What ended them.
+    pub failed: Option<anyhow::Error>,
+    /// How long they took together.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Lets the event happen once more, unless something has failed, and prints what clients saw.
+    pub fn add(&mut self, name: &str, run: impl FnOnce() -> Result<[Seen; 2]>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let begun = Instant::now();
+        let seen = run();
+        self.took += begun.elapsed();
+        println!("  {name}: {}", told(seen.as_ref()));
+        match seen {
+            Ok(seen) => self.seen.push(seen),
+            Err(error) => self.failed = Some(error.context(name.to_owned())),
+        }
+    }
+
+    /// A row for each family.
+    pub fn rows(&self, event: Event, profile: Profile) -> Vec<Row> {
+        let of = |family: &Family| {
+            let seen: Vec<_> = self.seen.iter().map(|seen| seen[*family as usize]).collect();
+            Row::new(event, profile, *family, &seen)
+        };
+        event.families().iter().filter_map(of).collect()
+    }
+}
+
+/// A run in a line.
+fn told(seen: Result<&[Seen; 2], &anyhow::Error>) -> String {
+    match seen {
+        Ok(seen) => {
+            let told = Family::BOTH.iter().zip(seen).map(|(family, seen)| {
+                let ratio = seen.ratio.map(|ratio| format!(", {ratio:.2} times as long")).unwrap_or_default();
+                format!("{family} {:.1} ms, {}, {} TCP connections broken{ratio}", seen.ms, seen.lost, seen.broken_tcp)
+            });
+            told.collect::<Vec<_>>().join("; ")
+        }
+        Err(error) => format!("{error:#}"),
     }
 }
 
@@ -71,7 +136,7 @@ impl From<Losses> for Seen {
 pub struct Row {
     /// What happened.
     pub event: Event,
-    /// How quickly speakers watched each other.
+    /// How quickly failures were noticed.
     pub profile: Profile,
     /// By which addresses the client looked.
     pub family: Family,
@@ -87,6 +152,9 @@ pub struct Row {
     pub lost: usize,
     /// The sum of [`Seen::broken_tcp`].
     pub broken_tcp: usize,
+    /// The median of [`Seen::ratio`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
 }
 
 impl Row {
@@ -94,6 +162,8 @@ impl Row {
     pub fn new(event: Event, profile: Profile, family: Family, runs: &[Seen]) -> Option<Self> {
         let mut times: Vec<_> = runs.iter().map(|seen| seen.ms).collect();
         times.sort_by(f64::total_cmp);
+        let mut ratios: Vec<_> = runs.iter().filter_map(|seen| seen.ratio).collect();
+        ratios.sort_by(f64::total_cmp);
         Some(Self {
             event,
             profile,
@@ -104,23 +174,25 @@ impl Row {
             worst_ms: *times.last()?,
             lost: runs.iter().map(|seen| seen.lost.count()).sum(),
             broken_tcp: runs.iter().map(|seen| seen.broken_tcp).sum(),
+            ratio: quantile(&ratios, 0.5),
         })
     }
 }
 
 /// The rows below each other.
 pub fn table(rows: &[Row]) -> String {
-    let line = |cells: [String; 9]| {
+    let line = |cells: [String; 10]| {
         let [event, profile, family, numbers @ ..] = cells;
         let numbers: String = numbers.iter().map(|number| format!(" {number:>8}")).collect();
         format!("  {event:<15} {profile:<8} {family:<6}{numbers}\n")
     };
-    let heads = ["event", "profile", "family", "runs", "p50 ms", "p99 ms", "worst ms", "lost", "tcp"];
+    let heads = ["event", "profile", "family", "runs", "p50 ms", "p99 ms", "worst ms", "lost", "tcp", "ratio"];
     let rows = rows.iter().map(|row| {
         let [p50, p99, worst] = [row.p50_ms, row.p99_ms, row.worst_ms].map(|ms| format!("{ms:.1}"));
         let [runs, lost, broken] = [row.runs, row.lost, row.broken_tcp].map(|count| count.to_string());
         let [event, profile, family] = [row.event.to_string(), row.profile.to_string(), row.family.to_string()];
-        line([event, profile, family, runs, p50, p99, worst, lost, broken])
+        let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        line([event, profile, family, runs, p50, p99, worst, lost, broken, ratio])
     });
     line(heads.map(str::to_owned)) + &rows.collect::<String>()
 }
@@ -131,8 +203,12 @@ mod tests {
 
     #[test]
     fn a_row_has_the_promised_shape() {
-        let runs =
-            [3.0, 1.0, 2.0].map(|ms| Seen { ms, lost: Lost::Questions { datagrams: 1, requests: 1 }, broken_tcp: 1 });
+        let runs = [3.0, 1.0, 2.0].map(|ms| Seen {
+            ms,
+            lost: Lost::Questions { datagrams: 1, requests: 1 },
+            broken_tcp: 1,
+            ratio: None,
+        });
         let row = Row::new(Event::LinkCut, Profile::Default, Family::Ipv4, &runs).unwrap();
 
         assert_eq!(
@@ -149,7 +225,7 @@ mod tests {
 
     #[test]
     fn columns_of_the_table_end_below_each_other() {
-        let runs = [Seen { ms: 148.25, lost: Lost::Owners(2), broken_tcp: 20 }];
+        let runs = [Seen { ms: 148.25, lost: Lost::Owners(2), broken_tcp: 20, ratio: Some(1.2) }];
         let row = Row::new(Event::RollingRestart, Profile::Default, Family::Ipv6, &runs).unwrap();
 
         let table = table(&[row]);
