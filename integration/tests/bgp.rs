@@ -3,6 +3,8 @@
 //!
 //! Needs root, FRR, BIRD, GoBGP and ExaBGP; `cargo verify -- --only bgp` installs them.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 #[path = "bgp/stand.rs"]
 mod stand;
 

@@ -30,7 +30,7 @@ impl Outbox {
         self.waiting.push(write);
         while !self.waiting.is_empty() {
             match self.writes.try_reserve() {
-                Ok(permit) => self.waiting.pop().into_iter().for_each(|write| permit.send(write)),
+                Ok(permit) => self.waiting.pop().map_or((), |write| permit.send(write)),
                 Err(TrySendError::Full(())) => return,
                 // Nobody writes any more: the process is ending.
                 Err(TrySendError::Closed(())) => self.waiting = Line::default(),
@@ -44,7 +44,7 @@ impl Outbox {
             pending::<()>().await;
         }
         match self.writes.reserve().await {
-            Ok(permit) => self.waiting.pop().into_iter().for_each(|write| permit.send(write)),
+            Ok(permit) => self.waiting.pop().map_or((), |write| permit.send(write)),
             Err(_) => self.waiting = Line::default(),
         }
     }

@@ -43,7 +43,7 @@ fn wait_until_watched(speaker: &Speaker, peer: &str) {
 }
 
 #[test]
-fn n_084_a_link_that_dies_silently_ends_the_session_within_the_time_of_bfd_and_the_status_says_so() {
+fn m_141_n_084_a_link_that_dies_silently_ends_the_session_within_the_time_of_bfd_and_the_status_says_so() {
     for vendor in Vendor::STRICT {
         for is_far in [false, true] {
             let context = format!("{vendor:?}, {}", if is_far { "several hops" } else { "one hop" });

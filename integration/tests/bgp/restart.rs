@@ -50,7 +50,7 @@ fn advertising(stand: &Stand, neighbor: Neighbor, prefixes: &[&str]) -> Speaker 
 }
 
 #[test]
-fn n_070_routes_stay_in_the_kernel_of_a_router_while_the_speaker_is_killed_and_comes_back() {
+fn m_142_n_070_routes_stay_in_the_kernel_of_a_router_while_the_speaker_is_killed_and_comes_back() {
     for vendor in Vendor::STRICT {
         let stand = Stand::new();
         let router = patient(&stand, vendor);

@@ -41,7 +41,8 @@ fn advertise_all(speaker: &mut Speaker, prefixes: &[String]) {
 }
 
 #[test]
-fn n_040_n_041_the_path_is_one_segment_of_four_octets_or_empty_within_the_as_which_alone_has_a_local_preference() {
+fn m_134_m_145_n_040_n_041_the_path_is_one_segment_of_four_octets_or_empty_within_the_as_which_alone_has_a_local_preference()
+ {
     for asn in [THEIRS, OURS] {
         let stand = Stand::new();
         let router = stand.router(Vendor::Exabgp, asn, |_| {});
@@ -382,7 +383,7 @@ fn talkative(stand: &Stand, vendor: Vendor) -> Router<'_> {
 }
 
 #[test]
-fn n_054_routes_of_a_peer_are_counted_and_neither_installed_nor_sent_on() {
+fn m_137_n_054_routes_of_a_peer_are_counted_and_neither_installed_nor_sent_on() {
     for vendor in Vendor::STRICT {
         let stand = Stand::new();
         let router = talkative(&stand, vendor);

@@ -262,7 +262,7 @@ fn holds_port(stand: &Stand) -> bool {
 }
 
 #[test]
-fn n_031_n_032_a_changed_peer_resets_only_itself_and_services_reset_none() {
+fn m_143_n_031_n_032_a_changed_peer_resets_only_itself_and_services_reset_none() {
     for vendor in Vendor::STRICT {
         let stand = Stand::new();
         let router = stand.router(vendor, THEIRS, |_| {});
