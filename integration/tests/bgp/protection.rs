@@ -175,9 +175,13 @@ fn n_062_a_router_that_wants_proof_that_we_are_near_does_not_hear_us_without() {
 
         speaker.peer("router", neighbor(ROUTER, THEIRS));
 
-        speaker.wait_for("router", |status| status.trouble.is_some() || status.last_close.is_some());
-        assert!(!router.is_established(NODE.into()).unwrap(), "{vendor:?}");
-        assert!(never_up(&speaker.status("router").unwrap()), "{vendor:?}");
+        let status = speaker.wait_for("router", |status| status.trouble.is_some() || status.last_close.is_some());
+        // Routers ask for proof when they have taken the connection. What they have read by then they believe, and hear
+        // nothing more, until either side's hold time is over.
+        let fell_silent =
+            matches!(&status.last_close, Some(Closing::Received(said) | Closing::Sent(said)) if said.code == 4);
+        assert!(fell_silent || never_up(&status), "{vendor:?}: {status:?}");
+        assert!(fell_silent || !router.is_established(NODE.into()).unwrap(), "{vendor:?}");
     }
 }
 

@@ -30,7 +30,10 @@ pub const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Up for this long, a session counts as one that works: the next loss is followed by an attempt at once.
 const FORGIVE_AFTER: Duration = Duration::from_secs(30);
 
-/// How often changes of numbers are told at most: each ends in a write to the API server, from every node.
+/// How long changes of numbers are gathered before they are told.
+const NEWS_DELAY: Duration = Duration::from_secs(1);
+
+/// How often they are told at most: each time ends in a write to the API server, from every node.
 const NEWS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a peer is left alone that has sent more prefixes than it may: it would send them again, and every attempt would
@@ -63,6 +66,8 @@ pub(super) struct Peer {
     leaving: Option<Leaving>,
     retired: bool,
     told: Option<SessionStatus>,
+    /// When numbers alone were told last.
+    numbers_told_at: Option<Instant>,
     news_at: Option<Instant>,
 }
 
@@ -137,6 +142,7 @@ impl Peer {
             leaving: None,
             retired: false,
             told: None,
+            numbers_told_at: None,
             news_at: None,
         }
     }
@@ -245,6 +251,10 @@ impl Peer {
             return;
         }
         if before.is_same_session(&self.neighbor) && before.shutdown.is_none() {
+            if before.max_prefixes != self.neighbor.max_prefixes && self.has_had_too_many() {
+                self.give_up(actions);
+                self.start(common, actions);
+            }
             return;
         }
         let moves = before.remote != self.neighbor.remote;
@@ -625,6 +635,11 @@ impl Peer {
         self.retry(common);
     }
 
+    /// Whether the last connection ended because the peer sent more prefixes than it may.
+    fn has_had_too_many(&self) -> bool {
+        self.last_close == Some(Closing::Sent(Notification::cease(Cease::MaximumPrefixes)))
+    }
+
     /// Waits for the next attempt, longer after each that came to nothing (RFC 4271 §8.2.1.1 damps so).
     fn retry(&mut self, common: &mut Common<'_>) {
         let is_wanted = self.leaving.is_none()
@@ -636,8 +651,7 @@ impl Peer {
             && self.attempt == Attempt::None;
         if is_wanted {
             let most = self.neighbor.connect_retry_time.unwrap_or(RETRY_MAX);
-            let too_many = Closing::Sent(Notification::cease(Cease::MaximumPrefixes));
-            let wait = match self.last_close == Some(too_many) {
+            let wait = match self.has_had_too_many() {
                 true => TOO_MANY_PREFIXES,
                 false => (RETRY_FIRST * 2u32.saturating_pow(self.failures.min(MAX_DOUBLINGS))).min(most),
             };
@@ -703,9 +717,12 @@ impl Peer {
             };
             numbers != status
         });
-        let at = *self.news_at.get_or_insert(now + NEWS_INTERVAL);
-        if !is_urgent && now < at {
-            return None;
+        if !is_urgent {
+            let soon = self.numbers_told_at.map_or(now, |told_at| now.max(told_at + NEWS_INTERVAL - NEWS_DELAY));
+            if now < *self.news_at.get_or_insert(soon + NEWS_DELAY) {
+                return None;
+            }
+            self.numbers_told_at = Some(now);
         }
         self.news_at = None;
         self.told = Some(status.clone());
