@@ -5,28 +5,26 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    path::Path,
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use anyhow::{Result, ensure};
 use ferrogate_integration::{
     lab::{
-        cost::{resident_mib, say_ready, taken},
+        cost::{measure, resident_mib, say_ready, taken},
         product::Product,
         topology::{Plan, Topology},
     },
-    netns::{self, Namespace},
+    netns::Namespace,
     router::{Config, Router, Vendor},
-    workspace,
 };
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
+/// How long the sessions are watched unless told otherwise, in seconds.
+const SECONDS: u64 = 600;
 /// How many routers.
 const PEERS: usize = 100;
 /// How many Services, each with an address of both families.
@@ -40,51 +38,11 @@ const RESIDENT_MIB: f64 = 40.0;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
-/// Measures the cost of a hundred BGP sessions.
-#[derive(Parser)]
-struct Args {
-    /// How long the sessions are watched, in seconds
-    #[arg(long, default_value_t = 600)]
-    seconds: u64,
-    /// The binary to measure; by default the one of this tree, built first
-    #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
-    /// Be the inner process, with its files in this folder
-    #[arg(long, value_name = "DIR", hide = true, requires = "binary")]
-    inside: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let done = match (&args.inside, &args.binary) {
-        (Some(folder), Some(binary)) => inside(binary, folder, Duration::from_secs(args.seconds)),
-        _ => outside(&args),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("{error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-/// Leaves the machine's namespaces; whatever way this ends, the kernel ends everything below it.
-fn outside(args: &Args) -> Result<ExitCode> {
-    let binary = match &args.binary {
-        Some(binary) => fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))?,
-        None => workspace::ship()?,
-    };
-    let folder = tempfile::tempdir()?;
-    netns::enter()?;
-    let mut command = Command::new(std::env::current_exe().context("looking for this program")?);
-    command.arg("--binary").arg(binary).arg("--inside").arg(folder.path());
-    let status =
-        command.args(["--seconds", &args.seconds.to_string()]).status().context("starting the inner process")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    measure(SECONDS, inside)
 }
 
 fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
-    set_pdeathsig(Signal::SIGKILL).context("asking to end with the outer process")?;
-    netns::settle()?;
-    netns::check()?;
     let plan = Plan { nodes: 1, pods_per_node: 0, management: false };
     let topology = Topology::new(plan)?;
     let add = |namespace: &Namespace, address: Ipv4Addr| {

@@ -7,29 +7,27 @@
 //! program fails above a limit; what a speaker is told of a proxy that is ready comes from here.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    path::Path,
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use anyhow::{Result, ensure};
 use ferrogate_integration::{
     lab::{
-        cost::{resident_mib, say_ready, taken},
+        cost::{measure, resident_mib, say_ready, taken},
         neighbours::ask_steadily,
         product::Product,
         topology::{CLIENT_V6, Plan, Topology, uplink, uplink_v6},
         wait::{steadily, until},
     },
-    netns::{self, Namespace},
-    workspace,
+    netns::Namespace,
 };
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
+/// Length of one measurement unless told otherwise, in seconds.
+const SECONDS: u64 = 20;
 /// How many nodes share the addresses.
 const NODES: u8 = 5;
 /// How many Services there are; each has an address of both families.
@@ -58,51 +56,11 @@ const ANSWERED: f64 = 0.99;
 /// How often an idle speaker may wake up under unrelated traffic, over how often it does without.
 const WAKES: f64 = 1.1;
 
-/// Measures the cost of a speaker.
-#[derive(Parser)]
-struct Args {
-    /// Length of one measurement, in seconds
-    #[arg(long, default_value_t = 20)]
-    seconds: u64,
-    /// The binary to measure; by default the one of this tree, built first
-    #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
-    /// Be the inner process, with its files in this folder
-    #[arg(long, value_name = "DIR", hide = true, requires = "binary")]
-    inside: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let done = match (&args.inside, &args.binary) {
-        (Some(folder), Some(binary)) => inside(binary, folder, Duration::from_secs(args.seconds)),
-        _ => outside(&args),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("{error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-/// Leaves the machine's namespaces; whatever way this ends, the kernel ends everything below it.
-fn outside(args: &Args) -> Result<ExitCode> {
-    let binary = match &args.binary {
-        Some(binary) => fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))?,
-        None => workspace::ship()?,
-    };
-    let folder = tempfile::tempdir()?;
-    netns::enter()?;
-    let mut command = Command::new(std::env::current_exe().context("looking for this program")?);
-    command.arg("--binary").arg(binary).arg("--inside").arg(folder.path());
-    let status =
-        command.args(["--seconds", &args.seconds.to_string()]).status().context("starting the inner process")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    measure(SECONDS, inside)
 }
 
 fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
-    set_pdeathsig(Signal::SIGKILL).context("asking to end with the outer process")?;
-    netns::settle()?;
-    netns::check()?;
     let bench = Bench::start(binary, folder)?;
 
     let idle = bench.over(time, || Ok(()))?;

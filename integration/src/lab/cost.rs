@@ -4,12 +4,67 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+use clap::Parser;
+use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
 use super::product::PROXY_ADMIN;
+use crate::{netns, workspace};
+
+/// What a program that measures the cost of speakers is told.
+#[derive(Parser)]
+struct Args {
+    /// Length of one measurement, in seconds
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// The binary to measure; by default the one of this tree, built first
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Be the inner process, with its files in this folder
+    #[arg(long, value_name = "DIR", hide = true, requires = "binary")]
+    inside: Option<PathBuf>,
+}
+
+/// Measures in namespaces of its own: the binary, with its files in a folder, for a time. Whatever way this ends, the
+/// kernel ends everything that was started.
+pub fn measure(seconds: u64, inside: impl FnOnce(&Path, &Path, Duration) -> Result<ExitCode>) -> ExitCode {
+    let args = Args::parse();
+    let seconds = args.seconds.unwrap_or(seconds);
+    let done = match (&args.inside, &args.binary) {
+        (Some(folder), Some(binary)) => settle().and_then(|()| inside(binary, folder, Duration::from_secs(seconds))),
+        _ => outside(args.binary.as_deref(), seconds),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Leaves the machine's namespaces and starts the inner process.
+fn outside(binary: Option<&Path>, seconds: u64) -> Result<ExitCode> {
+    let binary = match binary {
+        Some(binary) => fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))?,
+        None => workspace::ship()?,
+    };
+    let folder = tempfile::tempdir()?;
+    netns::enter()?;
+    let mut command = Command::new(std::env::current_exe().context("looking for this program")?);
+    command.arg("--binary").arg(binary).arg("--inside").arg(folder.path());
+    let status = command.args(["--seconds", &seconds.to_string()]).status().context("starting the inner process")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn settle() -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("asking to end with the outer process")?;
+    netns::settle()?;
+    netns::check()
+}
 
 /// CPU time that all threads of a process have taken, in nanoseconds, and how often one of them had waited and went on.
 ///
