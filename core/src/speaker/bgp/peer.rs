@@ -694,7 +694,7 @@ impl Peer {
             families: both.map(|both| both.families.clone()).unwrap_or_default(),
             prefixes_sent: rib.map_or(0, RibOut::len),
             prefixes_received: self.received.count,
-            withheld: rib.map(RibOut::withheld).unwrap_or_default(),
+            withheld: rib.map(RibOut::withheld).cloned().unwrap_or_default(),
             flaps: self.flaps,
             last_close: self.last_close.clone(),
             bfd: self.neighbor.bfd.map(|_| self.bfd),

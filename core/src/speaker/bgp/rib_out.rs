@@ -44,6 +44,8 @@ pub(super) struct RibOut {
     /// Those of the dirty that the peer has and wants to hear of even if nothing about them is new.
     again: BTreeSet<Prefix>,
     withheld: BTreeMap<Prefix, Withheld>,
+    /// How many of them there are for each reason.
+    withheld_counts: BTreeMap<Withheld, usize>,
     /// Families whose routes have not all been sent yet (RFC 4724 §2).
     unfinished: BTreeSet<Family>,
     /// Families that are being sent again (RFC 7313).
@@ -66,6 +68,7 @@ impl RibOut {
             dirty: routes.keys().copied().collect(),
             again: BTreeSet::new(),
             withheld: BTreeMap::new(),
+            withheld_counts: BTreeMap::new(),
             unfinished,
             refreshing: BTreeSet::new(),
             begun: BTreeSet::new(),
@@ -116,13 +119,28 @@ impl RibOut {
         self.sent.len()
     }
 
-    /// What the peer does not get although it should, and why.
-    pub(super) fn withheld(&self) -> BTreeMap<Withheld, usize> {
-        let mut counts = BTreeMap::new();
-        for reason in self.withheld.values() {
-            *counts.entry(*reason).or_default() += 1;
+    /// How much the peer does not get although it should, and why.
+    pub(super) fn withheld(&self) -> &BTreeMap<Withheld, usize> {
+        &self.withheld_counts
+    }
+
+    fn withhold(&mut self, prefix: Prefix, reason: Option<Withheld>) {
+        let before = match reason {
+            Some(reason) => self.withheld.insert(prefix, reason),
+            None => self.withheld.remove(&prefix),
+        };
+        if before == reason {
+            return;
         }
-        counts
+        if let Some(before) = before
+            && let Some(count) = self.withheld_counts.get_mut(&before)
+        {
+            *count -= 1;
+            self.withheld_counts.retain(|_, count| *count > 0);
+        }
+        if let Some(reason) = reason {
+            *self.withheld_counts.entry(reason).or_default() += 1;
+        }
     }
 
     /// Whether the peer has yet to be told that it knows all routes.
@@ -130,8 +148,8 @@ impl RibOut {
         !self.unfinished.is_empty()
     }
 
-    /// The next messages; there may be none although there was something to look at. What `is_complete` says is that nothing else is about to become
-    /// wanted, so that a peer which kept our routes through a restart may forget the others.
+    /// The next messages; there may be none although there was something to look at. What `is_complete` says is that
+    /// nothing else is about to become wanted, so that a peer which kept our routes through a restart may forget the others.
     pub(super) fn next(&mut self, routes: &Routes, is_complete: bool) -> Vec<Vec<u8>> {
         let mut announced: BTreeMap<Arc<Attributes>, Vec<Prefix>> = BTreeMap::new();
         let mut withdrawn = Vec::new();
@@ -139,20 +157,12 @@ impl RibOut {
             let Some(prefix) = self.dirty.pop_first() else { break };
             let is_asked_for = self.again.remove(&prefix);
             let wanted = if self.emptied { None } else { self.wanted(routes, prefix) };
-            let wanted = match wanted {
-                Some(Ok(attributes)) => {
-                    self.withheld.remove(&prefix);
-                    Some(attributes)
-                }
-                Some(Err(reason)) => {
-                    self.withheld.insert(prefix, reason);
-                    None
-                }
-                None => {
-                    self.withheld.remove(&prefix);
-                    None
-                }
+            let (wanted, withheld) = match wanted {
+                Some(Ok(attributes)) => (Some(attributes), None),
+                Some(Err(reason)) => (None, Some(reason)),
+                None => (None, None),
             };
+            self.withhold(prefix, withheld);
             match wanted {
                 Some(attributes) => {
                     if !is_asked_for && self.sent.get(&prefix).is_some_and(|sent| **sent == attributes) {
