@@ -166,7 +166,7 @@ pub struct BgpSession {
     pub families: BTreeSet<Family>,
     /// How many prefixes the peer has from us.
     pub prefixes_sent: u64,
-    /// How many prefixes we have from the peer.
+    /// How many prefixes the peer has announced, less those it has withdrawn.
     pub prefixes_received: u64,
     /// How many prefixes the peer should have and does not get, by the reason in one CamelCase word.
     pub withheld: BTreeMap<String, u64>,

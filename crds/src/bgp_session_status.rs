@@ -99,7 +99,8 @@ pub struct BGPSessionStatusStatus {
     #[schemars(range(min = 0))]
     pub prefixes_sent: i64,
 
-    /// How many prefixes this node has from the peer. They are counted and not used.
+    /// How many prefixes the peer has announced, less those it has withdrawn. They are counted and not used; one that is
+    /// announced anew counts again unless the BGPPeer sets maxPrefixes.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub prefixes_received: i64,

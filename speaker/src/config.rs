@@ -101,7 +101,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = Time(HAND_OVER_GRACE), value_parser = time::<0, 300_000>)]
     pub hand_over_grace: Duration,
 
-    /// How long a stopping speaker stays until its successors have announced themselves, 0s to 1min
+    /// How long a stopping speaker stays until its successors have announced themselves, 0s to 1min; up to 3s longer while
+    /// BGP peers have to be told
     #[arg(long, value_name = "TIME", default_value = Time(SHUTDOWN_GRACE), value_parser = time::<0, 60_000>)]
     pub shutdown_grace: Duration,
 
