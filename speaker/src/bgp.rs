@@ -23,10 +23,11 @@ use ferrogate_core::{
     speaker::{
         Interface,
         bfd::sessions::Path,
-        bgp::{self, Action, BfdWish, Connection, Ends, Event, Peers, SessionStatus, Trouble, Wanted},
+        bgp::{self, Action, BfdWish, Connection, Ends, Event, Peers, Rejection, SessionStatus, Trouble, Wanted},
     },
 };
 use imbl::OrdMap;
+use socket2::SockRef;
 use tokio::{
     net::TcpStream,
     runtime,
@@ -36,7 +37,7 @@ use tokio::{
 };
 use tracing::{debug, info, trace, warn};
 
-use self::{discovery::Discovery, listen::Listeners};
+use self::{connection::Outgoing, discovery::Discovery, listen::Listeners};
 
 mod connection;
 mod dial;
@@ -153,8 +154,7 @@ struct Hands {
     peers: Peers,
     links: watch::Receiver<Arc<Interfaces>>,
     told: watch::Sender<Sessions>,
-    /// Bytes for each connection.
-    connections: BTreeMap<Connection, mpsc::Sender<Vec<u8>>>,
+    connections: BTreeMap<Connection, Outgoing>,
     dialing: BTreeMap<Connection, AbortHandle>,
     tasks: JoinSet<Option<Dialled>>,
     listeners: Listeners,
@@ -200,7 +200,7 @@ impl Hands {
                         Ok(None) | Err(_) => continue,
                     },
                     Some(event) = received.recv() => event,
-                    stream = self.listeners.accept() => match self.accepted(stream) {
+                    (vrf, stream) = self.listeners.accept() => match self.accepted(vrf, stream) {
                         Some(event) => event,
                         None => continue,
                     },
@@ -240,9 +240,9 @@ impl Hands {
         match action {
             Action::Send { connection, bytes } => {
                 trace!(?connection, bytes = bytes.len(), "send");
-                let Some(pieces) = self.connections.get(&connection) else { return };
-                // Full only where the peer takes nothing, and then the machine gives the connection up.
-                _ = pieces.try_send(bytes);
+                if let Some(outgoing) = self.connections.get(&connection) {
+                    outgoing.send(bytes);
+                }
             }
             Action::Connect { connection, to, transport } => {
                 debug!(?connection, address = %to.address, "connect");
@@ -258,6 +258,10 @@ impl Hands {
                 if let Some(task) = self.dialing.remove(&connection) {
                     task.abort();
                 }
+            }
+            Action::Reject { connection, remote, reason } => {
+                self.connections.remove(&connection);
+                reject(remote, reason);
             }
             Action::Listen(expected) => self.listeners.expect(expected),
             Action::Discover(interfaces) => self.discovery.follow(interfaces),
@@ -291,19 +295,27 @@ impl Hands {
         )
     }
 
-    fn accepted(&mut self, stream: TcpStream) -> Option<Event> {
+    fn accepted(&mut self, vrf: Option<InterfaceName>, stream: TcpStream) -> Option<Event> {
         let ends = self.ends(&stream).ok()?;
+        let Some(transport) = self.peers.transport_for(vrf.as_ref(), &ends) else {
+            reject(ends.remote, Rejection::Stranger);
+            return None;
+        };
+        if let Err(error) = dial::dress(&SockRef::from(&stream), ends.local.is_ipv4(), transport.ttl) {
+            debug!(address = %ends.remote, %error, "connection lost");
+            return None;
+        }
         let connection = self.peers.accept();
         self.serve(connection, stream);
-        Some(Event::Accepted { connection, ends })
+        Some(Event::Accepted { connection, vrf, ends })
     }
 
     fn serve(&mut self, connection: Connection, stream: TcpStream) {
-        let (pieces, taken) = mpsc::channel(connection::PIECES);
-        self.connections.insert(connection, pieces);
+        let (outgoing, incoming) = Outgoing::new();
+        self.connections.insert(connection, outgoing);
         let events = self.events.clone();
         self.tasks.spawn(async move {
-            connection::serve(connection, stream, taken, events).await;
+            connection::serve(connection, stream, incoming, events).await;
             None
         });
     }
@@ -328,6 +340,11 @@ impl Hands {
         let addresses = own.filter(is_link).map(|(_, interface)| interface.addresses.clone()).unwrap_or_default();
         Ok(Ends { local, remote, interface, addresses })
     }
+}
+
+/// Anybody can connect, and so have this said.
+fn reject(remote: IpAddr, reason: Rejection) {
+    debug!(address = %remote, reason = reason.reason(), error = %reason, "BGP connection rejected");
 }
 
 /// A line for the timeline where a session is another than before.

@@ -300,6 +300,8 @@ pub enum Event {
     Accepted {
         /// Which.
         connection: Connection,
+        /// The VRF device that it came by.
+        vrf: Option<InterfaceName>,
         /// Its ends.
         ends: Ends,
     },
@@ -373,6 +375,15 @@ pub enum Action {
         /// Which.
         connection: Connection,
     },
+    /// Close a connection that somebody has made, without a word.
+    Reject {
+        /// Which.
+        connection: Connection,
+        /// Who has made it.
+        remote: IpAddr,
+        /// Why it is not wanted.
+        reason: Rejection,
+    },
     /// Have exactly these BFD sessions.
     Watch(BTreeMap<Path, BfdWish>),
     /// How a session stands has changed.
@@ -386,6 +397,40 @@ pub enum Action {
     },
     /// After [`Wanted::departing`]: everybody was told. Nothing follows.
     Parted,
+}
+
+/// Why a connection that somebody has made is not wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
+    /// No BGPPeer of this node is there.
+    Stranger,
+    /// The BGPPeer stands for a prefix, and [`MAX_DYNAMIC`] routers of it are spoken with.
+    TooManyRouters,
+    /// Everybody was told that this speaker stops.
+    Parted,
+}
+
+impl Rejection {
+    /// One CamelCase word for the log.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Stranger => "Stranger",
+            Self::TooManyRouters => "TooManyRouters",
+            Self::Parted => "Parted",
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stranger => f.write_str("no BGPPeer of this node is there"),
+            Self::TooManyRouters => {
+                write!(f, "{MAX_DYNAMIC} routers of its BGPPeer are spoken with; use a longer prefix")
+            }
+            Self::Parted => f.write_str("this speaker stops"),
+        }
+    }
 }
 
 /// Where to connect.
@@ -627,7 +672,8 @@ pub struct SessionStatus {
     pub families: BTreeSet<Family>,
     /// Routes the peer has of us.
     pub prefixes_sent: usize,
-    /// Prefixes it has announced and not withdrawn; counted, never kept.
+    /// Prefixes it has announced, less those it has withdrawn: they are counted and not kept, so that one which is announced
+    /// anew counts again unless [`Neighbor::max_prefixes`] has them told apart.
     pub prefixes_received: u64,
     /// Routes meant for it that it does not get, and why.
     pub withheld: BTreeMap<Withheld, usize>,
@@ -665,7 +711,8 @@ pub struct Peers {
     routers: BTreeMap<InterfaceName, IpAddr>,
     expected: Vec<Expected>,
     discovered: BTreeSet<InterfaceName>,
-    watched: BTreeMap<Path, BfdWish>,
+    /// How each peer is watched.
+    watches: BTreeMap<PeerId, (Path, BfdWish)>,
     parted: bool,
 }
 
@@ -709,7 +756,7 @@ impl Peers {
             routers: BTreeMap::new(),
             expected: Vec::new(),
             discovered: BTreeSet::new(),
-            watched: BTreeMap::new(),
+            watches: BTreeMap::new(),
             parted: false,
         }
     }
@@ -744,8 +791,12 @@ impl Peers {
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.parted {
-            if let Event::Accepted { connection, .. } | Event::Connected { connection, .. } = event {
-                actions.push(Action::Close { connection });
+            match event {
+                Event::Connected { connection, .. } => actions.push(Action::Close { connection }),
+                Event::Accepted { connection, ends, .. } => {
+                    actions.push(Action::Reject { connection, remote: ends.remote, reason: Rejection::Parted });
+                }
+                _ => {}
             }
             return actions;
         }
@@ -755,15 +806,15 @@ impl Peers {
                 self.want(now, wanted, &mut touched, &mut actions);
                 self.expect(&mut actions);
             }
-            Event::Accepted { connection, ends } => match self.peer_at(&ends) {
-                Some(id) => {
+            Event::Accepted { connection, vrf, ends } => match self.peer_at(vrf.as_ref(), &ends) {
+                Ok(id) => {
                     self.owners.insert(connection, id.clone());
                     self.with(now, &id, &mut actions, |peer, common, actions| {
                         peer.accepted(common, connection, ends, actions);
                     });
                     touched.insert(id);
                 }
-                None => actions.push(Action::Close { connection }),
+                Err(reason) => actions.push(Action::Reject { connection, remote: ends.remote, reason }),
             },
             Event::Found { interface, address } => {
                 if self.routers.insert(interface.clone(), address) != Some(address) {
@@ -894,37 +945,54 @@ impl Peers {
         }
     }
 
-    /// Whose peer it is that has connected.
-    fn peer_at(&mut self, ends: &Ends) -> Option<PeerId> {
-        let is_at = |neighbor: &Neighbor| match &neighbor.remote {
-            Remote::Address { address, .. } => *address == ends.remote,
-            Remote::Interface { name, .. } => {
-                ends.interface.as_ref() == Some(name)
-                    && matches!(ends.remote, IpAddr::V6(remote) if remote.is_unicast_link_local())
-            }
-            Remote::Prefix(_) => false,
+    /// How whoever has connected is spoken with; `None` means that it is a stranger.
+    pub fn transport_for(&self, vrf: Option<&InterfaceName>, ends: &Ends) -> Option<&Transport> {
+        self.neighbor_at(vrf, ends).map(|(_, neighbor)| &neighbor.transport)
+    }
+
+    /// Who is at the other end of a connection that came by a VRF: an address before an interface before a prefix.
+    fn neighbor_at(&self, vrf: Option<&InterfaceName>, ends: &Ends) -> Option<(&PeerName, &Arc<Neighbor>)> {
+        let is_link_local = matches!(ends.remote, IpAddr::V6(remote) if remote.is_unicast_link_local());
+        let precedence = |neighbor: &Neighbor| match &neighbor.remote {
+            Remote::Address { address, .. } => (*address == ends.remote).then_some(0),
+            Remote::Interface { name, .. } => (is_link_local && ends.interface.as_ref() == Some(name)).then_some(1),
+            Remote::Prefix(prefix) => prefix.contains(ends.remote).then_some(2),
         };
-        if let Some((name, _)) = self.wanted.neighbors.iter().find(|(_, neighbor)| is_at(neighbor)) {
-            return Some(PeerId { name: name.clone(), dynamic: None });
-        }
-        let in_prefix =
-            |neighbor: &Neighbor| matches!(neighbor.remote, Remote::Prefix(prefix) if prefix.contains(ends.remote));
-        let (name, neighbor) = self.wanted.neighbors.iter().find(|(_, neighbor)| in_prefix(neighbor))?;
-        let id = PeerId { name: name.clone(), dynamic: Some(ends.remote) };
-        if !self.peers.contains_key(&id) {
-            if self.peers.keys().filter(|other| other.name == *name).count() >= MAX_DYNAMIC {
-                return None;
+        let here = self.wanted.neighbors.iter().filter(|(_, neighbor)| neighbor.transport.vrf.as_ref() == vrf);
+        let found = here.filter_map(|entry| Some((precedence(entry.1)?, entry)));
+        found.min_by_key(|(precedence, _)| *precedence).map(|(_, entry)| entry)
+    }
+
+    /// Whose peer it is that has connected.
+    fn peer_at(&mut self, vrf: Option<&InterfaceName>, ends: &Ends) -> Result<PeerId, Rejection> {
+        let (name, neighbor) = self.neighbor_at(vrf, ends).ok_or(Rejection::Stranger)?;
+        let is_dynamic = matches!(neighbor.remote, Remote::Prefix(_));
+        let (id, neighbor) =
+            (PeerId { name: name.clone(), dynamic: is_dynamic.then_some(ends.remote) }, neighbor.clone());
+        if is_dynamic && !self.peers.contains_key(&id) {
+            if self.peers.keys().filter(|other| other.name == id.name).count() >= MAX_DYNAMIC {
+                return Err(Rejection::TooManyRouters);
             }
-            self.peers.insert(id.clone(), Peer::new(name.clone(), neighbor.clone(), Some(ends.remote)));
+            self.peers.insert(id.clone(), Peer::new(id.name.clone(), neighbor, id.dynamic));
         }
-        Some(id)
+        Ok(id)
     }
 
     /// Tells what has changed around the peers that something happened to.
     fn settle(&mut self, now: Instant, touched: BTreeSet<PeerId>, actions: &mut Vec<Action>) {
+        let mut is_watched_otherwise = false;
         for id in touched {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
-            if peer.is_over() {
+            let is_over = peer.is_over();
+            let watch = peer.watch().filter(|_| !is_over);
+            if self.watches.get(&id) != watch.as_ref() {
+                is_watched_otherwise = true;
+                match watch {
+                    Some(watch) => _ = self.watches.insert(id.clone(), watch),
+                    None => _ = self.watches.remove(&id),
+                }
+            }
+            if is_over {
                 self.peers.remove(&id);
                 self.owners.retain(|_, owner| *owner != id);
                 actions.push(Action::Gone { peer: id.name, remote: id.dynamic });
@@ -932,11 +1000,9 @@ impl Peers {
                 actions.push(Action::Status(Box::new(status)));
             }
         }
-        let watched: BTreeMap<Path, BfdWish> = self.peers.values().filter_map(Peer::watch).collect();
-        if watched != self.watched {
-            self.watched.clone_from(&watched);
+        if is_watched_otherwise {
             // Whoever is told AdminDown is to be told before the connection ends.
-            actions.insert(0, Action::Watch(watched));
+            actions.insert(0, Action::Watch(self.watches.values().cloned().collect()));
         }
         if self.wanted.departing.is_some() && self.peers.values().all(Peer::has_parted) {
             self.parted = true;

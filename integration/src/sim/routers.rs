@@ -606,7 +606,7 @@ impl World {
                 let connection = engine.accept();
                 self.links[link].connection = Some(connection);
                 self.push(link, End::Router, Piece::Stands);
-                self.step(node, Event::Accepted { connection, ends: ends(node) });
+                self.step(node, Event::Accepted { connection, vrf: None, ends: ends(node) });
             }
             (End::Router, Piece::Stands) => {
                 let deeds = self.router.stands(self.now, link, node, true);
@@ -682,7 +682,7 @@ impl World {
                         self.plan(delay, Happening::Written { link });
                     }
                 }
-                Action::Close { connection } => {
+                Action::Close { connection } | Action::Reject { connection, .. } => {
                     if let Some(link) = self.link_of(node, connection) {
                         self.links[link].is_gone[End::Node as usize] = true;
                         self.push(link, End::Router, Piece::Closed(Loss::Closed));

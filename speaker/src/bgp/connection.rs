@@ -1,6 +1,6 @@
 //! One connection: bytes to messages, and bytes out.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use ferrogate_core::speaker::bgp::{Connection, Event, Loss};
 use ferrogate_wire::bgp::{Message, MessageError, frame::Cutter};
@@ -10,13 +10,14 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Notify, mpsc},
-    time::timeout,
+    sync::mpsc,
+    time::{sleep, timeout},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Pieces that may wait to be written. The machine hands out the next ones when those before are written, so that only
 /// a NOTIFICATION and a KEEPALIVE come on top.
-pub(super) const PIECES: usize = 16;
+const PIECES: usize = 16;
 
 /// How long a connection that is being closed may take to get its last words out, and the peer to close its side.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -24,26 +25,47 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How many bytes are read at once.
 const READ: usize = 16 * 1024;
 
-/// Carries a connection until `pieces` is closed by its owner, who has told everything then, or the peer ends it.
-pub(super) async fn serve(
-    connection: Connection,
-    stream: TcpStream,
-    pieces: mpsc::Receiver<Vec<u8>>,
-    events: mpsc::Sender<Event>,
-) {
-    let (from, to) = stream.into_split();
-    let closing = Arc::new(Notify::new());
-    let writing = write(connection, to, pieces, events.clone(), closing.clone());
-    tokio::join!(read(connection, from, events, closing), writing);
+/// What the owner of a connection holds. The connection is closed, with everything said that was given out, when this is
+/// let go.
+pub(super) struct Outgoing {
+    pieces: mpsc::Sender<Vec<u8>>,
+    _let_go: DropGuard,
 }
 
-async fn read(connection: Connection, mut from: OwnedReadHalf, events: mpsc::Sender<Event>, closing: Arc<Notify>) {
+impl Outgoing {
+    /// What a connection says, and what [`serve`] needs to say it.
+    pub(super) fn new() -> (Self, Incoming) {
+        let (pieces, taken) = mpsc::channel(PIECES);
+        let let_go = CancellationToken::new();
+        (Self { pieces, _let_go: let_go.clone().drop_guard() }, Incoming { pieces: taken, let_go })
+    }
+
+    /// Full only where the peer takes nothing, and then the machine gives the connection up.
+    pub(super) fn send(&self, piece: Vec<u8>) {
+        _ = self.pieces.try_send(piece);
+    }
+}
+
+/// The other end of [`Outgoing`].
+pub(super) struct Incoming {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    let_go: CancellationToken,
+}
+
+/// Carries a connection until its owner lets it go, or the peer ends it.
+pub(super) async fn serve(connection: Connection, stream: TcpStream, incoming: Incoming, events: mpsc::Sender<Event>) {
+    let (from, to) = stream.into_split();
+    let let_go = incoming.let_go.clone();
+    tokio::join!(read(connection, from, events.clone(), let_go), write(connection, to, incoming, events));
+}
+
+async fn read(connection: Connection, mut from: OwnedReadHalf, events: mpsc::Sender<Event>, let_go: CancellationToken) {
     let mut cutter = Cutter::default();
     let mut bytes = vec![0; READ];
     // A wrong message is the last that is read.
     let loss = loop {
         let count = tokio::select! {
-            () = closing.notified() => break None,
+            () = let_go.cancelled() => break None,
             count = from.read(&mut bytes) => count,
         };
         let mut rest = match count {
@@ -70,7 +92,7 @@ async fn read(connection: Connection, mut from: OwnedReadHalf, events: mpsc::Sen
             }
         }
         if is_broken {
-            closing.notified().await;
+            let_go.cancelled().await;
             break None;
         }
     };
@@ -88,34 +110,28 @@ async fn drain(mut from: OwnedReadHalf, mut bytes: Vec<u8>) {
 async fn write(
     connection: Connection,
     mut to: OwnedWriteHalf,
-    mut pieces: mpsc::Receiver<Vec<u8>>,
+    Incoming { mut pieces, let_go }: Incoming,
     events: mpsc::Sender<Event>,
-    closing: Arc<Notify>,
 ) {
+    let last_words_are_over = async || {
+        let_go.cancelled().await;
+        sleep(LAST_WORDS).await;
+    };
     while let Some(piece) = pieces.recv().await {
         let written = tokio::select! {
             written = to.write_all(&piece) => written.is_ok(),
             // The owner has let go and the peer takes nothing.
-            () = last_words_are_over(&pieces) => false,
+            () = last_words_are_over() => false,
         };
         if !written {
             break;
         }
-        if pieces.is_empty() && !pieces.is_closed() && events.send(Event::Written { connection }).await.is_err() {
+        if pieces.is_empty() && !let_go.is_cancelled() && events.send(Event::Written { connection }).await.is_err() {
             break;
         }
     }
     // What breaks otherwise is seen by who reads.
-    if pieces.is_closed() {
-        closing.notify_one();
+    if let_go.is_cancelled() {
         _ = timeout(LAST_WORDS, to.shutdown()).await;
     }
-}
-
-/// Ready some time after the owner has let go of the connection.
-async fn last_words_are_over(pieces: &mpsc::Receiver<Vec<u8>>) {
-    while !pieces.is_closed() {
-        tokio::time::sleep(LAST_WORDS / 4).await;
-    }
-    tokio::time::sleep(LAST_WORDS).await;
 }

@@ -1,4 +1,4 @@
-//! Takes connections of peers that make them themselves, and of nobody else.
+//! Takes connections of peers that make them themselves. Whose they are is decided in `ferrogate_core::speaker::bgp`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,13 +11,13 @@ use std::{
 
 use ferrogate_core::{
     model::{InterfaceName, Prefix, peer::Key},
-    speaker::bgp::{Expected, Transport},
+    speaker::bgp::Expected,
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
-use super::{dial, sockopt};
+use super::sockopt;
 
 /// Connections that the kernel holds until they are taken.
 const BACKLOG: i32 = 128;
@@ -42,6 +42,8 @@ pub(super) struct Listeners {
     open: BTreeMap<Place, Listening>,
     /// Where it was said already that listening is not possible.
     complained: BTreeSet<Place>,
+    /// The last connection could not be taken, and that was said.
+    is_short: bool,
 }
 
 struct Listening {
@@ -53,7 +55,7 @@ struct Listening {
 
 impl Listeners {
     pub(super) fn new(port: u16) -> Self {
-        Self { port, expected: Vec::new(), open: BTreeMap::new(), complained: BTreeSet::new() }
+        Self { port, expected: Vec::new(), open: BTreeMap::new(), complained: BTreeSet::new(), is_short: false }
     }
 
     /// Takes connections from exactly these from now on.
@@ -90,43 +92,37 @@ impl Listeners {
         }
     }
 
-    /// The next connection of somebody who is expected.
-    pub(super) async fn accept(&self) -> TcpStream {
+    /// The next connection that somebody makes, and the VRF that it came by. Nobody is taken without the key that belongs
+    /// to its address.
+    pub(super) async fn accept(&mut self) -> (Option<InterfaceName>, TcpStream) {
         loop {
-            let (place, accepted) = poll_fn(|context| {
+            let (place, unarmed, accepted) = poll_fn(|context| {
                 for (place, listening) in &self.open {
                     if let Poll::Ready(accepted) = listening.listener.poll_accept(context) {
-                        return Poll::Ready((place, accepted));
+                        return Poll::Ready((place, &listening.unarmed, accepted));
                     }
                 }
                 Poll::Pending
             })
             .await;
-            let (stream, from) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok((_, from)) if unarmed.iter().any(|unarmed| unarmed.contains(from.ip().to_canonical())) => {
+                    debug!(%from, "connection refused, its password could not be set");
+                }
+                Ok((stream, _)) => {
+                    let vrf = place.vrf.clone();
+                    self.is_short = false;
+                    return (vrf, stream);
+                }
                 Err(error) => {
                     // Out of descriptors, say: whoever waits is taken when one is free.
-                    warn!(%error, "a connection of a BGP peer could not be taken");
+                    if !std::mem::replace(&mut self.is_short, true) {
+                        warn!(%error, "a connection of a BGP peer could not be taken");
+                    }
                     std::future::pending().await
                 }
-            };
-            match self.transport_for(place, from) {
-                Some(transport) => match dial::dress(&SockRef::from(&stream), place.is_ipv4, transport.ttl) {
-                    Ok(()) => return stream,
-                    Err(error) => debug!(%from, %error, "connection lost"),
-                },
-                None => debug!(%from, "connection of a stranger refused"),
             }
         }
-    }
-
-    /// How whoever connects from there is spoken with: as told for its address, or else for the shortest way to it.
-    fn transport_for(&self, place: &Place, from: SocketAddr) -> Option<&Transport> {
-        let from = from.ip().to_canonical();
-        let unarmed = &self.open.get(place)?.unarmed;
-        let here = self.expected.iter().filter(|expected| self::place(expected) == *place);
-        let fitting = here.filter(|expected| expected.from.contains(from) && !unarmed.contains(&expected.from));
-        fitting.max_by_key(|expected| expected.from.prefix()).map(|expected| &expected.transport)
     }
 }
 

@@ -205,7 +205,7 @@ impl Bench {
                         }
                         continue;
                     }
-                    Action::Close { connection } => {
+                    Action::Close { connection } | Action::Reject { connection, .. } => {
                         self.attempts.retain(|(_, attempt, _)| attempt != connection);
                         if let Some(wire) = self.wires.get_mut(connection) {
                             wire.is_closed = true;
@@ -273,7 +273,7 @@ impl Bench {
     fn accept(&mut self, ends: Ends) -> Connection {
         let connection = self.peers.accept();
         self.wires.entry(connection).or_default();
-        self.step(Event::Accepted { connection, ends });
+        self.step(Event::Accepted { connection, vrf: None, ends });
         connection
     }
 

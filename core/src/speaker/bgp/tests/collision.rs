@@ -223,7 +223,7 @@ impl Pair {
                     self.plan(link, 1 - engine, Delivery::Bytes { link, to: 1 - engine, bytes });
                     self.step(engine, Event::Written { connection });
                 }
-                Action::Close { connection } => {
+                Action::Close { connection } | Action::Reject { connection, .. } => {
                     let link = self.end_of(engine, connection).unwrap();
                     if !std::mem::replace(&mut self.links[link].is_closed[engine], true) {
                         self.plan(link, 1 - engine, Delivery::Closed { link, to: 1 - engine });
@@ -241,7 +241,7 @@ impl Pair {
                 let connection = self.engines[1 - maker].accept();
                 self.links[link].ends[1 - maker] = Some(connection);
                 self.plan(link, maker, Delivery::Stand { link });
-                self.step(1 - maker, Event::Accepted { connection, ends: ends_of(1 - maker) });
+                self.step(1 - maker, Event::Accepted { connection, vrf: None, ends: ends_of(1 - maker) });
             }
             Delivery::Stand { link } => {
                 let maker = self.links[link].maker;

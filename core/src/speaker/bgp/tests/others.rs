@@ -48,6 +48,30 @@ fn whoever_is_not_configured_is_turned_away_without_a_word() {
     assert!(bench.hear(stranger).is_empty());
 }
 
+#[test]
+fn one_address_in_two_vrfs_is_two_routers() {
+    let at = |vrf: &str| Neighbor {
+        passive: true,
+        transport: Transport { vrf: Some(vrf.into()), ..neighbor().transport },
+        ..neighbor()
+    };
+    let mut bench = Bench::new([("blue", at("vrf-blue")), ("red", at("vrf-red"))]);
+    let mut accept = |vrf: Option<&str>| {
+        let connection = bench.peers.accept();
+        bench.step(Event::Accepted { connection, vrf: vrf.map(Into::into), ends: ends() });
+        (connection, bench.done.clone())
+    };
+
+    let (red, _) = accept(Some("vrf-red"));
+    let (stranger, done) = accept(None);
+
+    let rejected = Action::Reject { connection: stranger, remote: ip(ROUTER), reason: Rejection::Stranger };
+    assert!(done.contains(&rejected), "{done:?}");
+    assert!(bench.is_open(red));
+    assert_eq!(bench.statuses[&("red".into(), None)].state, State::OpenSent);
+    assert_ne!(bench.statuses[&("blue".into(), None)].state, State::OpenSent);
+}
+
 fn dynamic() -> Neighbor {
     Neighbor {
         remote: Remote::Prefix(prefix("192.0.2.0/24")),
@@ -102,7 +126,9 @@ fn a_prefix_stands_for_so_many_routers_and_no_more() {
     assert!(connections.iter().all(|connection| bench.is_open(*connection)));
 
     let surplus = bench.accept(from("198.51.100.250"));
-    assert!(!bench.is_open(surplus));
+    let reason = Rejection::TooManyRouters;
+    let remote = ip("198.51.100.250");
+    assert!(bench.done.contains(&Action::Reject { connection: surplus, remote, reason }));
 
     bench.step(Event::Ended { connection: connections[0], loss: Loss::Closed });
     let next = bench.accept(from("198.51.100.250"));
