@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +20,7 @@ use ferrogate_core::model::Prefix;
 use nix::unistd::{User, chown};
 use tempfile::TempDir;
 
-use crate::netns::Namespace;
+use crate::{lab::wait::until_every, netns::Namespace};
 
 mod bird;
 mod exabgp;
@@ -332,17 +332,12 @@ impl<'a> Router<'a> {
 
     /// Asks again and again. The inner error says what is there instead.
     fn wait<T>(&self, what: &str, ask: impl Fn() -> Result<std::result::Result<T, String>>) -> Result<T> {
-        let give_up_at = Instant::now() + PATIENCE;
-        loop {
-            let instead = match ask()? {
-                Ok(found) => return Ok(found),
-                Err(instead) => instead,
-            };
-            if give_up_at <= Instant::now() {
-                bail!("{:?}: no {what} within {PATIENCE:?}, but {instead}; its log:\n{}", self.vendor, self.log());
-            }
-            thread::sleep(ASK_AGAIN);
-        }
+        // One that does not answer is not asked again.
+        let found =
+            until_every(ASK_AGAIN, PATIENCE, || ask().map_or_else(|error| Ok(Err(error)), |found| found.map(Ok)));
+        found.unwrap_or_else(|instead| {
+            bail!("{:?}: no {what} within {PATIENCE:?}, but {instead}; its log:\n{}", self.vendor, self.log())
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -172,6 +172,21 @@ async fn pools() {
     does_what_its_readme_says("pools").await;
 }
 
+#[tokio::test]
+async fn the_manifests_that_docs_bgp_begins_with_have_no_problems() {
+    let text = fs::read_to_string(workspace::root().join("docs/bgp.md")).unwrap();
+    let manifests: Vec<_> = readme::blocks(&text).into_iter().filter(|block| block.language == "yaml").collect();
+    assert_eq!(manifests.len(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("all.yaml"), &manifests[0].text).unwrap();
+
+    let settled = tokio::time::timeout(LIMIT, settled(folder.path().to_owned(), None)).await;
+
+    let snapshot = settled.expect("the controller comes to rest");
+    assert_eq!(*snapshot.problems, Default::default());
+    assert_eq!((snapshot.bgp_peers.len(), snapshot.bgp_advertisements.len()), (1, 1));
+}
+
 #[test]
 fn every_folder_has_a_test_and_a_line_in_the_table() {
     let table = fs::read_to_string(examples().join("README.md")).unwrap();

@@ -12,11 +12,19 @@ const INTERVAL: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// The last answer, when it never was `Ok`.
-pub fn until<T, E>(limit: Duration, mut ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+pub fn until<T, E>(limit: Duration, ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    until_every(INTERVAL, limit, ask)
+}
+
+/// As [`until`], for what is to be looked at more often, or is dear to look at.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_every<T, E>(interval: Duration, limit: Duration, mut ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let begun = Instant::now();
     loop {
         match ask() {
-            Err(_) if begun.elapsed() < limit => thread::sleep(INTERVAL),
+            Err(_) if begun.elapsed() < limit => thread::sleep(interval),
             answer => return answer,
         }
     }

@@ -22,6 +22,7 @@ use ferrogate_core::{
     },
 };
 use ferrogate_integration::{
+    lab::wait::until,
     netns::Namespace,
     router::{self, PATIENCE, Router, Vendor},
 };
@@ -102,13 +103,7 @@ impl Stand {
 
     /// Waits until the kernel of the router forwards what is wanted.
     pub fn wait_for_fib(&self, what: &str, is_wanted: impl Fn(&BTreeSet<Prefix>) -> bool + Sync) {
-        let give_up_at = Instant::now() + PATIENCE;
-        self.router.run(|| {
-            while !is_wanted(&fib()) {
-                assert!(Instant::now() < give_up_at, "waited in vain for {what} in the kernel");
-                thread::sleep(LOOK_AGAIN);
-            }
-        });
+        self.router.run(|| wait_until(&format!("{what} in the kernel"), || is_wanted(&fib())));
     }
 
     /// Watches over some routes in the kernel of the router until [`Guard::misses`] asks.
@@ -430,9 +425,5 @@ pub fn updates(router: &Router<'_>) -> Vec<String> {
 
 /// Asks again and again until the answer is as wanted.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let give_up_at = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < give_up_at, "waited in vain for {what}");
-        thread::sleep(LOOK_AGAIN);
-    }
+    until(PATIENCE, || is_so().then_some(()).ok_or(())).unwrap_or_else(|()| panic!("waited in vain for {what}"));
 }

@@ -8,7 +8,6 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -28,7 +27,7 @@ use crate::{
         row::{Lost, Seen},
         scenario::service_addresses,
         topology::{Node, Plan, pod_address},
-        wait::until,
+        wait::{until, until_every},
     },
     netns::Namespace,
     router::Router,
@@ -246,12 +245,12 @@ impl Stand {
         let wanted = self.product.state().join("services/default").join(format!("{LATE}.yaml"));
         ensure!(!wanted.exists(), "there is a Service {LATE} already");
         self.product.write("late.yaml", &manifests::late())?;
-        let addresses = closely(|| by_family(&service_addresses(&self.product, LATE)?))?;
+        let addresses = until_every(CLOSELY, LIMIT, || by_family(&service_addresses(&self.product, LATE)?))?;
         let given = Instant::now();
         let mut routed = [None; 2];
         // One thread looks for both, and says when it first saw each.
         self.ground.router.run(|| {
-            closely(|| {
+            until_every(CLOSELY, LIMIT, || {
                 for (address, routed) in addresses.iter().zip(&mut routed) {
                     if routed.is_none() && Ground::has_route(*address)? {
                         *routed = Some(Instant::now());
@@ -357,15 +356,4 @@ fn wish(product: &Product, plan: Plan, setup: Setup, wishes: Wishes) -> Result<(
 fn by_family(addresses: &[IpAddr]) -> Result<[IpAddr; 2]> {
     let [v4, v6] = [false, true].map(|v6| addresses.iter().copied().find(|address| address.is_ipv6() == v6));
     Ok([v4.context("no IPv4 address")?, v6.context("no IPv6 address")?])
-}
-
-/// As [`until`], looking more often.
-fn closely<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let begun = Instant::now();
-    loop {
-        match ask() {
-            Err(_) if begun.elapsed() < LIMIT => thread::sleep(CLOSELY),
-            answer => return answer,
-        }
-    }
 }
