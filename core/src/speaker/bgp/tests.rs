@@ -1,13 +1,24 @@
 #![allow(clippy::disallowed_methods, reason = "tests need some instant to start from")]
 
-use std::{net::Ipv4Addr, ops::RangeInclusive};
+use std::{
+    net::Ipv4Addr,
+    num::{NonZeroU8, NonZeroU16, NonZeroU32},
+    ops::RangeInclusive,
+};
 
 use ferrogate_wire::bgp::{
-    self, Capabilities, Cease, ExtendedNextHop, Open, Refresh, Update,
+    self, Asn, BgpIdentifier, Capabilities, ExtendedNextHop, Family, HoldTime, Message, Open, Refresh, Role, Update,
     frame::{Cutter, MAX_LEN},
 };
 
 use super::*;
+use crate::{
+    model::{
+        community::Community,
+        peer::{Key, PeerAsn},
+    },
+    speaker::bfd,
+};
 
 mod closing;
 mod collision;
