@@ -53,6 +53,9 @@ struct Session {
     flaps: u32,
     last_close: Option<Close>,
     bfd: Option<String>,
+    bfd_losses: u32,
+    /// Why BFD has lost the peer last; empty where it has not.
+    bfd_last_loss: String,
     /// What keeps it down, or what else there is to know.
     message: String,
 }
@@ -168,6 +171,8 @@ fn reported(snapshot: &Snapshot, node: &NodeName, peer: &PeerName, report: &BgpR
         flaps: session.flaps,
         last_close: session.last_close.as_ref().map(close),
         bfd: session.bfd.clone(),
+        bfd_losses: session.bfd_losses,
+        bfd_last_loss: session.bfd_last_loss.clone(),
         message,
     }
 }
@@ -220,7 +225,7 @@ pub fn tables(answer: &Answer) -> String {
             or_dash(row.remote_asn.map(|asn| asn.to_string()).unwrap_or_default()),
             or_dash(row.families.join(",")),
             or_dash(sent),
-            or_dash(row.bfd.clone().unwrap_or_default()),
+            or_dash(watched(row)),
             or_dash(close.unwrap_or_default()),
             row.message.clone(),
         ]);
@@ -232,6 +237,18 @@ pub fn tables(answer: &Answer) -> String {
         routes.row([row.service.clone(), or_dash(addresses.join(",")), row.node.clone(), row.peers.join(",")]);
     }
     format!("{sessions}\n{routes}")
+}
+
+/// What BFD sees, and how often it saw the peer lost.
+fn watched(row: &Session) -> String {
+    let state = row.bfd.clone().unwrap_or_default();
+    match row.bfd_losses {
+        0 => state,
+        losses => {
+            let times = if losses == 1 { "once".to_owned() } else { format!("{losses} times") };
+            format!("{state}, lost {times}, last: {}", row.bfd_last_loss).trim_start_matches(", ").to_owned()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -292,6 +309,25 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains("ADVERTISED TO") && answer.services.is_none());
+    }
+
+    #[tokio::test]
+    async fn n_092_how_often_bfd_has_lost_a_peer_is_shown_with_why_it_did_last() {
+        let folder = world();
+        let lost = SESSION.replace("bfd: Up", "bfd: Down\n  bfdLosses: 4\n  bfdLastLoss: nothing was heard");
+        folder.says("speakers/node-1/bgpsession/tor-a.yaml", &lost.replace("NODE", "node-1").replace("PEER", "tor-a"));
+
+        let answer = asked(&folder, Filter::default()).await;
+
+        let row = &answer.sessions[0];
+        assert_eq!(
+            (row.bfd.as_deref(), row.bfd_losses, row.bfd_last_loss.as_str()),
+            (Some("Down"), 4, "nothing was heard")
+        );
+        let text = tables(&answer);
+        assert!(text.contains("Down, lost 4 times, last: nothing was heard"), "{text}");
+        let once = Session { bfd_losses: 1, bfd_last_loss: "nothing was heard".to_owned(), ..Session::default() };
+        assert_eq!(watched(&once), "lost once, last: nothing was heard");
     }
 
     #[tokio::test]

@@ -236,6 +236,10 @@ const MAX_METRICS: u64 = 16 << 20;
 
 fn is_gossip_sealed(metrics: &str) -> Option<Check> {
     const NAME: &str = "gossip of the speaker";
+    let renewals = metrics.lines().find_map(|line| line.strip_prefix("ferrogate_speaker_lease_renewals_total "));
+    if renewals.is_some_and(|renewals| renewals.trim() != "0") {
+        return Some(Check::ok(NAME, "none; speakers know each other by Leases"));
+    }
     match metrics.lines().find_map(|line| line.strip_prefix("ferrogate_speaker_gossip_sealed "))?.trim() {
         "1" => Some(Check::ok(NAME, "sealed with a key")),
         _ => Some(Check::warning(
@@ -301,6 +305,8 @@ mod tests {
 
         assert_eq!(verdict("HTTP/1.0 200 OK\r\n\r\nferrogate_speaker_gossip_sealed 1\n"), Some(Verdict::Ok));
         assert_eq!(verdict("ferrogate_speaker_gossip_sealed 0\n"), Some(Verdict::Warning));
+        let by_leases = "ferrogate_speaker_gossip_sealed 0\nferrogate_speaker_lease_renewals_total 3\n";
+        assert_eq!(verdict(by_leases), Some(Verdict::Ok));
         assert_eq!(verdict("ferrogate_controller_leading 1\n"), None);
     }
 

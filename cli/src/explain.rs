@@ -25,6 +25,7 @@ use ferrogate_core::{
         bgp,
         elect::Rank,
         health::Refusals,
+        is_leaving,
     },
 };
 use serde::Serialize;
@@ -107,16 +108,23 @@ pub fn owners(snapshot: &Snapshot, key: &ServiceKey) -> BTreeSet<NodeName> {
     snapshot.announced_by.get(key).map(|nodes| nodes.keys().cloned().collect()).unwrap_or_default()
 }
 
-/// What is known of a node that the speaker whose view this is has lost sight of.
-pub fn lost(node: &NodeName) -> (NodeName, Standing) {
+fn standing(node: &NodeName, liveness: Liveness) -> (NodeName, Standing) {
     let standing = Standing {
-        liveness: Liveness::Lost,
+        liveness,
         proxy_ready: false,
         refusals: Refusals::default(),
         links: None,
         dead_links: Default::default(),
     };
     (node.clone(), standing)
+}
+
+/// What is known of nodes beside their objects: whom the speaker whose view this is has lost sight of, and who says in its
+/// Lease that it is stopping. Who is dead a Lease tells only to those who watch it.
+pub fn standings(snapshot: &Snapshot) -> Standings {
+    let lost = snapshot.unreachable.iter().map(|node| standing(node, Liveness::Lost));
+    let leaving = snapshot.leases.iter().filter(|(node, lease)| is_leaving(node, lease) == Some(true));
+    leaving.map(|(node, _)| standing(node, Liveness::Leaving)).chain(lost).collect()
 }
 
 /// Everything there is to say about a Service.
@@ -283,7 +291,7 @@ fn verdict(verdict: Verdict) -> Address {
 }
 
 fn owner(snapshot: &Snapshot, key: &ServiceKey, policy: Policy, reported: &BTreeSet<NodeName>) -> Owner {
-    let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
+    let standings = standings(snapshot);
     let names: Vec<String> = reported.iter().map(ToString::to_string).collect();
     let ranking = match ranking(snapshot, policy, &standings, key) {
         Ok(ranking) => ranking,
@@ -350,7 +358,7 @@ fn advertising(snapshot: &Snapshot, service: &Service, policy: Policy) -> Vec<Ad
     }
     let on_node = |node: &NodeName| {
         let peering = peering(&facts, node, policy.data_path);
-        let standing = snapshot.unreachable.contains(node).then(|| lost(node).1);
+        let standing = snapshot.unreachable.contains(node).then(|| standing(node, Liveness::Lost).1);
         let terms = Terms::new(&facts, node, policy, standing.as_ref(), &peering.neighbors);
         let (routes, withheld) = match terms.of(service) {
             Ok(Advertised { routes, withheld, .. }) => (routes, withheld.into_values().collect()),

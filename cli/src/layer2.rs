@@ -5,20 +5,31 @@ use std::net::IpAddr;
 use ferrogate_core::{
     model::{NodeName, service::Service},
     snapshot::Snapshot,
-    speaker::announce::{Policy, Ranking, Rankings, Standings, addresses},
+    speaker::{
+        announce::{Policy, Ranking, Rankings, addresses},
+        is_leaving,
+    },
     write::L2Status,
 };
 use serde::Serialize;
 
 use crate::{
-    explain::{lost, owners},
+    explain::{owners, standings},
     status::or_dash,
     table::Table,
 };
 
+/// The answer.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    addresses: Vec<Row>,
+    /// By which speakers know each other; none where they gossip.
+    leases: Vec<Lease>,
+}
+
 /// One address of one Service.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Row {
+struct Row {
     address: IpAddr,
     service: String,
     /// The node that announces it.
@@ -41,9 +52,27 @@ struct Conflict {
     mac: String,
 }
 
+/// What the speaker of one node says of itself to those that do not gossip.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Lease {
+    node: String,
+    duration_seconds: u64,
+    /// When its own clock says that it was renewed; none on its way out.
+    renewed_at: Option<String>,
+    /// Whether its speaker is stopping; none where it says nothing that is understood here.
+    leaving: Option<bool>,
+    /// What keeps it from counting.
+    message: String,
+}
+
+/// What is announced, and by which Leases speakers know each other.
+pub fn answer(snapshot: &Snapshot, policy: Policy) -> Answer {
+    Answer { addresses: rows(snapshot, policy), leases: leases(snapshot) }
+}
+
 /// Every address of every Service that could be announced, in order.
-pub fn rows(snapshot: &Snapshot, policy: Policy) -> Vec<Row> {
-    let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
+fn rows(snapshot: &Snapshot, policy: Policy) -> Vec<Row> {
+    let standings = standings(snapshot);
     let rankings = Rankings::new(snapshot, policy, &standings);
     let services = snapshot.services.values().filter(|service| service.load_balancer.is_some());
     let mut rows: Vec<Row> = services
@@ -97,8 +126,33 @@ fn gone(snapshot: &Snapshot, ranking: Option<&Ranking>, node: &NodeName) -> Opti
     ranking?.out.get(node).map(|silence| format!("said so last, but {silence}"))
 }
 
-/// The rows for people.
-pub fn table(rows: &[Row]) -> String {
+fn leases(snapshot: &Snapshot) -> Vec<Lease> {
+    let leases = snapshot.leases.iter().map(|(node, lease)| {
+        let leaving = is_leaving(node, lease);
+        let message = match leaving {
+            _ if !snapshot.nodes.contains_key(node) => "there is no Node of this name any more",
+            None => "nothing that is understood here: its speaker is of another version",
+            Some(true) => "its speaker is stopping",
+            Some(false) => "",
+        };
+        Lease {
+            node: node.to_string(),
+            duration_seconds: lease.duration.as_secs(),
+            renewed_at: Some(lease.renewed_at.clone()).filter(|text| !text.is_empty()),
+            leaving,
+            message: message.to_owned(),
+        }
+    });
+    leases.collect()
+}
+
+/// The answer for people.
+pub fn tables(answer: &Answer) -> String {
+    let addresses = address_table(&answer.addresses);
+    if answer.leases.is_empty() { addresses } else { format!("{addresses}\n{}", lease_table(&answer.leases)) }
+}
+
+fn address_table(rows: &[Row]) -> String {
     let mut table =
         Table::new(&["ADDRESS", "SERVICE", "NODE", "ALSO SAID BY", "INTERFACES", "MOVES", "CONFLICTS", "SAYS"]);
     for row in rows {
@@ -119,8 +173,23 @@ pub fn table(rows: &[Row]) -> String {
     table.to_string()
 }
 
+fn lease_table(leases: &[Lease]) -> String {
+    let mut table = Table::new(&["LEASE OF", "LASTS", "RENEWED AT, IT SAYS", "SAYS"]);
+    for lease in leases {
+        let renewed_at = or_dash(lease.renewed_at.clone().unwrap_or_default());
+        table.row([&lease.node, &format!("{}s", lease.duration_seconds), &renewed_at, &lease.message]);
+    }
+    table.to_string()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use ferrogate_core::{model::node::Node, write::SpeakerLease};
+    use ferrogate_wire::gossip::{Datagram, Keys, Message, Origin, Word};
+    use serde_json::json;
+
     use super::*;
     use crate::explain::tests::{POLICY, folder, service};
 
@@ -145,8 +214,57 @@ mod tests {
         assert_eq!((row.node.as_deref(), row.transitions), (Some("node-1"), Some(4)));
         assert_eq!(row.also, ["node-2"]);
         assert_eq!(row.interfaces, ["eth0"]);
-        let table = table(&rows);
+        let table = address_table(&rows);
         assert!(table.contains("02:00:00:00:00:42 on eth0"), "{table}");
+    }
+
+    #[test]
+    fn leases_are_shown_with_what_they_say_and_where_there_are_none_nothing_is() {
+        let says = |node: &str, leaving| {
+            let word = Word { node: node.to_owned(), leaving, ..Word::default() };
+            let origin = Origin { node: node.to_owned(), ..Origin::default() };
+            Datagram { origin, message: Message::Word(word) }.seal(&Keys::default(), &[0; 16]).unwrap()
+        };
+        let lease = |says: Vec<u8>| {
+            let (duration, renewed_at) = (Duration::from_secs(10), "2026-01-01T00:00:00Z".to_owned());
+            Arc::new(SpeakerLease { duration, says: says.into(), renewed_at })
+        };
+        let mut snapshot = Snapshot::default();
+        assert_eq!(answer(&snapshot, POLICY).leases, []);
+        assert!(!tables(&answer(&snapshot, POLICY)).contains("LEASE OF"));
+
+        for node in ["a", "b", "c"] {
+            let object = Node {
+                name: node.into(),
+                labels: Default::default(),
+                annotations: Default::default(),
+                internal_addresses: Vec::new(),
+                network_unavailable: false,
+                unschedulable: false,
+            };
+            snapshot.nodes.insert(node.into(), Arc::new(object));
+        }
+        snapshot.leases.insert("a".into(), lease(says("a", false)));
+        snapshot.leases.insert("b".into(), lease(says("b", true)));
+        snapshot.leases.insert("c".into(), lease(b"from the future".to_vec()));
+        snapshot.leases.insert("gone".into(), lease(says("gone", false)));
+
+        let answer = answer(&snapshot, POLICY);
+        let table = tables(&answer);
+        let line = |node: &str| table.lines().find(|line| line.starts_with(node)).unwrap().to_owned();
+        assert!(line("a").contains("10s") && line("a").contains("2026-01-01T00:00:00Z"), "{table}");
+        assert!(line("b").contains("is stopping"), "{table}");
+        assert!(line("c").contains("another version"), "{table}");
+        assert!(line("gone").contains("no Node"), "{table}");
+        let json = serde_json::to_value(&answer).unwrap();
+        let of = |number: usize, field: &str| json["leases"][number][field].clone();
+        assert_eq!([0, 1, 2, 3].map(|number| of(number, "node")), ["a", "b", "c", "gone"]);
+        assert_eq!([0, 1, 2].map(|number| of(number, "leaving")), [json!(false), json!(true), json!(null)]);
+        assert_eq!((of(0, "duration_seconds"), of(0, "renewed_at")), (json!(10), json!("2026-01-01T00:00:00Z")));
+        assert_eq!((of(0, "message"), of(1, "message")), (json!(""), json!("its speaker is stopping")));
+        assert_eq!(json["addresses"], json!([]));
+        let standings = standings(&snapshot);
+        assert_eq!(standings.keys().map(ToString::to_string).collect::<Vec<_>>(), ["b"]);
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use ferrogate_core::{
     model::{
         Family, Prefix,
         node::Node,
-        peer::{Asn, BgpPeer, PeerAsn, PeerOnNode, PeerPlace, Role},
+        peer::{Asn, BgpPeer, PeerAsn, PeerOnNode, PeerPlace, Role, TcpAo},
         pool::{AddressRange, address_bits, address_from_bits},
     },
     snapshot::Snapshot,
@@ -103,6 +103,7 @@ struct Facts {
     port: NonZeroU16,
     /// Our nodes, in the order of their names.
     nodes: Vec<Neighbor>,
+    /// By MD5.
     has_password: bool,
     /// A peer of another AS that is more than one hop away.
     multi_hop: bool,
@@ -207,7 +208,7 @@ fn facts(snapshot: &Snapshot, question: Question<'_>) -> anyhow::Result<Facts> {
         our_asn,
         port: peer.port,
         nodes,
-        has_password: peer.password.is_some(),
+        has_password: peer.password.as_ref().is_some_and(|password| password.tcp_ao.is_none()),
         multi_hop: peer.multi_hop,
         ttl_security_hops: peer.ttl_security,
         graceful_restart: peer.graceful_restart.is_some(),
@@ -345,6 +346,13 @@ fn remarks(peer: &BgpPeer) -> Vec<String> {
         };
         remarks
             .push(format!("The nodes say that they are its {ours} (RFC 9234): a role that it has must be {theirs}."));
+    }
+    if let Some(TcpAo { send_id, receive_id, algorithm }) = peer.password.as_ref().and_then(|password| password.tcp_ao)
+    {
+        remarks.push(format!(
+            "The nodes sign by TCP-AO, which is not written here. Give the router a key with send-id {receive_id}, recv-id \
+             {send_id} and {algorithm}, that is the password of the BGPPeer."
+        ));
     }
     if peer.shutdown.is_some() {
         remarks.push("The BGPPeer has a shutdown: no session comes up until that is taken away.".to_owned());

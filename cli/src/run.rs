@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ferrogate_cluster::{Cluster, Role, certificate::Lifetimes};
 use ferrogate_core::{model::NodeName, speaker::DataPath};
-use ferrogate_speaker::ProxyReadiness;
+use ferrogate_speaker::{Liveness, ProxyReadiness};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -134,8 +134,11 @@ pub async fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
 /// Runs the speaker of one node until a signal.
 pub async fn speaker(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
     let node = args.node.name()?;
+    let liveness = args.flags.liveness;
+    can_tell_who_lives(liveness, &args.source)?;
     let mut process = Process::start(args.admin, Holding::Alone).await?.scraped(&args.scrape).await?;
-    let cluster = process.open(&args.source, Role::Speaker(node.clone())).await?;
+    let role = Role::Speaker { node: node.clone(), leases: liveness == Liveness::Leases };
+    let cluster = process.open(&args.source, role).await?;
     let data_path = if args.source.manifests.is_some() { DataPath::Proxy } else { DataPath::KubeProxy };
     let proxy = Some(ProxyReadiness::Ask(args.proxy_admin));
     process.speaker(ferrogate_speaker::Config { node, data_path, proxy, flags: args.flags }, &args.source, &cluster);
@@ -161,6 +164,7 @@ pub async fn standalone(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     if args.source.manifests.is_none() {
         bail!("standalone works on a folder of manifests: give --manifests DIR");
     }
+    can_tell_who_lives(args.speaker.liveness, &args.source)?;
     let node = args.node.name()?;
     let mut process = Process::start(args.admin, Holding::Alone).await?;
     let cluster = process.open(&args.source, Role::Standalone(node.clone())).await?;
@@ -170,6 +174,15 @@ pub async fn standalone(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     let config = ferrogate_speaker::Config { node, data_path: DataPath::Proxy, proxy, flags: args.speaker };
     process.speaker(config, &args.source, &cluster);
     process.run(cluster).await
+}
+
+/// Leases are kept by an API server and by nothing else: the state beside a folder of manifests is each node's own, and a
+/// shared file system that is slow or away says of nobody whether they live.
+fn can_tell_who_lives(liveness: Liveness, source: &SourceArgs) -> anyhow::Result<()> {
+    if liveness == Liveness::Leases && source.manifests.is_some() {
+        bail!("--liveness=leases needs an API server, and with --manifests there is none; use --liveness=gossip");
+    }
+    Ok(())
 }
 
 /// How a process has its admin address.

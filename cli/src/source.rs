@@ -124,8 +124,8 @@ impl SourceArgs {
             _ => {
                 let identity = identity(&NodeArgs { node: None }.name()?);
                 let namespace = self.namespace.clone();
-                let config =
-                    KubernetesConfig { namespace, role, identity, class: self.class(), metallb: self.metallb() };
+                let (class, metallb) = (self.class(), self.metallb());
+                let config = KubernetesConfig { namespace, role, identity, class, metallb };
                 Cluster::kubernetes(config, shutdown)
                     .await
                     .context("cannot follow an API server; give --manifests DIR to work without one")

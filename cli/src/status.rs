@@ -97,8 +97,8 @@ pub async fn show(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let text = match (args.part, args.output) {
         (None, Output::Json) => json(&status(&snapshot))?,
         (None, Output::Table) => tables(&status(&snapshot)),
-        (Some(Part::L2), Output::Json) => json(&layer2::rows(&snapshot, args.policy.policy(&args.source)))?,
-        (Some(Part::L2), Output::Table) => layer2::table(&layer2::rows(&snapshot, args.policy.policy(&args.source))),
+        (Some(Part::L2), Output::Json) => json(&layer2::answer(&snapshot, args.policy.policy(&args.source)))?,
+        (Some(Part::L2), Output::Table) => layer2::tables(&layer2::answer(&snapshot, args.policy.policy(&args.source))),
         (Some(Part::Bgp), Output::Json) => json(&bgp::answer(&snapshot, &filter)?)?,
         (Some(Part::Bgp), Output::Table) => bgp::tables(&bgp::answer(&snapshot, &filter)?),
     };

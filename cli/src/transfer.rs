@@ -10,12 +10,12 @@ use ferrogate_cluster::{Role, WishError, translate::service::NODE_ANNOTATION};
 use ferrogate_core::{
     model::{NodeName, ServiceKey},
     snapshot::Snapshot,
-    speaker::announce::{Policy, Ranking, Standings, ranking},
+    speaker::announce::{Policy, Ranking, ranking},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    explain::{PolicyArgs, lost, owners},
+    explain::{PolicyArgs, owners, standings},
     source::SourceArgs,
 };
 
@@ -109,7 +109,7 @@ fn plan(snapshot: &Snapshot, policy: Policy, address: IpAddr, wish: Option<&Node
     let Some(service) = snapshot.services.keys().find(is_behind) else {
         bail!("no Service served here has {address}; `ferrogate status` lists those there are");
     };
-    let standings: Standings = snapshot.unreachable.iter().map(lost).collect();
+    let standings = standings(snapshot);
     let rank = |snapshot: &Snapshot| match ranking(snapshot, policy, &standings, service) {
         Ok(ranking) => Ok(ranking),
         Err(silence) => bail!("no node can announce {address}: {silence}"),

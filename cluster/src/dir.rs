@@ -27,10 +27,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    document::{MAX_DOCUMENTS, documents},
+    document::{MAX_DOCUMENTS, read_documents},
     objects::{Id, Kind, Reading},
+    parallel,
     state::{self, Place},
-    translate::{self, Entry, Remembered, Translator},
+    translate::{self, Entry, Remembered, Rules, Translator},
     write::files::Trouble,
 };
 
@@ -40,6 +41,9 @@ use tree::{GRACE, Tree};
 
 /// The largest manifest or state file that is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// How many manifest files are read before what they say is taken in, so that a large folder is never held twice.
+const FILES_AT_ONCE: usize = 1024;
 
 /// How often both folders are looked at as a whole, for what inotify cannot tell.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -226,8 +230,12 @@ impl Directory {
             Ok(None) => {}
             Ok(Some(files)) => {
                 self.say_folder(SOURCE, self.state.root().to_owned(), self.state.trouble.clone());
-                for file in files {
-                    self.read_state(&file);
+                let files: Vec<String> = files.into_iter().collect();
+                let read = parallel::map(&files, |file| read_state(self.state.path(file), file, self.node.as_ref()));
+                for (file, said) in files.iter().zip(read) {
+                    let Some(Said { remember, problem }) = said else { continue };
+                    remember(&mut self.translator);
+                    self.translator.set_source_problems(&format!("state:{file}"), problem.into_iter().collect());
                 }
             }
             Err(error) => {
@@ -250,154 +258,37 @@ impl Directory {
     }
 
     fn read_manifests(&mut self, files: BTreeSet<String>) {
-        for file in files {
-            match read_text(&self.manifests.path(&file)) {
-                Ok(Some(text)) => self.read_manifest(&file, &text),
-                Ok(None) => {
-                    self.broken.remove(&file);
-                    self.translator.replace(&file, Vec::new(), |_| false);
-                    self.translator.set_source_problems(&file, Vec::new());
-                }
-                Err(fault) => {
-                    self.broken.insert(file.clone());
-                    let origin = Origin::File { path: file.clone(), document: 0 };
-                    let problem = Problem { object: None, generation: 0, field: String::new(), fault };
-                    self.translator.set_source_problems(&file, vec![(origin, problem)]);
-                }
+        let files: Vec<String> = files.into_iter().collect();
+        for some in files.chunks(FILES_AT_ONCE) {
+            let rules = self.translator.rules();
+            let read = parallel::map(some, |file| {
+                let text = read_text(&self.manifests.path(file));
+                text.map(|text| text.map(|text| Manifest::read(file, &text, rules)))
+            });
+            for (file, manifest) in some.iter().zip(read) {
+                self.take_manifest(file, manifest);
             }
         }
     }
 
-    fn read_manifest(&mut self, file: &str, text: &str) {
-        let mut readings: Vec<(Origin, Reading)> = Vec::new();
-        let mut problems = Vec::new();
-        // What may stand in a part nobody could read: everything, or objects of these names.
-        let mut nameless = false;
-        let mut misnamed: BTreeSet<ObjectKey> = BTreeSet::new();
-        for document in documents(text) {
-            let origin = Origin::File { path: file.to_owned(), document: document.number };
-            let nobody = |fault| Problem { object: None, generation: 0, field: String::new(), fault };
-            let value = match document.value {
-                _ if document.number > MAX_DOCUMENTS => {
-                    let detail = format!("more than {MAX_DOCUMENTS} documents in one file; split it");
-                    problems.push((origin, nobody(Fault::Unreadable { detail })));
-                    nameless = true;
-                    break;
-                }
-                Ok(value) => value,
-                Err(detail) => {
-                    problems.push((origin, nobody(Fault::Syntax { detail })));
-                    nameless = true;
-                    continue;
-                }
-            };
-            for entry in translate::read(value, self.translator.rules()) {
-                match entry {
-                    Entry::Object(reading) => readings.push((origin.clone(), reading)),
-                    Entry::Unknown(problem) => {
-                        match &problem.object {
-                            Some(ObjectRef { namespace, name, .. }) => {
-                                let homes = ["default", self.translator.rules().namespace.as_str()];
-                                let homes = namespace.as_deref().map_or(homes, |namespace| [namespace; 2]);
-                                misnamed.extend(homes.map(|namespace| ObjectKey::new(namespace, name.as_str())));
-                                misnamed.insert(ObjectKey::new("", name.as_str()));
-                            }
-                            None => nameless = true,
-                        }
-                        problems.push((origin.clone(), problem));
-                    }
-                    Entry::Foreign => {}
-                }
+    /// Takes in what a file says now; nothing where it is gone.
+    fn take_manifest(&mut self, file: &str, manifest: Result<Option<Manifest>, Fault>) {
+        let Manifest { readings, problems, nameless, misnamed } = match manifest {
+            Ok(manifest) => manifest.unwrap_or_default(),
+            Err(fault) => {
+                self.broken.insert(file.to_owned());
+                let origin = Origin::File { path: file.to_owned(), document: 0 };
+                let problem = Problem { object: None, generation: 0, field: String::new(), fault };
+                self.translator.set_source_problems(file, vec![(origin, problem)]);
+                return;
             }
-        }
+        };
         match nameless {
             true => self.broken.insert(file.to_owned()),
             false => self.broken.remove(file),
         };
         self.translator.replace(file, readings, |id| nameless || misnamed.contains(&id.key));
         self.translator.set_source_problems(file, problems);
-    }
-
-    fn read_state(&mut self, file: &str) {
-        let Some(place) = Place::at(file) else { return };
-        let text = read_text(&self.state.path(file));
-        let problem = match place {
-            Place::Service(key) => {
-                let (said, problem) = remembered(text, state::read_service);
-                self.translator.remember_service(key.clone(), said);
-                problem.map(|fault| (Some(ObjectRef::service(&key)), fault))
-            }
-            Place::Pool(key) => {
-                let (said, problem) = remembered(text, state::read_pool);
-                self.translator.remember_pool(key.clone(), said);
-                problem.map(|fault| (Some(Id::keyed(Kind::IpAddressPool, key).object()), fault))
-            }
-            Place::Ingress(key) => {
-                let (said, problem) = remembered(text, state::read_ingress);
-                self.translator.remember_ingress(key.clone(), said);
-                problem.map(|fault| (Some(ObjectRef::ingress(&key)), fault))
-            }
-            Place::L2Status { .. } => {
-                let (said, problem) = remembered(text, state::read_l2_status);
-                match said {
-                    Some(Remembered::Known(said)) => self.translator.remember_announcer(file, Some(said)),
-                    Some(Remembered::Unreadable) => {}
-                    None => self.translator.remember_announcer(file, None),
-                }
-                problem.map(|fault| (None, fault))
-            }
-            Place::Membership { node } if Some(&node) == self.node.as_ref() => {
-                let (said, problem) = remembered(text, state::read_membership);
-                match said {
-                    Some(Remembered::Known(nodes)) => self.translator.set_unreachable(nodes),
-                    Some(Remembered::Unreadable) => {}
-                    None => self.translator.set_unreachable(BTreeSet::new()),
-                }
-                problem.map(|fault| (None, fault))
-            }
-            Place::Conditions { .. } => {
-                let (said, problem) = remembered(text, state::read_conditions);
-                match said {
-                    Some(Remembered::Known(said)) => self.translator.remember_conditions(file, Some(said)),
-                    Some(Remembered::Unreadable) => {}
-                    None => self.translator.remember_conditions(file, None),
-                }
-                problem.map(|fault| (None, fault))
-            }
-            Place::Configuration(reporter) => {
-                // One that cannot be read is written anew, and nothing is lost with it.
-                let said = text.ok().flatten().and_then(|text| state::read_configuration(&text).ok());
-                self.translator.remember_configuration(reporter, said);
-                None
-            }
-            // What of BGP cannot be read is written anew, and nothing is lost with it.
-            Place::BgpStatus { .. } => {
-                let said = text.ok().flatten().and_then(|text| state::read_bgp_status(&text).ok());
-                self.translator.remember_advertiser(file, said);
-                None
-            }
-            Place::BgpSession { .. } => {
-                let said = text.ok().flatten().and_then(|text| state::read_bgp_session(&text).ok());
-                self.translator.remember_session(file, said);
-                None
-            }
-            Place::EntryService(_) | Place::EntrySlice { .. } | Place::Membership { .. } | Place::Events { .. } => None,
-        };
-        let path = self.state.path(file).display().to_string();
-        let origin = Origin::File { path, document: 0 };
-        let said = problem.map(|(object, fault)| {
-            let fault = match fault {
-                Fault::Unreadable { .. } => fault,
-                other => Fault::Unreadable {
-                    detail: format!(
-                        "{other}; restore the file from a copy, or remove it to give up what it remembers (a Service \
-                         that nothing else is known of gets no address until then, so that none moves)"
-                    ),
-                },
-            };
-            (origin, Problem { object, generation: 0, field: String::new(), fault })
-        });
-        self.translator.set_source_problems(&format!("state:{file}"), said.into_iter().collect());
     }
 
     async fn publish(&mut self) {
@@ -445,6 +336,162 @@ impl Directory {
     }
 }
 
+/// What a manifest file says.
+#[derive(Default)]
+struct Manifest {
+    readings: Vec<(Origin, Reading)>,
+    problems: Vec<(Origin, Problem)>,
+    /// Anything may stand in a part that nobody could read.
+    nameless: bool,
+    /// Objects of these names may stand in such a part.
+    misnamed: BTreeSet<ObjectKey>,
+}
+
+impl Manifest {
+    /// Reads the text of a file.
+    fn read(file: &str, text: &str, rules: &Rules) -> Self {
+        let mut manifest = Self::default();
+        for document in read_documents(text, |value| translate::read(value, rules)) {
+            let origin = Origin::File { path: file.to_owned(), document: document.number };
+            let nobody = |fault| Problem { object: None, generation: 0, field: String::new(), fault };
+            match document.value {
+                _ if document.number > MAX_DOCUMENTS => {
+                    let detail = format!("more than {MAX_DOCUMENTS} documents in one file; split it");
+                    manifest.problems.push((origin, nobody(Fault::Unreadable { detail })));
+                    manifest.nameless = true;
+                    break;
+                }
+                Ok(entries) => entries.into_iter().for_each(|entry| manifest.add(&origin, entry, rules)),
+                Err(detail) => {
+                    manifest.problems.push((origin, nobody(Fault::Syntax { detail })));
+                    manifest.nameless = true;
+                }
+            }
+        }
+        manifest
+    }
+
+    fn add(&mut self, origin: &Origin, entry: Entry, rules: &Rules) {
+        match entry {
+            Entry::Object(reading) => self.readings.push((origin.clone(), reading)),
+            Entry::Unknown(problem) => {
+                match &problem.object {
+                    Some(ObjectRef { namespace, name, .. }) => {
+                        let homes = ["default", rules.namespace.as_str()];
+                        let homes = namespace.as_deref().map_or(homes, |namespace| [namespace; 2]);
+                        self.misnamed.extend(homes.map(|namespace| ObjectKey::new(namespace, name.as_str())));
+                        self.misnamed.insert(ObjectKey::new("", name.as_str()));
+                    }
+                    None => self.nameless = true,
+                }
+                self.problems.push((origin.clone(), problem));
+            }
+            Entry::Foreign => {}
+        }
+    }
+}
+
+/// What a state file says.
+struct Said {
+    /// Has it remembered.
+    remember: Remember,
+    /// What is wrong with the file.
+    problem: Option<(Origin, Problem)>,
+}
+
+type Remember = Box<dyn FnOnce(&mut Translator) + Send>;
+
+/// Reads a state file, on behalf of a node if there is one. Nothing for a file that nobody reads.
+fn read_state(path: PathBuf, file: &str, node: Option<&NodeName>) -> Option<Said> {
+    let place = Place::at(file)?;
+    let text = read_text(&path);
+    let name = file.to_owned();
+    let (remember, problem): (Remember, Option<(Option<ObjectRef>, Fault)>) = match place {
+        Place::Service(key) => {
+            let (said, problem) = remembered(text, state::read_service);
+            let object = ObjectRef::service(&key);
+            (Box::new(move |to| to.remember_service(key, said)), problem.map(|fault| (Some(object), fault)))
+        }
+        Place::Pool(key) => {
+            let (said, problem) = remembered(text, state::read_pool);
+            let object = Id::keyed(Kind::IpAddressPool, key.clone()).object();
+            (Box::new(move |to| to.remember_pool(key, said)), problem.map(|fault| (Some(object), fault)))
+        }
+        Place::Ingress(key) => {
+            let (said, problem) = remembered(text, state::read_ingress);
+            let object = ObjectRef::ingress(&key);
+            (Box::new(move |to| to.remember_ingress(key, said)), problem.map(|fault| (Some(object), fault)))
+        }
+        Place::L2Status { .. } => {
+            let (said, problem) = kept(text, state::read_l2_status);
+            let remember: Remember = match said {
+                Some(said) => Box::new(move |to| to.remember_announcer(&name, said)),
+                None => Box::new(|_| {}),
+            };
+            (remember, problem.map(|fault| (None, fault)))
+        }
+        Place::Membership { node: whose } if Some(&whose) == node => {
+            let (said, problem) = kept(text, state::read_membership);
+            let remember: Remember = match said {
+                Some(nodes) => Box::new(move |to| to.set_unreachable(nodes.unwrap_or_default())),
+                None => Box::new(|_| {}),
+            };
+            (remember, problem.map(|fault| (None, fault)))
+        }
+        Place::Conditions { .. } => {
+            let (said, problem) = kept(text, state::read_conditions);
+            let remember: Remember = match said {
+                Some(said) => Box::new(move |to| to.remember_conditions(&name, said)),
+                None => Box::new(|_| {}),
+            };
+            (remember, problem.map(|fault| (None, fault)))
+        }
+        // What follows is written anew where it cannot be read, and nothing is lost with it.
+        Place::Configuration(reporter) => {
+            let said = text.ok().flatten().and_then(|text| state::read_configuration(&text).ok());
+            (Box::new(move |to| to.remember_configuration(reporter, said)), None)
+        }
+        Place::BgpStatus { .. } => {
+            let said = text.ok().flatten().and_then(|text| state::read_bgp_status(&text).ok());
+            (Box::new(move |to| to.remember_advertiser(&name, said)), None)
+        }
+        Place::BgpSession { .. } => {
+            let said = text.ok().flatten().and_then(|text| state::read_bgp_session(&text).ok());
+            (Box::new(move |to| to.remember_session(&name, said)), None)
+        }
+        Place::EntryService(_) | Place::EntrySlice { .. } | Place::Membership { .. } | Place::Events { .. } => {
+            return None;
+        }
+    };
+    let origin = Origin::File { path: path.display().to_string(), document: 0 };
+    let problem = problem.map(|(object, fault)| {
+        let fault = match fault {
+            Fault::Unreadable { .. } => fault,
+            other => Fault::Unreadable {
+                detail: format!(
+                    "{other}; restore the file from a copy, or remove it to give up what it remembers (a Service \
+                     that nothing else is known of gets no address until then, so that none moves)"
+                ),
+            },
+        };
+        (origin, Problem { object, generation: 0, field: String::new(), fault })
+    });
+    Some(Said { remember, problem })
+}
+
+/// What a state file says now, nothing where it is gone, and what is wrong with it. What was known stays where it cannot
+/// be read.
+fn kept<T>(
+    text: Result<Option<String>, Fault>,
+    read: impl Fn(&str) -> Result<T, Fault>,
+) -> (Option<Option<T>>, Option<Fault>) {
+    match remembered(text, read) {
+        (None, fault) => (Some(None), fault),
+        (Some(Remembered::Known(said)), fault) => (Some(Some(said)), fault),
+        (Some(Remembered::Unreadable), fault) => (None, fault),
+    }
+}
+
 /// What a state file says, and what is wrong with it.
 fn remembered<T>(
     text: Result<Option<String>, Fault>,
@@ -463,8 +510,9 @@ fn remembered<T>(
 /// The text of a file; `None` when there is none.
 fn read_text(path: &Path) -> Result<Option<String>, Fault> {
     let unreadable = |detail: String| Fault::Unreadable { detail };
+    let metadata = fs::metadata(path).ok();
     // Opening a pipe would wait for somebody to write into it.
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+    if metadata.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         return Err(unreadable("it is not a regular file; put one in its place".to_owned()));
     }
     let file = match File::open(path) {
@@ -472,7 +520,9 @@ fn read_text(path: &Path) -> Result<Option<String>, Fault> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(format!("{error}; make it readable for this process"))),
     };
-    let mut bytes = Vec::new();
+    // With room for all of it, it is read at once; a byte more, and its end is seen without asking for more room.
+    let size = metadata.map_or(0, |metadata| metadata.len().min(MAX_FILE_BYTES));
+    let mut bytes = Vec::with_capacity(size as usize + 1);
     let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(error.to_string()))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

@@ -2,32 +2,38 @@
 //!
 //! Documents are cut apart before they are parsed, so that one that is not YAML takes no other with it.
 
+use std::convert::identity;
+
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::parallel;
 
 /// How many documents one file may hold.
 pub const MAX_DOCUMENTS: usize = 100_000;
 
 /// One document of a file.
 #[derive(Debug)]
-pub struct Document {
+pub struct Document<T = Value> {
     /// Which document of the file, from 1; empty ones are not counted.
     pub number: usize,
-    /// Its value, or what the parser said, with the line in the file.
-    pub value: Result<Value, String>,
+    /// What was read in it, or what the parser said, with the line in the file.
+    pub value: Result<T, String>,
 }
 
 /// The documents of a YAML or JSON text, in order; those that hold nothing are left out.
 pub fn documents(text: &str) -> Vec<Document> {
-    let mut found = Vec::new();
-    for (first_line, part) in parts(text) {
-        let value = parse(part, first_line);
-        if matches!(value, Ok(Value::Null)) {
-            continue;
-        }
-        found.push(Document { number: found.len() + 1, value });
-    }
-    found
+    read_documents(text, identity)
+}
+
+/// What is read in each of the [`documents`] of a text.
+pub fn read_documents<T: Send>(text: &str, read: impl Fn(Value) -> T + Sync) -> Vec<Document<T>> {
+    let values = parallel::map(&parts(text), |&(first_line, part)| match parse(part, first_line) {
+        Ok(Value::Null) => None,
+        value => Some(value.map(&read)),
+    });
+    let values = values.into_iter().flatten().enumerate();
+    values.map(|(before, value)| Document { number: before + 1, value }).collect()
 }
 
 /// Cuts at every line that begins with `---`. Nothing but a document marker can stand there in YAML: text inside a

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Role,
     admission::Inquiry,
+    heartbeat,
     objects::{Id, Kind, OUR_API, Reading, Spelling},
     state,
     translate::{self, Entry, Remembered, Translator, secret::BASIC_AUTH},
@@ -126,12 +127,16 @@ fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
     let kinds = |kinds: &[Kind]| kinds.iter().copied().map(Subject::Kind).collect::<BTreeSet<_>>();
     let mut subjects = match role {
         Role::Proxy(_) => return kinds(&OF_PROXY),
-        Role::Controller | Role::Speaker(_) | Role::Reader(_) | Role::BgpReader | Role::Standalone(_) => kinds(&KINDS),
+        Role::Controller | Role::Speaker { .. } | Role::Reader(_) | Role::BgpReader | Role::Standalone(_) => {
+            kinds(&KINDS)
+        }
     };
     subjects.insert(Subject::Report(Report::L2));
-    if matches!(role, Role::Speaker(_) | Role::BgpReader) {
+    if matches!(role, Role::Speaker { .. } | Role::BgpReader) {
         subjects.extend([Subject::Report(Report::Bgp), Subject::Report(Report::Session)]);
     }
+    let reads_leases = matches!(role, Role::Reader(_)) || role.keeps_lease();
+    subjects.extend(reads_leases.then_some(Subject::Leases));
     subjects.extend(reporter(role).map(|_| Subject::Configuration));
     let metallb = KINDS.into_iter().filter(|kind| honours_metallb && kind.is_configuration());
     subjects.extend(metallb.map(Subject::Metallb));
@@ -149,7 +154,7 @@ fn subjects(role: &Role, honours_metallb: bool) -> BTreeSet<Subject> {
 fn reporter(role: &Role) -> Option<Reporter> {
     match role {
         Role::Controller => Some(Reporter::Controller),
-        Role::Speaker(node) => Some(Reporter::Speaker(node.clone())),
+        Role::Speaker { node, .. } => Some(Reporter::Speaker(node.clone())),
         Role::Reader(_) | Role::BgpReader | Role::Proxy(_) | Role::Standalone(_) => None,
     }
 }
@@ -169,6 +174,8 @@ enum Subject {
     Report(Report),
     /// What this process itself says of the configuration.
     Configuration,
+    /// By what speakers know each other.
+    Leases,
 }
 
 /// What a speaker reports, in an object of its own for each.
@@ -199,13 +206,14 @@ impl Subject {
             Self::Secrets(_) => Kind::Secret.name(),
             Self::Report(report) => report.kind(),
             Self::Configuration => "ConfigurationState",
+            Self::Leases => "Lease",
         }
     }
 
     fn spelling(self) -> Spelling {
         match self {
             Self::Metallb(_) => Spelling::Metallb,
-            Self::Kind(_) | Self::Secrets(_) | Self::Report(_) | Self::Configuration => Spelling::Ours,
+            Self::Kind(_) | Self::Secrets(_) | Self::Report(_) | Self::Configuration | Self::Leases => Spelling::Ours,
         }
     }
 
@@ -214,7 +222,7 @@ impl Subject {
         match self {
             Self::Kind(kind) | Self::Metallb(kind) => Some(kind),
             Self::Secrets(_) => Some(Kind::Secret),
-            Self::Report(_) | Self::Configuration => None,
+            Self::Report(_) | Self::Configuration | Self::Leases => None,
         }
     }
 
@@ -230,6 +238,7 @@ impl Subject {
             Self::Metallb(kind) => kind.metallb_api_version(),
             Self::Secrets(_) => Kind::Secret.api_version(),
             Self::Report(_) | Self::Configuration => OUR_API,
+            Self::Leases => heartbeat::API,
         }
     }
 
@@ -292,6 +301,8 @@ struct Listing {
     ids: BTreeSet<Id>,
     /// Names of what is no object of ours to read.
     names: BTreeSet<String>,
+    /// Leases, which mean something only all together.
+    leases: Vec<Object>,
 }
 
 /// Follows the API server.
@@ -310,6 +321,8 @@ pub struct Watcher {
     failing: BTreeMap<Subject, Instant>,
     /// Names of the objects in which speakers report.
     reports: BTreeMap<Report, BTreeSet<String>>,
+    /// Whose Lease each of these names is.
+    leases: BTreeMap<String, NodeName>,
     /// The node whose speaker this process is, if it is one.
     speaker: Option<NodeName>,
     reporter: Option<Reporter>,
@@ -342,8 +355,9 @@ impl Watcher {
             unlisted,
             failing: BTreeMap::new(),
             reports: BTreeMap::new(),
+            leases: BTreeMap::new(),
             speaker: match role {
-                Role::Speaker(node) => Some(node.clone()),
+                Role::Speaker { node, .. } => Some(node.clone()),
                 Role::Controller | Role::Reader(_) | Role::BgpReader | Role::Proxy(_) | Role::Standalone(_) => None,
             },
             reporter: reporter(role),
@@ -396,7 +410,7 @@ impl Watcher {
         let (ours, metallb) = (|| Some(self.namespace.clone()), || self.translator.rules().metallb.clone());
         match subject {
             Subject::Metallb(_) | Subject::Secrets(Spelling::Metallb) => metallb(),
-            Subject::Secrets(Spelling::Ours) | Subject::Kind(Kind::Pod) => ours(),
+            Subject::Secrets(Spelling::Ours) | Subject::Kind(Kind::Pod) | Subject::Leases => ours(),
             Subject::Kind(_) | Subject::Report(_) | Subject::Configuration => {
                 (subject.api_version() == OUR_API).then(ours).flatten()
             }
@@ -424,6 +438,10 @@ impl Watcher {
             },
             // Whatever else lies there is nothing that this process should hold.
             Subject::Secrets(_) => watcher::Config::default().fields(&format!("type={BASIC_AUTH}")),
+            Subject::Leases => {
+                let (label, value) = heartbeat::LABEL;
+                watcher::Config::default().labels(&format!("{label}={value}"))
+            }
             Subject::Configuration => {
                 let name = self.reporter.as_ref().map(Reporter::name).unwrap_or_default();
                 watcher::Config::default().fields(&format!("metadata.name={name}"))
@@ -475,6 +493,13 @@ impl Watcher {
             self.recover(subject);
             return;
         }
+        // Where speakers gossip there are none, and a person who only looks may do without.
+        if subject == Subject::Leases && matches!(code(error), Some(403 | 404)) {
+            self.unlisted.remove(&subject);
+            if self.speaker.is_none() {
+                return;
+            }
+        }
         // Whoever has no passwords there need not let them be read. Peers that need one wait, and all else goes on.
         if matches!(subject, Subject::Secrets(_)) && code(error) == Some(403) {
             self.unlisted.remove(&subject);
@@ -507,6 +532,10 @@ impl Watcher {
     /// what is known once more.
     fn list(&mut self, subject: Subject, object: Object) {
         let listing = self.listing.entry(subject).or_default();
+        if subject == Subject::Leases {
+            listing.leases.push(object);
+            return;
+        }
         match subject.read_as() {
             Some(kind) => _ = listing.ids.insert(id((kind, subject.spelling()), &object)),
             None => _ = listing.names.insert(object.metadata.name.clone().unwrap_or_default()),
@@ -519,6 +548,14 @@ impl Watcher {
         if subject == Subject::Configuration {
             if listing.names.is_empty() {
                 self.note_report(None);
+            }
+            return;
+        }
+        if subject == Subject::Leases {
+            let before = std::mem::take(&mut self.leases);
+            listing.leases.iter().for_each(|lease| self.note_lease(lease));
+            for (_, gone) in before.into_iter().filter(|(name, _)| !self.leases.contains_key(name)) {
+                self.translator.remember_lease(gone, None);
             }
             return;
         }
@@ -561,6 +598,7 @@ impl Watcher {
                     self.reports.entry(report).or_default().insert(name);
                 }
             }
+            (None, Subject::Leases) => self.note_lease(&object),
             (None, _) => self.note_report(Some(&object)),
         }
     }
@@ -573,8 +611,19 @@ impl Watcher {
                 self.forget_report(report, name);
                 self.reports.entry(report).or_default().remove(name);
             }
+            (None, Subject::Leases) => {
+                let node = object.metadata.name.as_ref().and_then(|name| self.leases.remove(name));
+                node.into_iter().for_each(|node| self.translator.remember_lease(node, None));
+            }
             (None, _) => self.note_report(None),
         }
+    }
+
+    fn note_lease(&mut self, object: &Object) {
+        let said = object.data.get("spec").and_then(|spec| heartbeat::read(&object.metadata, spec));
+        let Some(((node, lease), name)) = said.zip(object.metadata.name.clone()) else { return };
+        self.leases.insert(name, node.clone());
+        self.translator.remember_lease(node, Some(lease));
     }
 
     fn note_report_of(&mut self, report: Report, name: &str, status: Value) -> Result<(), serde_json::Error> {
@@ -764,10 +813,22 @@ mod tests {
     }
 
     #[test]
+    fn speakers_that_gossip_read_no_leases() {
+        let reads = |role: Role| subjects(&role, true).contains(&Subject::Leases);
+
+        assert!(reads(speaker(true)) && reads(Role::Reader(None)));
+        assert!(!reads(speaker(false)) && !reads(Role::Standalone("a".into())) && !reads(Role::Controller));
+    }
+
+    fn speaker(leases: bool) -> Role {
+        Role::Speaker { node: "a".into(), leases }
+    }
+
+    #[test]
     fn only_who_speaks_with_routers_reads_secrets() {
         let reads = |role: Role| subjects(&role, true).into_iter().any(|subject| subject.kind() == "Secret");
 
-        assert!(reads(Role::Speaker("a".into())) && reads(Role::Standalone("a".into())));
+        assert!(reads(speaker(false)) && reads(Role::Standalone("a".into())));
         assert!(!reads(Role::Controller) && !reads(Role::Reader(None)) && !reads(Role::Proxy("a".into())));
     }
 }

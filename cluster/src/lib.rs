@@ -29,10 +29,12 @@ mod clock;
 mod dir;
 pub mod document;
 pub mod gossip_key;
+mod heartbeat;
 mod kube;
 mod lease;
 pub mod migrate;
 pub mod objects;
+mod parallel;
 pub mod scrapers;
 pub mod state;
 pub mod translate;
@@ -100,7 +102,12 @@ pub enum Role {
     /// Writes addresses, conditions and Events.
     Controller,
     /// Writes what its node announces and whom it sees.
-    Speaker(NodeName),
+    Speaker {
+        /// The node.
+        node: NodeName,
+        /// Whether speakers know each other by Leases in our namespace, and not by gossip. A folder has none.
+        leases: bool,
+    },
     /// Writes nothing; reads whom the speaker of this node sees, if it is a node's.
     Reader(Option<NodeName>),
     /// Writes nothing; reads everything that speakers report of BGP as well, which is an object for each Service and node.
@@ -114,7 +121,7 @@ pub enum Role {
 impl Role {
     fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::Speaker(node) | Self::Proxy(node) | Self::Standalone(node) => Some(node),
+            Self::Speaker { node, .. } | Self::Proxy(node) | Self::Standalone(node) => Some(node),
             Self::Reader(node) => node.as_ref(),
             Self::Controller | Self::BgpReader => None,
         }
@@ -122,7 +129,12 @@ impl Role {
 
     /// Whether it speaks with routers, and so needs their passwords.
     fn speaks(&self) -> bool {
-        matches!(self, Self::Speaker(_) | Self::Standalone(_))
+        matches!(self, Self::Speaker { .. } | Self::Standalone(_))
+    }
+
+    /// Whether it keeps a Lease by which other speakers know it.
+    fn keeps_lease(&self) -> bool {
+        matches!(self, Self::Speaker { leases: true, .. })
     }
 
     fn decides(&self) -> bool {
@@ -133,7 +145,7 @@ impl Role {
     fn writers(&self) -> Vec<String> {
         match self {
             Self::Controller => vec!["controller".to_owned()],
-            Self::Speaker(node) => vec![format!("speaker-{node}")],
+            Self::Speaker { node, .. } => vec![format!("speaker-{node}")],
             Self::Reader(_) | Self::BgpReader | Self::Proxy(_) => Vec::new(),
             Self::Standalone(node) => vec!["controller".to_owned(), format!("speaker-{node}")],
         }
@@ -227,7 +239,7 @@ impl Cluster {
         let (writes, writes_out) = mpsc::channel(WRITES);
         let reporter = match role {
             Role::Controller | Role::Standalone(_) => Some(write::apply::CONTROLLER),
-            Role::Speaker(_) => Some(write::apply::SPEAKER),
+            Role::Speaker { .. } => Some(write::apply::SPEAKER),
             Role::Reader(_) | Role::BgpReader | Role::Proxy(_) => None,
         };
         let (leads_in, leads) = watch::channel(false);
@@ -237,9 +249,19 @@ impl Cluster {
         let (settled, resign) = oneshot::channel();
         if let Some(reporter) = reporter {
             let (client, namespace, identity) = (client.clone(), namespace.clone(), identity.clone());
+            let mut renewals = None;
+            if role.keeps_lease() {
+                let (wanted, asked) = watch::channel(None);
+                tasks.spawn(heartbeat::keep(client.clone(), namespace.clone(), live.clone(), asked));
+                renewals = Some(wanted);
+            }
             let requests = Requests::new(client, namespace, reporter, identity, live).beside_metallb(beside_metallb);
             let mandate = Mandate { until, clock, request: timing.request };
             let applier = Applier::new(requests, role.decides().then_some(mandate));
+            let applier = match renewals {
+                Some(renewals) => applier.renewing(renewals),
+                None => applier,
+            };
             let finish = finish.clone();
             tasks.spawn(async move {
                 // Nobody waits for it where there is no Lease.

@@ -604,11 +604,11 @@ impl Objects {
     /// What is wrong with an object in itself, everywhere it is defined, double definitions included.
     pub fn problems(&self, id: &Id) -> Vec<(Origin, Problem)> {
         let Some(claims) = self.claims.get(id) else { return Vec::new() };
-        let first = self.readable(id).map(|found| found.origin.clone());
+        let first = self.readable(id).map(|found| found.origin);
         let mut problems = Vec::new();
         for (origin, claim) in claims.iter() {
             problems.extend(claim.problems.iter().map(|problem| (origin.clone(), problem.clone())));
-            if let Some(first) = &first
+            if let Some(first) = first
                 && first != origin
                 && claim.fact.is_some()
             {

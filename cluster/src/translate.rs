@@ -23,7 +23,7 @@ use ferrogate_core::{
         service::{Endpoint, Service, ServiceStatus},
     },
     snapshot::{Fault, Origin, Problem, Snapshot},
-    write::Condition,
+    write::{Condition, SpeakerLease},
 };
 use imbl::{OrdMap, ordmap::DiffItem};
 
@@ -79,6 +79,8 @@ pub struct Translator {
     ingresses: BTreeMap<ObjectKey, Remembered<Vec<IpAddr>>>,
     unreachable: BTreeSet<NodeName>,
     configuration_states: OrdMap<Reporter, Arc<ConfigurationState>>,
+    /// The Leases of speakers.
+    leases: OrdMap<NodeName, Arc<SpeakerLease>>,
     /// Who says of which Service that it announces it.
     announcers: Reports<ServiceKey, Announcer>,
     /// Who says of which Service that it advertises it.
@@ -131,6 +133,7 @@ impl Translator {
             ingresses: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             configuration_states: OrdMap::new(),
+            leases: OrdMap::new(),
             announcers: Reports::default(),
             advertisers: Reports::default(),
             sessions: Reports::default(),
@@ -256,6 +259,11 @@ impl Translator {
         self.stale.conditions.extend(said.map(|(object, conditions)| (object, Some(Arc::new(conditions)))));
     }
 
+    /// Takes in what the Lease of a node's speaker says, or that there is none.
+    pub fn remember_lease(&mut self, node: NodeName, said: Option<SpeakerLease>) {
+        set(&mut self.leases, node, said.map(Arc::new));
+    }
+
     /// Takes in what the ConfigurationState of a reporter says, or that there is none.
     pub fn remember_configuration(&mut self, reporter: Reporter, said: Option<ConfigurationState>) {
         match said {
@@ -331,6 +339,9 @@ impl Translator {
         });
         for (object, conditions) in stale.conditions {
             set(&mut next.conditions, object, conditions);
+        }
+        if !next.leases.ptr_eq(&self.leases) {
+            next.leases = self.leases.clone();
         }
         if next.configuration_states != self.configuration_states {
             next.configuration_states = self.configuration_states.clone();

@@ -22,6 +22,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1 as meta, jiff::Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
+    heartbeat::Renewal,
     objects::OUR_API,
     state::{Membership, Place},
     translate::{
@@ -38,7 +39,7 @@ mod events;
 pub mod files;
 mod request;
 
-pub use request::{MAX_LABEL, NODE_LABEL};
+pub use request::{MAX_LABEL, NODE_LABEL, owner, report_name};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub enum Request {
     Say(Place, Wish),
     /// That an Event be told.
     Tell(Event),
+    /// That the Lease of a speaker be renewed.
+    Renew(Renewal),
 }
 
 /// What should be said in one place.
@@ -132,6 +135,7 @@ impl From<Write> for Request {
                 Self::Say(Place::Configuration(reporter), Wish::Configuration(state))
             }
             Write::Event(event) => Self::Tell(event),
+            Write::Lease { node, lease } => Self::Renew((node, lease)),
         }
     }
 }

@@ -152,6 +152,23 @@ async fn everything_in_the_folder_is_in_the_first_snapshot() {
 }
 
 #[tokio::test]
+async fn of_files_that_are_read_many_at_a_time_each_is_told_apart() {
+    let folders = Folders::new();
+    for number in 0..2_100 {
+        folders.put(&format!("{number:04}.yaml"), &service(&format!("web-{number}")));
+    }
+    folders.put("1500.yaml", "kind: [\n");
+
+    let cluster = folders.open().await;
+
+    let snapshot = cluster.snapshots.borrow().clone();
+    assert_eq!(snapshot.services.len(), 2_099);
+    assert!(!snapshot.services.contains_key(&key("web-1500")));
+    let shown = shown(&snapshot);
+    assert!(shown.len() == 1 && shown[0].starts_with("1500.yaml"), "{shown:?}");
+}
+
+#[tokio::test]
 async fn an_empty_folder_is_an_empty_snapshot_and_fills_later() {
     let folders = Folders::new();
     let mut cluster = folders.open().await;
@@ -688,7 +705,7 @@ async fn equal_events_are_counted_and_continue_after_a_restart() {
 async fn speakers_say_whom_they_see_and_what_they_announce() {
     let folders = Folders::new();
     let (one, two) = (NodeName::from("one"), NodeName::from("two"));
-    let speaker = folders.try_open(Role::Speaker(one.clone())).await.unwrap();
+    let speaker = folders.try_open(Role::Speaker { node: one.clone(), leases: false }).await.unwrap();
     let mut proxy = folders.try_open(Role::Reader(Some(one.clone()))).await.unwrap();
     let mut other = folders.try_open(Role::Reader(Some(two.clone()))).await.unwrap();
     let announces = |status| Write::L2Status { service: key("web"), node: one.clone(), status };
@@ -729,7 +746,7 @@ async fn m_146_speakers_say_to_whom_they_advertise_and_how_their_sessions_are_un
         status: status.map(Box::new),
     };
     let place = (node.clone(), peer.clone());
-    let mut speaker = folders.try_open(Role::Speaker(node.clone())).await.unwrap();
+    let mut speaker = folders.try_open(Role::Speaker { node: node.clone(), leases: false }).await.unwrap();
     let mut reader = folders.try_open(Role::Reader(None)).await.unwrap();
 
     speaker.writes.send(advertises([peer.clone()].into())).await.unwrap();
@@ -746,7 +763,7 @@ async fn m_146_speakers_say_to_whom_they_advertise_and_how_their_sessions_are_un
 
     // The next life finds what this one left, and takes it back.
     speaker.closed().await;
-    let mut speaker = folders.try_open(Role::Speaker(node.clone())).await.unwrap();
+    let mut speaker = folders.try_open(Role::Speaker { node: node.clone(), leases: false }).await.unwrap();
     until(&mut speaker, |snapshot| !snapshot.bgp_sessions.is_empty() && !snapshot.advertised_by.is_empty()).await;
     speaker.writes.send(advertises(Default::default())).await.unwrap();
     speaker.writes.send(has(None)).await.unwrap();
@@ -759,7 +776,7 @@ async fn a_report_on_bgp_that_nobody_can_read_is_no_problem_since_it_is_written_
     let node = NodeName::from("one");
     folders.put_state("speakers/one/bgpsession/tor-a.yaml", "kind: BGPSessionStatus\nstatus: [");
     folders.put_state("speakers/one/bgpstatus/default_web.yaml", "");
-    let mut speaker = folders.try_open(Role::Speaker(node.clone())).await.unwrap();
+    let mut speaker = folders.try_open(Role::Speaker { node: node.clone(), leases: false }).await.unwrap();
     assert!(speaker.snapshots.borrow().problems.is_empty(), "{:?}", speaker.snapshots.borrow().problems);
 
     let status = Some(Box::new(BgpSession { state: "Idle".to_owned(), ..BgpSession::default() }));
@@ -778,7 +795,7 @@ async fn a_second_controller_on_the_same_state_is_refused_and_a_speaker_is_not()
     assert!(matches!(error, DirectoryError::InUse { .. }));
     assert!(error.to_string().contains(folders.state().to_str().unwrap()), "{error}");
     assert!(folders.try_open(Role::Standalone(NodeName::from("a"))).await.is_err());
-    let speaker = folders.try_open(Role::Speaker(NodeName::from("a"))).await.unwrap();
+    let speaker = folders.try_open(Role::Speaker { node: NodeName::from("a"), leases: false }).await.unwrap();
     assert!(!*speaker.leads.borrow());
 }
 

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "kubernetes/fake.rs"]
 mod fake;
+#[path = "kubernetes/leases.rs"]
+mod leases;
 
 use fake::{Fake, Mood, Seen};
 
@@ -49,7 +51,8 @@ const TIMING: Timing = Timing {
 
 fn config(role: Role, identity: &str) -> KubernetesConfig {
     let class = ClassPolicy::default();
-    KubernetesConfig { namespace: NAMESPACE.to_owned(), role, identity: identity.to_owned(), class, metallb: None }
+    let (namespace, identity) = (NAMESPACE.to_owned(), identity.to_owned());
+    KubernetesConfig { namespace, role, identity, class, metallb: None }
 }
 
 async fn open(fake: &Fake, role: Role, identity: &str) -> Cluster {
@@ -318,7 +321,7 @@ async fn a_wish_is_an_annotation_that_comes_and_goes_and_touches_nothing_else() 
 async fn speakers_report_what_they_announce_and_take_it_back() {
     let fake = Fake::start().await;
     let node = NodeName::from("one");
-    let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
+    let mut cluster = open(&fake, Role::Speaker { node: node.clone(), leases: false }, "speaker-one").await;
     let status = L2Status {
         pool: PoolName::from("p"),
         addresses: vec!["192.0.2.7".parse().unwrap()],
@@ -350,7 +353,7 @@ async fn m_146_speakers_say_to_whom_they_advertise_and_how_their_sessions_are_in
     let fake = Fake::start().await;
     fake.put("/api/v1/nodes", json!({ "metadata": { "name": "one" } }));
     let (node, peer) = (NodeName::from("one"), PeerName::from("tor-a"));
-    let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
+    let mut cluster = open(&fake, Role::Speaker { node: node.clone(), leases: false }, "speaker-one").await;
     let session =
         |flaps| Some(Box::new(BgpSession { state: "Established".to_owned(), flaps, ..BgpSession::default() }));
     let has = |status| Write::BgpSession { peer: peer.clone(), node: node.clone(), status };
@@ -396,7 +399,7 @@ async fn a_speaker_sees_what_an_earlier_life_of_its_node_said_of_bgp_and_nothing
         fake.put(BGP_STATUSES, json!({ "metadata": metadata, "spec": {}, "status": status }));
     }
 
-    let speaker = open(&fake, Role::Speaker("one".into()), "speaker-one").await;
+    let speaker = open(&fake, Role::Speaker { node: "one".into(), leases: false }, "speaker-one").await;
     let reader = open(&fake, Role::BgpReader, "reader").await;
     let other = open(&fake, Role::Reader(None), "other").await;
     let controller = open_controller(&fake).await;
@@ -418,7 +421,7 @@ async fn a_speaker_sees_what_an_earlier_life_of_its_node_said_of_bgp_and_nothing
 async fn m_038_a_speaker_reports_on_the_configuration_under_its_own_name_and_its_node_owns_the_report() {
     let fake = Fake::start().await;
     fake.put("/api/v1/nodes", json!({ "metadata": { "name": "one" } }));
-    let mut cluster = open(&fake, Role::Speaker("one".into()), "speaker-one").await;
+    let mut cluster = open(&fake, Role::Speaker { node: "one".into(), leases: false }, "speaker-one").await;
     let reporter = Reporter::Speaker("one".into());
     let state = |summary: &str| ConfigurationState { judgement: Judgement::Invalid, summary: summary.to_owned() };
     let write = |summary| Write::Configuration { reporter: reporter.clone(), state: state(summary) };
@@ -470,7 +473,7 @@ async fn a_speaker_knows_the_password_of_a_peer_from_its_secret_and_a_controller
     fake.put(SECRETS, secret(NAMESPACE, "one"));
     fake.put(SECRETS, secret("elsewhere", "other"));
     let controller = open_controller(&fake).await;
-    let mut speaker = open(&fake, Role::Speaker("node-a".into()), "two").await;
+    let mut speaker = open(&fake, Role::Speaker { node: "node-a".into(), leases: false }, "two").await;
 
     let seen = controller.snapshots.borrow().clone();
     assert_eq!((password(&seen, NAMESPACE, "tor"), seen.problems.len()), (None, 0));
@@ -494,7 +497,10 @@ async fn passwords_of_metallbs_peers_stand_beside_them() {
     fake.put(SECRETS, secret(NAMESPACE, "ours"));
     fake.put("/apis/metallb.io/v1beta2/bgppeers", peer(theirs, "spine", "192.0.2.2"));
     fake.put(SECRETS, secret(theirs, "theirs"));
-    let config = KubernetesConfig { metallb: Some(theirs.to_owned()), ..config(Role::Speaker("a".into()), "one") };
+    let config = KubernetesConfig {
+        metallb: Some(theirs.to_owned()),
+        ..config(Role::Speaker { node: "a".into(), leases: false }, "one")
+    };
 
     let opened = Cluster::kubernetes_with(fake.client(), config, TIMING, CancellationToken::new());
     let mut speaker = tokio::time::timeout(PATIENCE, opened).await.expect("in time").unwrap();
@@ -516,7 +522,7 @@ async fn a_speaker_that_may_not_read_secrets_starts_without_them_and_says_so() {
     fake.put(SERVICES, service("web"));
     fake.put(PEERS, peer(NAMESPACE, "tor", "192.0.2.1"));
 
-    let mut speaker = open(&fake, Role::Speaker("node-a".into()), "one").await;
+    let mut speaker = open(&fake, Role::Speaker { node: "node-a".into(), leases: false }, "one").await;
 
     let seen = until(&mut speaker, |snapshot| snapshot.problems.len() == 2).await;
     assert!(seen.services.contains_key(&key("web")) && password(&seen, NAMESPACE, "tor").is_none());
@@ -656,7 +662,7 @@ async fn a_leader_whose_lease_another_has_taken_steps_down() {
 #[tokio::test]
 async fn speakers_and_readers_never_lead() {
     let fake = Fake::start().await;
-    let speaker = open(&fake, Role::Speaker(NodeName::from("one")), "speaker-one").await;
+    let speaker = open(&fake, Role::Speaker { node: NodeName::from("one"), leases: false }, "speaker-one").await;
     let reader = open(&fake, Role::Reader(None), "proxy").await;
 
     assert!(!*speaker.leads.borrow() && !*reader.leads.borrow());
@@ -726,7 +732,7 @@ async fn who_follows_a_leader_that_vanished_fences_what_it_could_still_write_bef
 async fn an_api_server_that_is_ill_is_asked_rarely_and_everything_is_said_in_the_end() {
     let fake = Fake::start().await;
     let node = NodeName::from("one");
-    let mut cluster = open(&fake, Role::Speaker(node.clone()), "speaker-one").await;
+    let mut cluster = open(&fake, Role::Speaker { node: node.clone(), leases: false }, "speaker-one").await;
     fake.set_mood(Mood::ReadOnly);
     let status = L2Status {
         pool: PoolName::from("p"),
@@ -804,7 +810,7 @@ async fn an_api_server_that_is_away_for_an_hour_is_asked_rarely_and_all_goes_on_
 async fn an_api_server_that_says_when_to_come_back_is_asked_nothing_before() {
     let fake = Fake::start().await;
     let node = NodeName::from("one");
-    let mut cluster = open_in_virtual_time(&fake, Role::Speaker(node.clone())).await;
+    let mut cluster = open_in_virtual_time(&fake, Role::Speaker { node: node.clone(), leases: false }).await;
     fake.set_mood(Mood::Busy(20));
     for number in 0..200 {
         cluster.writes.send(announced(&node, number)).await.unwrap();
@@ -826,7 +832,7 @@ async fn an_api_server_that_says_when_to_come_back_is_asked_nothing_before() {
 async fn through_a_storm_of_errors_everything_is_said_and_seen_in_the_end_and_nobody_is_in_a_hurry() {
     let fake = Fake::start().await;
     let node = NodeName::from("one");
-    let mut cluster = open_in_virtual_time(&fake, Role::Speaker(node.clone())).await;
+    let mut cluster = open_in_virtual_time(&fake, Role::Speaker { node: node.clone(), leases: false }).await;
     let before = fake.asked();
     fake.set_mood(Mood::Stormy);
     for number in 0..60 {

@@ -133,6 +133,7 @@ impl Metrics {
             Write::BgpSession { .. } => "bgp_session",
             Write::Configuration { .. } => "configuration_state",
             Write::Membership { .. } => "membership",
+            Write::Lease { .. } => "lease",
         };
         self.writes.get_or_create(&KindLabel { kind }).inc();
     }

@@ -23,7 +23,7 @@ use crate::{
         selector::LabelSelector,
         service::Service,
     },
-    write::{BgpReport, Condition, L2Status},
+    write::{BgpReport, Condition, L2Status, SpeakerLease},
 };
 
 /// All facts at one moment.
@@ -61,6 +61,8 @@ pub struct Snapshot {
     pub advertised_by: OrdMap<ServiceKey, Arc<BTreeMap<NodeName, BTreeSet<PeerName>>>>,
     /// The BGP sessions of each node, as speakers report them. Who sees them is as for `advertised_by`.
     pub bgp_sessions: OrdMap<(NodeName, PeerName), Arc<BgpReport>>,
+    /// The Leases of speakers, by node, where speakers know each other by these and not by gossip.
+    pub leases: OrdMap<NodeName, Arc<SpeakerLease>>,
     /// Our conditions as they stand now on objects whose status is in no other map here: advertisements, objects that
     /// were left out, and what [`Write::Condition`](crate::write::Write::Condition) said of a Service. Only objects
     /// that still exist are listed.

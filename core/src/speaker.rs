@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_wire::{ethernet::Mac, gossip::Datagram};
+use ferrogate_wire::{
+    ethernet::Mac,
+    gossip::{Datagram, Keys},
+};
 use imbl::ordmap::DiffItem;
 
 use crate::{
@@ -21,12 +24,14 @@ use crate::{
         advertise::{Advertised, Peering},
         advertiser::Advertiser,
         announce::{Announcement, Ground, Lead, Liveness, Sharing, Silence, Standings},
+        detours::Detours,
         health::{HealthChecks, News},
+        host::Host,
         layer2::{Layer2, Seen},
         membership::{Heard, Membership, Own, Taken},
         watch::{Watched, Watches},
     },
-    write::{self, L2Conflict, L2Status, Severity, Write},
+    write::{self, L2Conflict, L2Status, Severity, SpeakerLease, Write},
 };
 
 pub mod advertise;
@@ -35,8 +40,10 @@ pub mod announce;
 pub mod bfd;
 pub mod bgp;
 mod config;
+mod detours;
 pub mod elect;
 pub mod health;
+mod host;
 mod layer2;
 mod membership;
 #[cfg(test)]
@@ -46,10 +53,11 @@ mod watch;
 
 pub use config::{
     Announcements, Config, DETECT_MULTIPLIER, DataPath, EXCLUDED_INTERFACES, GOSSIP_INTERVAL, HAND_OVER_GRACE,
-    SHUTDOWN_GRACE,
+    LEASE_DURATION, MAX_LEASE_DURATION, MIN_LEASE_DURATION, SHUTDOWN_GRACE,
 };
 pub use layer2::DEFEND_INTERVAL;
-pub use traffic::{Action, Answer, Disbelieved, Event, Frame, Interface, Report, Verdict};
+pub use membership::leases::is_leaving;
+pub use traffic::{Action, Answer, Disbelieved, Event, Frame, Interface, NextHop, NotPassedOn, Report, Verdict};
 pub use watch::Watch;
 
 /// How long an address that was left is remembered: longer than any client trusts what it has not confirmed.
@@ -94,9 +102,8 @@ pub struct Speaker {
     /// How many Services this node could announce, whether it does or another is ahead of it.
     candidacies: usize,
     owned: BTreeMap<IpAddr, BTreeSet<InterfaceName>>,
-    /// Addresses on the host, with the time they are taken off it unless they are owned.
-    held: BTreeMap<IpAddr, Option<Instant>>,
-    releases: BTreeSet<(Instant, IpAddr)>,
+    host: Host,
+    detours: Detours,
     /// Addresses this node once owned and has left, with the owner that was told so, until it is owned again.
     left: BTreeMap<IpAddr, Left>,
     listening: BTreeSet<InterfaceName>,
@@ -105,6 +112,10 @@ pub struct Speaker {
     /// Whom the last `Write::Membership` named.
     missed: BTreeSet<NodeName>,
     phase: Phase,
+    /// When the first event came.
+    begun_at: Option<Instant>,
+    /// See [`Speaker::deadline`].
+    due: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +134,10 @@ struct Outcome {
     lead: Option<Lead>,
     watched: Option<Arc<Watched>>,
     result: Result<Announcement, Silence>,
+    /// Since when nobody announced it for its clients, where this node has it from one that failed.
+    failed_at: Option<Instant>,
+    /// The node that announced it before, where this one has just begun to.
+    from: Option<NodeName>,
     /// Where it is announced, for the how manieth time it had changed its owner.
     transitions: u32,
     /// Where it is announced, who else claims its addresses.
@@ -173,6 +188,7 @@ impl Speaker {
             ),
             checking: None,
             layer2: Layer2::new(&config),
+            host: Host::new(config.hand_over_grace),
             watches: Watches::new(config.bfd),
             advertiser: Advertiser::new(config.node.clone(), config.policy()),
             config,
@@ -184,12 +200,13 @@ impl Speaker {
             outcomes: BTreeMap::new(),
             candidacies: 0,
             owned: BTreeMap::new(),
-            held: BTreeMap::new(),
-            releases: BTreeSet::new(),
+            detours: Detours::default(),
             left: BTreeMap::new(),
             listening: BTreeSet::new(),
             missed: BTreeSet::new(),
             phase: Phase::Running,
+            begun_at: None,
+            due: None,
         }
     }
 
@@ -200,9 +217,11 @@ impl Speaker {
             return actions;
         }
         let mut doubt = Doubt::default();
+        let mut is_news = true;
+        self.begun_at.get_or_insert(now);
         self.membership.wake(now);
         match event {
-            Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt),
+            Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt, &mut actions),
             Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
             Event::Heard { from, datagram } => self.take_datagram(now, from, *datagram, &mut doubt, &mut actions),
             Event::Watched { node, interface, verdict } => {
@@ -219,8 +238,15 @@ impl Speaker {
                 }
             }
             Event::Health { port, answer } => self.health.hear(now, port, answer),
-            Event::Arp { interface, arp } => self.layer2.arp(now, &interface, &arp, &mut actions),
-            Event::Ndp { interface, ndp } => self.layer2.ndp(now, &interface, &ndp, &mut actions),
+            Event::Arp { interface, arp } => {
+                is_news = self.layer2.arp(now, &interface, &arp, &mut actions);
+                is_news |= self.take_sign_of_life(now, &interface, arp.sender.into(), arp.sender_mac);
+            }
+            Event::Ndp { interface, ndp } => {
+                is_news = self.layer2.ndp(now, &interface, &ndp, &mut actions);
+                let (address, mac) = ndp.sender();
+                is_news |= self.take_sign_of_life(now, &interface, address.into(), mac);
+            }
             Event::Session(status) => self.advertiser.session(&status, &mut actions),
             Event::SessionGone { peer, remote } => self.advertiser.session_gone(&peer, remote, &mut actions),
             Event::Parted => self.take_parting(now, &mut actions),
@@ -236,18 +262,29 @@ impl Speaker {
             }
             Event::Tick => {}
         }
+        // Questions come by the thousand each second: for their sake nothing is looked at before it is due.
+        if !is_news && self.due.is_none_or(|due| now < due) {
+            return actions;
+        }
         for node in self.membership.expire(now) {
             actions.push(Action::Report(Report::MemberLost { node }));
             doubt.ground = true;
         }
+        if let Some(is_blind) = self.membership.blindness(now) {
+            actions.push(Action::Report(if is_blind { Report::LeasesUnseen } else { Report::LeasesSeen }));
+        }
         let taken = self.membership.tick(now);
         self.follow_words(now, &taken, &mut doubt);
+        if self.membership.looks_elsewhere() {
+            self.watches.doubt();
+        }
         self.health.expire(now);
         if let Some(news) = self.health.news() {
             self.take_health(now, news, &mut doubt, &mut actions);
         }
         if doubt.ground {
             self.layer2.peers(self.membership.macs());
+            self.follow_former_owners(now, &mut actions);
             self.tell_membership(&mut actions);
             self.watches.doubt();
         }
@@ -257,17 +294,28 @@ impl Speaker {
         let doubt = self.take_seen(now, seen, &mut actions);
         self.review(now, doubt, &mut actions);
         self.watch(&mut actions);
-        self.release_due(now, &mut actions);
+        self.host.release_due(now, &mut actions);
+        self.ask_former_owners(now, &mut actions);
+        if let Some(detours) = self.detours.news() {
+            // It must be in force before anybody sends here.
+            actions.insert(0, Action::PassOn(detours));
+        }
         if self.interfaces.is_some() {
             let datagrams = self.membership.datagrams(now, &self.own).into_iter();
-            actions.extend(datagrams.map(|(to, datagram)| Action::Gossip { to, datagram }));
+            actions.extend(datagrams.filter_map(|(to, datagram)| self.says(to, datagram)));
         }
         self.finish_if_over(now, &mut actions);
+        self.due = self.next_due();
         actions
     }
 
     /// When `step` wants a [`Event::Tick`] next. A tick that comes early or twice changes nothing.
     pub fn deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// When something is due, as all parts stand now.
+    fn next_due(&self) -> Option<Instant> {
         let end = match self.phase {
             Phase::Running => None,
             Phase::Leaving { until } if self.advertiser.is_speaking() => Some(until + PARTING_TIME),
@@ -276,8 +324,9 @@ impl Speaker {
         };
         // Without interfaces nothing can be said.
         let membership = self.interfaces.as_ref().and_then(|_| self.membership.deadline());
-        let release = self.releases.first().map(|(due, _)| *due);
-        [end, membership, release, self.health.deadline(), self.layer2.deadline()].into_iter().flatten().min()
+        let [health, layer2] = [self.health.deadline(), self.layer2.deadline()];
+        let addresses = [self.host.deadline(), self.detours.deadline()];
+        addresses.into_iter().chain([membership, health, layer2, end]).flatten().min()
     }
 
     /// The addresses this node owns, and the interfaces it announces each on.
@@ -310,12 +359,27 @@ impl Speaker {
         self.membership.disbelieved()
     }
 
+    /// How many renewals of this speaker's own Lease have come back; none where speakers gossip.
+    pub fn renewals(&self) -> u64 {
+        self.membership.renewals()
+    }
+
     /// The facts this speaker goes by.
     pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.snapshot.as_ref()
     }
 
-    fn take_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>, doubt: &mut Doubt) {
+    /// What carries a datagram to the others.
+    fn says(&self, to: Vec<IpAddr>, datagram: Datagram) -> Option<Action> {
+        let Some(duration) = self.config.lease_duration else { return Some(Action::Gossip { to, datagram }) };
+        // Whoever may write Leases at the API server need not prove it to its readers. What has no bytes is outside of its
+        // bounds, as the name of a node that cannot be.
+        let says = datagram.seal(&Keys::default(), &Default::default()).ok()?;
+        let lease = SpeakerLease { duration, says: says.into(), renewed_at: String::new() };
+        Some(Action::Write(Write::Lease { node: self.config.node.clone(), lease }))
+    }
+
+    fn take_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>, doubt: &mut Doubt, actions: &mut Vec<Action>) {
         let before = self.snapshot.replace(snapshot.clone()).unwrap_or_else(|| {
             self.missed.clone_from(&snapshot.unreachable);
             Arc::default()
@@ -347,6 +411,9 @@ impl Speaker {
             self.note_deafness(now);
             doubt.ground = true;
         }
+        for (node, taken) in self.membership.look(now, &snapshot.leases) {
+            self.take_word(now, node, &taken, doubt, actions);
+        }
         if snapshot.l2_advertisements.values().any(|advertisement| advertisement.is_sticky) {
             doubt.services.extend(before.announced_by.diff(&snapshot.announced_by).map(|change| match change {
                 DiffItem::Add(service, _) | DiffItem::Remove(service, _) => service.clone(),
@@ -364,7 +431,7 @@ impl Speaker {
     /// Routers have been told; what they drew here is on its way elsewhere.
     fn take_parting(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.advertiser.part(actions);
-        let held: Vec<IpAddr> = self.held.keys().copied().collect();
+        let held: Vec<IpAddr> = self.host.addresses().collect();
         held.into_iter().for_each(|address| self.uphold(now, address, actions));
     }
 
@@ -435,17 +502,21 @@ impl Speaker {
                 actions.push(Action::Report(Report::GossipRefused { from, node }));
             }
             Heard::Refused { is_new: false } | Heard::Ignored => {}
-            Heard::Taken(taken) => {
-                let node = NodeName::from(node);
-                if taken.came {
-                    actions.push(Action::Report(Report::MemberAlive { node: node.clone() }));
-                }
-                if taken.left {
-                    actions.push(Action::Report(Report::MemberLeaving { node }));
-                }
-                self.follow_words(now, &taken, doubt);
-            }
+            Heard::Taken(taken) => self.take_word(now, node.into(), &taken, doubt, actions),
         }
+    }
+
+    fn take_word(&mut self, now: Instant, node: NodeName, taken: &Taken, doubt: &mut Doubt, actions: &mut Vec<Action>) {
+        if taken.is_new_life {
+            self.end_detours_by_reborn(&node, actions);
+        }
+        if taken.came {
+            actions.push(Action::Report(Report::MemberAlive { node: node.clone() }));
+        }
+        if taken.left {
+            actions.push(Action::Report(Report::MemberLeaving { node }));
+        }
+        self.follow_words(now, taken, doubt);
     }
 
     fn follow_words(&mut self, now: Instant, taken: &Taken, doubt: &mut Doubt) {
@@ -493,22 +564,46 @@ impl Speaker {
 
     /// Whether another speaker that owns an address as well comes before this one. Both come to the same answer: where
     /// neither hears the other, their facts are the same but for that; where they do, these are what they differ in, and
-    /// only the names are left to go by.
+    /// only the names are left to go by. Whoever sees no Leases hears nobody and counts as lost to those who do; these leave
+    /// it what it has.
     fn comes_second(&self, address: IpAddr, rival: &NodeName, grounds: &mut BTreeMap<NodeName, Ground>) -> bool {
         let own = &self.config.node;
-        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.membership.is_lost(rival)) else {
-            return elect::hash(rival, address) < elect::hash(own, address);
+        let is_blind = self.membership.is_blind();
+        // By newer facts than its own it is lost, but it is there: it sees no Leases, and has kept what was its own by facts
+        // that may differ from ours in anything.
+        if self.membership.sees_leases() && self.membership.is_lost(rival) {
+            return true;
+        }
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| is_blind || self.membership.is_lost(rival)) else {
+            let first = self.first_of_set(address);
+            return elect::hash(rival, first) < elect::hash(own, first);
         };
         let ground = grounds.entry(rival.clone()).or_insert_with(|| {
             let mut standings = self.standings();
             if let Some(standing) = standings.get_mut(rival) {
                 standing.liveness = Liveness::Alive;
+                if is_blind {
+                    // It can be heard on the link, so no interface that it was lost on is as dead as it seemed.
+                    let found = std::mem::take(&mut standing.dead_links);
+                    standing.links.get_or_insert_default().extend(found);
+                }
             }
             Ground::new(snapshot, self.config.policy(), &standings)
         });
         let Some(service) = self.sharing.of(address).next() else { return false };
         let set = self.sharing.set_of(snapshot, service);
         ground.contest(snapshot, &set).is_ahead(rival, own)
+    }
+
+    /// The address by which whoever owns this one is elected: all addresses of a set go by it, lest one of two owners leave
+    /// the first and the other the second.
+    fn first_of_set(&self, address: IpAddr) -> IpAddr {
+        let elected_by = || {
+            let (snapshot, ground) = (self.snapshot.as_ref()?, self.ground.as_ref()?);
+            let set = self.sharing.set_of(snapshot, self.sharing.of(address).next()?);
+            ground.contest(snapshot, &set).elected_by()
+        };
+        elected_by().unwrap_or(address)
     }
 
     /// Decides again whatever is in doubt, and does what follows from it.
@@ -568,8 +663,10 @@ impl Speaker {
                 let transitions = if result.is_ok() { self.transitions(&snapshot, &service) } else { 0 };
                 let addresses = result.iter().flat_map(|own| &own.addresses);
                 let conflicts = addresses.filter_map(|(address, _)| self.layer2.conflict(*address)).collect();
+                let failed_at = result.as_ref().ok().and_then(|_| self.failed_at(&service));
+                let from = result.as_ref().ok().and_then(|_| self.former_owner(&snapshot, &service)).cloned();
                 let (lead, watched) = (verdict.lead.clone(), verdict.watched.clone());
-                let outcome = Outcome { lead, watched, result, transitions, conflicts, complains };
+                let outcome = Outcome { lead, watched, result, failed_at, from, transitions, conflicts, complains };
                 self.note(service, Some(outcome), actions);
             }
         }
@@ -604,11 +701,14 @@ impl Speaker {
             everything = self.advertiser.reconsider(&snapshot, standing.as_ref(), actions);
         }
         let services = || everything.then(|| snapshot.services.keys()).into_iter().flatten().chain(&doubt.services);
-        self.advertiser.decide(&snapshot, services(), actions);
+        let mut told = Vec::new();
+        self.advertiser.decide(&snapshot, services(), &mut told);
         if is_first {
-            self.advertiser.clear_old_statuses(&snapshot, actions);
+            self.advertiser.clear_old_statuses(&snapshot, &mut told);
         }
+        // Routers hear of it before everybody who reads about it: at a start that is a word about each Service.
         self.advertiser.want(actions);
+        actions.append(&mut told);
         let of_services = services().filter_map(|service| snapshot.services.get(service));
         let addresses =
             of_services.flat_map(|service| announce::addresses(service)).chain(doubt.addresses.iter().copied());
@@ -626,9 +726,9 @@ impl Speaker {
     /// Has the host hold an address for as long as BGP draws traffic for it.
     fn uphold(&mut self, now: Instant, address: IpAddr, actions: &mut Vec<Action>) {
         if self.draws(address) {
-            self.hold(address, actions);
+            self.host.hold(address, actions);
         } else if !self.owned.contains_key(&address) {
-            self.let_go(now, address);
+            self.host.let_go(now, address);
         }
     }
 
@@ -660,6 +760,23 @@ impl Speaker {
             (Some(own), others) if others.is_none_or(|others| others < own) => own,
             (own, others) => own.max(others).map_or(0, |last| last.saturating_add(1)),
         }
+    }
+
+    /// When the node failed that a Service is taken over from.
+    fn failed_at(&self, service: &ServiceKey) -> Option<Instant> {
+        let before = self.outcomes.get(service)?;
+        let owner = before.owner().filter(|owner| **owner != self.config.node)?;
+        self.membership.failed_at(owner)
+    }
+
+    /// Who announced a Service that this node did not announce until now: as this node decided before, or as is reported
+    /// where it has decided nothing yet.
+    fn former_owner<'a>(&'a self, snapshot: &'a Snapshot, service: &ServiceKey) -> Option<&'a NodeName> {
+        let owner = match self.outcomes.get(service) {
+            Some(before) => before.owner(),
+            None => snapshot.announcer(service).map(|(node, _)| node),
+        };
+        owner.filter(|owner| **owner != self.config.node)
     }
 
     /// To whom addresses of these Services were ceded. That counts only while this node would own them.
@@ -737,6 +854,7 @@ impl Speaker {
                 )
             });
         if self.owned.remove(&address).is_some() {
+            self.detours.end(address);
             if serves_on {
                 self.layer2.yield_to_next(now, address, actions);
             } else {
@@ -744,7 +862,7 @@ impl Speaker {
             }
             self.left.insert(address, Left { told: None, until: now + LEFT_MEMORY });
             if !self.draws(address) {
-                self.let_go(now, address);
+                self.host.let_go(now, address);
             }
             actions.push(Action::Report(Report::Lost { address, owner: owner.clone() }));
         } else if !serves_on {
@@ -753,7 +871,7 @@ impl Speaker {
         if is_gone {
             self.layer2.take_back(address);
             self.left.remove(&address);
-            self.release(address, actions);
+            self.host.release(address, actions);
         }
         self.tell_owner(now, address, owner);
     }
@@ -774,47 +892,21 @@ impl Speaker {
 
     fn take(&mut self, now: Instant, address: IpAddr, interfaces: BTreeSet<InterfaceName>, actions: &mut Vec<Action>) {
         let before = self.owned.insert(address, interfaces.clone());
+        let of_services = self.sharing.of(address).filter_map(|service| self.outcomes.get(service));
+        let failed_at = of_services.filter_map(|outcome| outcome.failed_at).min();
+        if before.is_none() {
+            self.begin_detour(now, address, &interfaces, actions);
+        }
         self.left.remove(&address);
         if self.config.data_path == DataPath::Proxy {
             // The host must know the address before anybody sends to it.
-            self.hold(address, actions);
+            self.host.hold(address, actions);
         }
         if before.as_ref() != Some(&interfaces) {
-            actions.push(Action::Report(Report::Owned { address, interfaces: interfaces.clone() }));
+            let failed_at = failed_at.filter(|_| before.is_none());
+            actions.push(Action::Report(Report::Owned { address, interfaces: interfaces.clone(), failed_at }));
         }
         self.layer2.own(now, address, interfaces, actions);
-    }
-
-    fn hold(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
-        match self.held.insert(address, None) {
-            None => actions.push(Action::Hold { address }),
-            Some(Some(due)) => drop(self.releases.remove(&(due, address))),
-            Some(None) => {}
-        }
-    }
-
-    /// Takes an address off the host, if it is there, once what is under way has arrived.
-    fn let_go(&mut self, now: Instant, address: IpAddr) {
-        if let Some(release @ None) = self.held.get_mut(&address) {
-            let due = now + self.config.hand_over_grace;
-            *release = Some(due);
-            self.releases.insert((due, address));
-        }
-    }
-
-    fn release(&mut self, address: IpAddr, actions: &mut Vec<Action>) {
-        if let Some(due) = self.held.remove(&address) {
-            if let Some(due) = due {
-                self.releases.remove(&(due, address));
-            }
-            actions.push(Action::Release { address });
-        }
-    }
-
-    fn release_due(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        while let Some(&(_, address)) = self.releases.first().filter(|(due, _)| *due <= now) {
-            self.release(address, actions);
-        }
     }
 
     /// An earlier life of this speaker may have left statuses of what it announced.
@@ -860,16 +952,14 @@ impl Speaker {
     /// A stopping speaker goes when nothing is left to hand over, or nobody is there to take it.
     fn finish_if_over(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Phase::Leaving { until } = self.phase else { return };
-        let is_empty = self.held.is_empty() && self.layer2.is_quiet();
+        let is_empty = self.host.is_empty() && self.layer2.is_quiet();
         let is_handing_over = !is_empty && self.membership.has_company();
         let is_parting = self.advertiser.is_speaking() && now < until + PARTING_TIME;
         if is_parting || (now < until && is_handing_over) {
             return;
         }
         self.layer2.drop_all(actions);
-        while let Some((&address, _)) = self.held.first_key_value() {
-            self.release(address, actions);
-        }
+        self.host.release_all(actions);
         self.phase = Phase::Finished;
         actions.push(Action::Finished);
     }

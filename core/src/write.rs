@@ -109,6 +109,13 @@ pub enum Write {
         /// How the session is, or that the node has none any more.
         status: Option<Box<BgpSession>>,
     },
+    /// The Lease of the speaker of one node, by which the others know that it lives.
+    Lease {
+        /// The node.
+        node: NodeName,
+        /// What it should say.
+        lease: SpeakerLease,
+    },
     /// Whom the speaker of one node can see; read by the proxies of that node.
     Membership {
         /// The node whose speaker says so.
@@ -116,6 +123,17 @@ pub enum Write {
         /// Nodes it has lost sight of.
         unreachable: BTreeSet<NodeName>,
     },
+}
+
+/// The Lease of a speaker. When it was renewed is not read by anyone but people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpeakerLease {
+    /// How long it counts after a change was seen; whole seconds.
+    pub duration: Duration,
+    /// What the speaker says, as it would be gossiped, not sealed.
+    pub says: Box<[u8]>,
+    /// When the clock of its node says that it was renewed, as text; empty on its way out.
+    pub renewed_at: String,
 }
 
 /// What one node announces for one Service by layer 2.
@@ -170,12 +188,17 @@ pub struct BgpSession {
     pub prefixes_received: u64,
     /// How many prefixes the peer should have and does not get, by the reason in one CamelCase word.
     pub withheld: BTreeMap<String, u64>,
-    /// How often the session has left Established since the speaker started.
+    /// How often the session has left Established since the speaker started. Of a router that a prefix stands for nothing is
+    /// counted beyond its connection.
     pub flaps: u32,
     /// Why the last connection ended, if one did since the speaker started.
     pub last_close: Option<BgpClose>,
     /// The state of the BFD session as RFC 5880 §6.2 names it, if the peer is watched by one.
     pub bfd: Option<String>,
+    /// How often BFD has lost the peer since the speaker started; of a router that a prefix stands for as above.
+    pub bfd_losses: u32,
+    /// Why it did so last, as a sentence for a person; empty where it did not.
+    pub bfd_last_loss: String,
     /// What keeps the session from coming up, or will, as a sentence for a person; empty where nothing is known.
     pub trouble: String,
 }

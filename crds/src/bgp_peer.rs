@@ -48,6 +48,8 @@ use crate::{ConfigurationStatus, Duration, schema};
         .message("routerID and nodeValues.routerID exclude each other"),
     validation = Rule::new("!has(self.password) || !has(self.passwordSecret)")
         .message("password and passwordSecret exclude each other"),
+    validation = Rule::new("!has(self.tcpAO) || has(self.password) || has(self.passwordSecret)")
+        .message("tcpAO needs password or passwordSecret, which holds its key"),
     validation = Rule::new(
         "!has(self.holdTime) || !has(self.keepaliveTime) || duration(self.keepaliveTime) <= duration(self.holdTime)"
     ).message("keepaliveTime must not be longer than holdTime"),
@@ -173,7 +175,8 @@ pub struct BGPPeerSpec {
     #[schemars(schema_with = "schema::selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
-    /// Password of the TCP connection (RFC 2385), up to 80 characters, in clear text: prefer passwordSecret.
+    /// Password of the TCP connection, up to 80 characters, in clear text: prefer passwordSecret. It signs by MD5 (RFC 2385),
+    /// or with tcpAO by that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 80))]
     pub password: Option<String>,
@@ -181,6 +184,11 @@ pub struct BGPPeerSpec {
     /// The Secret of type kubernetes.io/basic-auth whose key `password` holds the password of the TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret: Option<SecretReference>,
+
+    /// Sign the TCP connection by TCP-AO (RFC 5925) and not by MD5: password or passwordSecret holds the master key. Where
+    /// the kernel of a node does not have it (Linux 6.7 and later can) there is no session, and the speaker there says why.
+    #[serde(default, rename = "tcpAO", skip_serializing_if = "Option::is_none")]
+    pub tcp_ao: Option<TcpAo>,
 
     /// Name of the BFDProfile to watch the peer with. Absent, there is no BFD.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -326,6 +334,37 @@ pub struct NodeValue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 76), regex(pattern = schema::OUR_KEY_PATTERN))]
     pub annotation: Option<String>,
+}
+
+/// What TCP-AO needs to be told besides its key (RFC 5925 §3.1).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpAo {
+    /// SendID, the KeyID of what we send, 0 to 255: the RecvID of the peer.
+    #[serde(rename = "sendID")]
+    #[schemars(range(min = 0, max = 255))]
+    pub send_id: u8,
+
+    /// RecvID, the KeyID of what we take, 0 to 255: the SendID of the peer. Default: sendID.
+    #[serde(default, rename = "recvID", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub recv_id: Option<u8>,
+
+    /// How codes are made of the key (RFC 5926): `hmac-sha-1-96` or `aes-128-cmac-96`. Default: hmac-sha-1-96.
+    #[serde(default)]
+    pub algorithm: TcpAoAlgorithm,
+}
+
+/// How the codes of TCP-AO are made (RFC 5926).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum TcpAoAlgorithm {
+    /// HMAC-SHA-1-96.
+    #[default]
+    #[serde(rename = "hmac-sha-1-96")]
+    HmacSha1,
+    /// AES-128-CMAC-96.
+    #[serde(rename = "aes-128-cmac-96")]
+    AesCmac,
 }
 
 /// Names a Secret.

@@ -110,7 +110,8 @@ pub struct BGPSessionStatusStatus {
     #[schemars(length(max = 32))]
     pub withheld: Vec<WithheldPrefixes>,
 
-    /// How often the session has left Established since the speaker started.
+    /// How often the session has left Established since the speaker started. Of a router of a peerPrefix nothing is counted
+    /// beyond its connection.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub flaps: i64,
@@ -124,6 +125,17 @@ pub struct BGPSessionStatusStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub bfd: Option<String>,
+
+    /// How often BFD has lost the peer since the speaker started. Of a router of a peerPrefix nothing is counted beyond its
+    /// connection, which BFD ends.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub bfd_losses: i64,
+
+    /// Why it did so last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub bfd_last_loss: String,
 
     /// What keeps the session from coming up, and what to do about it.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -30,7 +30,9 @@ mod service_l2_status;
 
 pub use bfd_profile::{BFDProfile, BFDProfileSpec};
 pub use bgp_advertisement::{BGPAdvertisement, BGPAdvertisementSpec};
-pub use bgp_peer::{BGPPeer, BGPPeerSpec, BgpRole, DynamicAsn, NodeValue, NodeValues, SecretReference};
+pub use bgp_peer::{
+    BGPPeer, BGPPeerSpec, BgpRole, DynamicAsn, NodeValue, NodeValues, SecretReference, TcpAo, TcpAoAlgorithm,
+};
 pub use bgp_session_status::{
     BGPSessionStatus, BGPSessionStatusSpec, BGPSessionStatusStatus, SessionClose, SessionCloser, WithheldPrefixes,
 };

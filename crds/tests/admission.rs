@@ -335,6 +335,23 @@ fn m_020_a_peer_that_cannot_work_is_refused() {
         ],
     );
     refuses(&door, "spec", [peer(json!({"password": "x", "passwordSecret": {"name": "y"}}))]);
+    let ao = |more: serde_json::Value| {
+        let mut spec = json!({"passwordSecret": {"name": "y"}, "tcpAO": {"sendID": 1}});
+        spec["tcpAO"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        peer(spec)
+    };
+    accepts(&door, [ao(json!({})), ao(json!({"sendID": 0, "recvID": 255, "algorithm": "aes-128-cmac-96"}))]);
+    refuses(&door, "spec", [peer(json!({"tcpAO": {"sendID": 1}}))]);
+    refuses(
+        &door,
+        "spec.tcpAO",
+        [
+            ao(json!({"sendID": 256})),
+            ao(json!({"recvID": -1})),
+            ao(json!({"algorithm": "md5"})),
+            peer(json!({"password": "x", "tcpAO": {}})),
+        ],
+    );
     refuses(
         &door,
         "spec.passwordSecret",

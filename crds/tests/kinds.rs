@@ -125,6 +125,7 @@ spec:
   nodeSelectors: [{matchLabels: {rack: '1'}}]
   password: secret
   passwordSecret: {name: tor-a, namespace: ferrogate-system}
+  tcpAO: {sendID: 0, recvID: 255, algorithm: aes-128-cmac-96}
   bfdProfile: fast
   enableGracefulRestart: true
   ebgpMultiHop: true
@@ -219,6 +220,8 @@ status:
   flaps: 4
   lastClose: {by: Peer, code: 6, subcode: 2, message: administrative shutdown, time: '2026-01-02T03:00:00Z'}
   bfd: Up
+  bfdLosses: 3
+  bfdLastLoss: nothing was heard for the detection time
   trouble: none worth telling
 ",
     );

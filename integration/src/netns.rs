@@ -25,8 +25,9 @@ use nix::{
     unistd::{Gid, Uid},
 };
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBond, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVrf, RouteMessageBuilder,
     packet_route::{
+        address::AddressHeaderFlags,
         neighbour::{NeighbourAddress, NeighbourAttribute},
         route::{RouteAddress, RouteAttribute, RouteScope},
     },
@@ -201,6 +202,17 @@ impl Namespace {
     }
 }
 
+/// A kind of interface that a kernel may have been built without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// One with a routing table of its own.
+    Vrf,
+    /// Several that are one.
+    Bond,
+    /// A part of one, by a tag.
+    Vlan,
+}
+
 /// The interfaces, addresses, routes and neighbours of one namespace.
 pub struct Links {
     handle: Handle,
@@ -210,6 +222,25 @@ impl Links {
     async fn index(&self, name: &str) -> Result<u32> {
         let found = self.handle.link().get().match_name(name.to_owned()).execute().try_next().await;
         Ok(found.with_context(|| format!("looking for {name}"))?.with_context(|| format!("no {name}"))?.header.index)
+    }
+
+    /// Whether this kernel makes such an interface. One that it makes stays here as `trial`, beside a bridge.
+    ///
+    /// # Errors
+    /// When it refuses for another reason.
+    pub async fn makes(&self, device: Device) -> Result<bool> {
+        let base = format!("{TRIAL}-base");
+        self.add_bridge(&base).await?;
+        let message = match device {
+            Device::Vrf => LinkVrf::new(TRIAL, 1).build(),
+            Device::Bond => LinkBond::new(TRIAL).build(),
+            Device::Vlan => LinkVlan::new(TRIAL, self.index(&base).await?, 1).build(),
+        };
+        match self.handle.link().add(message).execute().await {
+            Ok(()) => Ok(true),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(Errno::EOPNOTSUPP as i32) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("trying to make a {device:?} interface")),
+        }
     }
 
     /// Makes a bridge that forwards at once and everything: no spanning tree, no snooping.
@@ -313,12 +344,14 @@ impl Links {
         self.handle.link().set(link).execute().await.with_context(|| format!("changing {name}"))
     }
 
-    /// Adds an address to an interface.
+    /// Adds an address to an interface, usable when this returns. (That the namespace detects no duplicates is not enough: the
+    /// kernel holds an IPv6 address back until a thread of its own has found that out.)
     ///
     /// # Errors
     /// When there is no such interface or the kernel refuses.
     pub async fn add_address(&self, name: &str, address: IpAddr, length: u8) -> Result<()> {
-        let add = self.handle.address().add(self.index(name).await?, address, length);
+        let mut add = self.handle.address().add(self.index(name).await?, address, length);
+        add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         add.execute().await.with_context(|| format!("adding {address}/{length} to {name}"))
     }
 
@@ -410,6 +443,9 @@ impl Links {
         Ok(None)
     }
 }
+
+/// The name of an interface that is made to see whether it can be.
+const TRIAL: &str = "trial";
 
 /// The number of UDP among the protocols over IP.
 const UDP: u8 = 17;

@@ -29,7 +29,7 @@ use ferrogate_core::{
     model::{InterfaceName, NodeName},
     snapshot::Snapshot,
     speaker::{
-        self, Action, DataPath, Frame, Interface, Report, Speaker, Watch,
+        self, Action, DataPath, Frame, Interface, NextHop, Report, Speaker, Watch,
         bfd::sessions::{self, Arrival, Path, Sessions},
     },
     write::Write,
@@ -397,6 +397,7 @@ impl World {
                     self.blame(format!("{address} was put twice on the host of {}", self.nodes[node].name));
                 }
             }
+            Action::PassOn(next_hops) => self.check_passing_on(node, &next_hops),
             Action::Release { address } => {
                 if !self.nodes[node].addresses.remove(&address) {
                     self.blame(format!(
@@ -411,6 +412,18 @@ impl World {
             Action::Report(Report::Conflict { .. }) => self.nodes[node].conflicts += 1,
             Action::Report(_) => {}
             Action::Finished => self.kill(node),
+        }
+    }
+
+    /// Only an owner passes on, and only to other nodes.
+    fn check_passing_on(&mut self, node: usize, next_hops: &BTreeMap<IpAddr, NextHop>) {
+        let host = &self.nodes[node];
+        let owns =
+            |address: &IpAddr| host.speaker.as_ref().is_some_and(|speaker| speaker.owned().contains_key(address));
+        let is_other = |to| (0..self.nodes.len()).any(|other| other != node && facts::node_address(other) == to);
+        let wrong = next_hops.iter().find(|(address, to)| !owns(address) || !is_other(to.address));
+        if let Some((address, to)) = wrong {
+            self.blame(format!("{} passes traffic for {address} on to {}", host.name, to.address));
         }
     }
 
@@ -444,6 +457,7 @@ impl World {
                     self.truth.announced_by.remove(&service);
                 }
             }
+            Write::Lease { node, lease } => _ = self.truth.leases.insert(node, Arc::new(lease)),
             Write::Membership { unreachable, .. } => {
                 if let Some(node) = by {
                     self.nodes[node].unreachable = unreachable;
@@ -713,7 +727,7 @@ impl World {
         if source != mac || sender != mac || interface.as_str() != INTERFACE {
             self.blame(format!("{} sent a frame that is not its own: {frame:?}", self.nodes[node].name));
         }
-        let speaks_for_it = !address.is_unspecified();
+        let speaks_for_it = !address.is_unspecified() && address != facts::node_address(node);
         if speaks_for_it && self.template.data_path == DataPath::Proxy && !self.nodes[node].addresses.contains(&address)
         {
             self.blame(format!("{} spoke for {address} without having it on the host", self.nodes[node].name));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+pub mod kernel;
 pub mod needs;
 pub mod plan;
 pub mod report;

@@ -8,11 +8,26 @@
 #[path = "bgp/stand.rs"]
 mod stand;
 
+#[path = "bgp/stalls.rs"]
+mod stalls;
+
 #[path = "bgp/bfd.rs"]
 mod bfd;
 
+#[path = "bgp/broken.rs"]
+mod broken;
+
+#[path = "bgp/hostile.rs"]
+mod hostile;
+
+#[path = "bgp/load.rs"]
+mod load;
+
 #[path = "bgp/protection.rs"]
 mod protection;
+
+#[path = "bgp/reach.rs"]
+mod reach;
 
 #[path = "bgp/restart.rs"]
 mod restart;

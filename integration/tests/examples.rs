@@ -172,19 +172,33 @@ async fn pools() {
     does_what_its_readme_says("pools").await;
 }
 
-#[tokio::test]
-async fn the_manifests_that_docs_bgp_begins_with_have_no_problems() {
-    let text = fs::read_to_string(workspace::root().join("docs/bgp.md")).unwrap();
+/// The facts that the only `yaml` block of a document makes, as long as there is nothing wrong with it.
+async fn told_by(document: &str) -> Arc<Snapshot> {
+    let text = fs::read_to_string(workspace::root().join(document)).unwrap();
     let manifests: Vec<_> = readme::blocks(&text).into_iter().filter(|block| block.language == "yaml").collect();
-    assert_eq!(manifests.len(), 1);
+    assert_eq!(manifests.len(), 1, "{document}");
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("all.yaml"), &manifests[0].text).unwrap();
 
     let settled = tokio::time::timeout(LIMIT, settled(folder.path().to_owned(), None)).await;
 
     let snapshot = settled.expect("the controller comes to rest");
-    assert_eq!(*snapshot.problems, Default::default());
+    assert_eq!(*snapshot.problems, Default::default(), "{document}");
+    snapshot
+}
+
+#[tokio::test]
+async fn the_manifests_that_docs_bgp_begins_with_have_no_problems() {
+    let snapshot = told_by("docs/bgp.md").await;
+
     assert_eq!((snapshot.bgp_peers.len(), snapshot.bgp_advertisements.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_manifests_that_follow_an_install_have_no_problems() {
+    let snapshot = told_by("examples/install/README.md").await;
+
+    assert_eq!((snapshot.pools.len(), snapshot.l2_advertisements.len()), (1, 1));
 }
 
 #[test]

@@ -7,10 +7,11 @@ use std::{collections::BTreeSet, fs};
 use ferrogate_integration::workspace;
 
 /// Where metrics are registered, and what their names begin with.
-const SOURCES: [(&str, &str); 4] = [
+const SOURCES: [(&str, &str); 5] = [
     ("controller/src/metrics.rs", "ferrogate_controller"),
     ("speaker/src/metrics.rs", "ferrogate_speaker"),
     ("speaker/src/metrics/bgp.rs", "ferrogate_speaker"),
+    ("speaker/src/metrics/bfd.rs", "ferrogate_speaker"),
     ("cli/src/webhook.rs", "ferrogate_webhook"),
 ];
 
@@ -67,7 +68,22 @@ fn m_149_what_metallb_counts_of_pools_configuration_layer_2_and_sessions_has_a_c
         "bgp_session_up",
         "bgp_announced_prefixes_total",
         "bgp_pending_prefixes_total",
+        "bgp_received_prefixes_total",
+        "bgp_updates_total",
+        "bgp_updates_total_received",
+        "bgp_opens_sent",
+        "bgp_opens_received",
+        "bgp_notifications_sent",
+        "bgp_keepalives_sent",
+        "bgp_keepalives_received",
+        "bgp_route_refresh_sent",
+        "bgp_total_sent",
+        "bgp_total_received",
         "bfd_session_up",
+        "bfd_session_up_events",
+        "bfd_session_down_events",
+        "bfd_control_packet_input",
+        "bfd_control_packet_output",
     ];
 
     for name in allocator.chain(others.map(str::to_owned)) {

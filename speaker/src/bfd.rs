@@ -31,7 +31,7 @@ use tracing::{debug, info, trace, warn};
 
 use self::socket::{Receiver, Sender};
 use crate::{
-    metrics::{BfdMetrics, Metrics},
+    metrics::{BfdMetrics, BfdPeerMetrics, Metrics, PathCounters, PeerPath},
     realtime,
 };
 
@@ -75,12 +75,13 @@ pub enum Report {
     },
 }
 
-/// How the thread runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much depends on the thread being served in time. Whatever it is, the thread runs before all that has no real-time
+/// priority (`SCHED_FIFO`), if the kernel permits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// Like any other.
+    /// A machine has to be very busy to make it late.
     Usual,
-    /// Before all that has none (`SCHED_FIFO`), if the kernel permits it.
+    /// Without real-time priority it is late often, and that is worth a warning.
     RealTime,
 }
 
@@ -97,6 +98,7 @@ pub struct Bfd {
 #[derive(Debug)]
 enum Command {
     Prefer(Priority),
+    Count(BTreeSet<PeerPath>),
     Want(Wanted),
     Tell(oneshot::Sender<Vec<(Path, Status)>>),
     Stop,
@@ -120,11 +122,14 @@ impl Bfd {
             rung,
             reports,
             metrics: metrics.bfd(),
+            peer_metrics: metrics.bfd_peers.clone(),
+            counted: BTreeMap::new(),
+            authenticating: BTreeSet::new(),
             receivers: BTreeMap::new(),
             needed: BTreeSet::new(),
             open_at: None,
             senders: BTreeMap::new(),
-            priority: Priority::Usual,
+            priority: None,
             is_stopping: false,
         };
         let thread = thread::Builder::new().name("bfd".to_owned()).spawn(move || runner.run())?;
@@ -133,7 +138,7 @@ impl Bfd {
         Ok(bfd)
     }
 
-    /// Runs like this from now on. One that runs before all others goes on so.
+    /// So much depends on it from now on. It never becomes less.
     pub fn prefer(&self, priority: Priority) {
         self.command(Command::Prefer(priority));
     }
@@ -141,6 +146,11 @@ impl Bfd {
     /// Has exactly these sessions from now on.
     pub fn want(&self, wanted: Wanted) {
         self.command(Command::Want(wanted));
+    }
+
+    /// Counts the packets of exactly these sessions, each by itself.
+    pub(crate) fn count(&self, peers: BTreeSet<PeerPath>) {
+        self.command(Command::Count(peers));
     }
 
     /// How every session stands.
@@ -175,13 +185,19 @@ struct Runner {
     rung: UnixStream,
     reports: mpsc::Sender<Report>,
     metrics: BfdMetrics,
+    peer_metrics: BfdPeerMetrics,
+    /// Sessions whose packets are counted each by itself.
+    counted: BTreeMap<Path, (PeerPath, PathCounters)>,
+    /// Of those, the ones that were said to authenticate.
+    authenticating: BTreeSet<Path>,
     receivers: BTreeMap<socket::Port, Receiver>,
     /// What is to be listened at.
     needed: BTreeSet<socket::Port>,
     /// When those that are missing are opened again.
     open_at: Option<Instant>,
     senders: BTreeMap<Path, Sender>,
-    priority: Priority,
+    /// What was wanted when the kernel was asked.
+    priority: Option<Priority>,
     is_stopping: bool,
 }
 
@@ -246,16 +262,20 @@ impl Runner {
         let now = Instant::now();
         for (arrival, packet) in arrivals {
             self.metrics.received.inc();
+            if let Some((_, counters)) = self.counted.get(&arrival.path) {
+                counters.received();
+            }
             self.step(now, Event::Received { arrival, packet });
         }
     }
 
     fn obey(&mut self) {
         while matches!((&self.rung).read(&mut [0; 64]), Ok(64)) {}
-        let mut wanted = None;
+        let (mut wanted, mut counted) = (None, None);
         loop {
             match self.commanded.try_recv() {
                 Ok(Command::Prefer(priority)) => self.prefer(priority),
+                Ok(Command::Count(newest)) => counted = Some(newest),
                 Ok(Command::Want(newest)) => wanted = Some(newest),
                 Ok(Command::Tell(listener)) => {
                     let statuses = self.sessions.statuses().map(|(path, status)| (path.clone(), status));
@@ -269,6 +289,9 @@ impl Runner {
                 Err(std_mpsc::TryRecvError::Empty) => break,
             }
         }
+        if let Some(counted) = counted {
+            self.count(counted);
+        }
         if let Some(wanted) = wanted {
             let now = Instant::now();
             self.receivers.values_mut().for_each(Receiver::forget_names);
@@ -278,12 +301,36 @@ impl Runner {
         }
     }
 
+    fn count(&mut self, peers: BTreeSet<PeerPath>) {
+        let gone: Vec<PeerPath> =
+            self.counted.values().map(|(peer, _)| peer).filter(|peer| !peers.contains(peer)).cloned().collect();
+        for (path, _) in &gone {
+            self.authenticating.remove(path);
+            self.counted.remove(path);
+        }
+        self.peer_metrics.forget(&gone, peers.iter());
+        for peer in peers {
+            let counters = self.peer_metrics.counters(&peer);
+            self.counted.entry(peer.0.clone()).or_insert((peer, counters));
+        }
+    }
+
     fn prefer(&mut self, priority: Priority) {
-        if priority == Priority::Usual || priority == std::mem::replace(&mut self.priority, priority) {
+        if self.priority >= Some(priority) {
             return;
         }
+        self.priority = Some(priority);
         match realtime::claim() {
-            Ok(()) => info!("BFD runs with real-time priority"),
+            Ok(()) => {
+                if self.metrics.real_time.set(1) == 0 {
+                    info!("BFD runs with real-time priority");
+                }
+            }
+            Err(error) if priority == Priority::Usual => info!(
+                %error,
+                "BFD runs without real-time priority and may raise false alarms on a very busy machine; give this process \
+                 CAP_SYS_NICE to avoid that"
+            ),
             Err(error) => warn!(
                 %error,
                 "BFD runs without real-time priority and may raise false alarms on a busy machine; give this process \
@@ -292,15 +339,17 @@ impl Runner {
         }
     }
 
-    /// Opens the sockets that are needed and not there, before any session speaks.
+    /// Opens the sockets that are needed and not there, before any session speaks, and closes those that are not needed, or
+    /// hear nothing since their VRF device is another one.
     fn listen(&mut self, now: Instant) {
         self.open_at = None;
+        self.receivers.retain(|port, receiver| self.needed.contains(port) && receiver.is_in_place());
         for port in &self.needed {
             if self.receivers.contains_key(port) {
                 continue;
             }
-            match Receiver::open(*port) {
-                Ok(receiver) => drop(self.receivers.insert(*port, receiver)),
+            match Receiver::open(port.clone(), self.receivers.values()) {
+                Ok(receiver) => drop(self.receivers.insert(port.clone(), receiver)),
                 Err(error) => {
                     warn!(
                         port = port.number(), %error,
@@ -357,20 +406,35 @@ impl Runner {
             }
         };
         match sent {
-            Ok(()) => drop(self.metrics.sent.inc()),
+            Ok(()) => {
+                self.metrics.sent.inc();
+                if let Some((_, counters)) = self.counted.get(&path) {
+                    counters.sent();
+                }
+            }
             Err(error) => {
                 self.metrics.unsent.inc();
                 debug!(peer = %path.remote, %error, "BFD packet not sent");
                 // The interface is another one by now, or gone.
                 if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::EINVAL)) {
                     self.senders.remove(&path);
+                    // So may be what is received at.
+                    self.open_at.get_or_insert(Instant::now() + OPEN_AGAIN);
                 }
             }
         }
     }
 
-    fn discard(&self, path: &Path, reason: Discard) {
+    fn discard(&mut self, path: &Path, reason: Discard) {
         self.metrics.discarded(reason);
+        let is_peer = self.counted.contains_key(path);
+        if reason == Discard::Authenticated && is_peer && self.authenticating.insert(path.clone()) {
+            warn!(
+                peer = %path.remote,
+                "BFD packets of a BGP peer are authenticated, which is not understood, and its session stays down; switch \
+                 authentication of BFD off at the peer"
+            );
+        }
         trace!(peer = %path.remote, ?reason, "BFD packet discarded");
     }
 

@@ -23,9 +23,13 @@ use ferrogate_core::{
     speaker::{
         Interface,
         bfd::sessions::Path,
-        bgp::{self, Action, BfdWish, Connection, Ends, Event, Peers, Rejection, SessionStatus, Trouble, Wanted},
+        bgp::{
+            self, Action, Connection, Ends, Event, Kernel, Messages, Peers, Rejection, SessionStatus, Trouble, Wanted,
+            Watched,
+        },
     },
 };
+use ferrogate_wire::bfd::Diagnostic;
 use imbl::OrdMap;
 use socket2::SockRef;
 use tokio::{
@@ -58,7 +62,7 @@ const CHANGES: usize = 1024;
 /// How long the last words to every peer may take together.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How often the kernel is asked whether it has dropped segments for their signatures.
+/// How often messages are counted, and the kernel is asked whether it has dropped segments for their signatures.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is known of a node's interfaces.
@@ -69,8 +73,10 @@ pub type Interfaces = BTreeMap<InterfaceName, Interface>;
 pub struct Sessions {
     /// Every router that is spoken with, by its object and, where that stands for a prefix, by its address.
     pub statuses: OrdMap<(PeerName, Option<IpAddr>), Arc<SessionStatus>>,
+    /// How many messages went to and from each of them, as of the last few seconds.
+    pub messages: OrdMap<(PeerName, Option<IpAddr>), Messages>,
     /// BFD sessions that are wanted.
-    pub watch: BTreeMap<Path, BfdWish>,
+    pub watch: BTreeMap<Path, Watched>,
     /// Everybody was told after [`Wanted::departing`].
     pub parted: bool,
 }
@@ -96,11 +102,12 @@ impl Bgp {
         let (interfaces, links) = watch::channel(Arc::default());
         let (watched, changes) = mpsc::channel(CHANGES);
         let (told, sessions) = watch::channel(Sessions::default());
+        let kernel = Kernel { tcp_ao: sockopt::ao_algorithms() };
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("bgp".to_owned()).spawn(move || {
             let (events, received) = mpsc::channel(EVENTS);
             let hands = Hands {
-                peers: Peers::new(Instant::now(), rand::random()),
+                peers: Peers::new(Instant::now(), rand::random()).on(kernel),
                 links,
                 told,
                 connections: BTreeMap::new(),
@@ -126,9 +133,9 @@ impl Bgp {
         self.interfaces.send_replace(interfaces);
     }
 
-    /// What BFD sees by a way has changed: whether it is up, and whether it was and has failed.
-    pub fn watched(&self, path: &Path, is_up: bool, is_failure: bool) {
-        _ = self.watched.try_send(Event::Bfd { path: path.clone(), is_up, is_failure });
+    /// What BFD sees by a way has changed: whether it is up, and why it has failed, if it was and has.
+    pub fn watched(&self, path: &Path, is_up: bool, failure: Option<Diagnostic>) {
+        _ = self.watched.try_send(Event::Bfd { path: path.clone(), is_up, failure });
     }
 
     /// How everything stands, now and whenever that changes.
@@ -232,8 +239,19 @@ impl Hands {
         }
         *count_at = now + COUNT_INTERVAL;
         self.listeners.open_missing();
+        self.count();
         let before = std::mem::replace(&mut self.mistrust, listen::mistrust());
         if before < self.mistrust { Event::Mistrusted } else { Event::Tick }
+    }
+
+    /// Tells how many messages there were.
+    fn count(&self) {
+        let messages: OrdMap<_, _> = self.peers.messages().map(|(key, messages)| (key, messages.clone())).collect();
+        self.told.send_if_modified(|told| {
+            let is_new = told.messages != messages;
+            told.messages = messages;
+            is_new
+        });
     }
 
     fn perform(&mut self, action: Action) {
@@ -274,7 +292,11 @@ impl Hands {
             }
             Action::Gone { peer, remote } => {
                 info!(%peer, "peer is spoken with no more");
-                self.told.send_modify(|told| _ = told.statuses.remove(&(peer, remote)));
+                let key = (peer, remote);
+                self.told.send_modify(|told| {
+                    told.statuses.remove(&key);
+                    told.messages.remove(&key);
+                });
             }
             Action::Parted => self.told.send_modify(|told| told.parted = true),
         }
@@ -284,7 +306,10 @@ impl Hands {
         self.dialing.remove(&connection)?;
         Some(
             match result.and_then(|stream| {
-                self.ends(&stream).map(|ends| (stream, ends)).map_err(|error| Trouble::Other(error.to_string()))
+                let vrf = self.peers.vrf_of(connection).cloned();
+                self.ends(&stream, vrf.as_ref())
+                    .map(|ends| (stream, ends))
+                    .map_err(|error| Trouble::Other(error.to_string()))
             }) {
                 Ok((stream, ends)) => {
                     self.serve(connection, stream);
@@ -296,7 +321,7 @@ impl Hands {
     }
 
     fn accepted(&mut self, vrf: Option<InterfaceName>, stream: TcpStream) -> Option<Event> {
-        let ends = self.ends(&stream).ok()?;
+        let ends = self.ends(&stream, vrf.as_ref()).ok()?;
         let Some(transport) = self.peers.transport_for(vrf.as_ref(), &ends) else {
             reject(ends.remote, Rejection::Stranger);
             return None;
@@ -320,8 +345,8 @@ impl Hands {
         });
     }
 
-    /// Who is at the ends of a connection, and which of our interfaces it leaves by, as far as addresses tell.
-    fn ends(&self, stream: &TcpStream) -> io::Result<Ends> {
+    /// Who is at the ends of a connection, and which of our interfaces it leaves by, as far as addresses and the VRF tell.
+    fn ends(&self, stream: &TcpStream, vrf: Option<&InterfaceName>) -> io::Result<Ends> {
         let (local, remote) = (stream.local_addr()?.ip().to_canonical(), stream.peer_addr()?);
         let scope = match remote {
             std::net::SocketAddr::V6(remote) if remote.scope_id() != 0 => Some(remote.scope_id()),
@@ -329,17 +354,35 @@ impl Hands {
         };
         let remote = remote.ip().to_canonical();
         let links = self.links.borrow();
-        let has = |interface: &Interface| match scope {
-            Some(index) => interface.index == index,
-            None => interface.addresses.iter().any(|own| own.ip() == local),
-        };
-        let own = links.iter().find(|(_, interface)| has(interface));
+        let own = own_interface(&links, vrf, local, scope);
         let interface = own.map(|(name, _)| name.clone());
         // What else is on the loopback is nobody's next hop: addresses of Services, say.
         let is_link = |(_, interface): &(&InterfaceName, &Interface)| !interface.loopback;
         let addresses = own.filter(is_link).map(|(_, interface)| interface.addresses.clone()).unwrap_or_default();
         Ok(Ends { local, remote, interface, addresses })
     }
+}
+
+/// Our interface at one end of a connection by a VRF: the one with this index, or else with this address. An address may be
+/// there once in every VRF: on an interface that belongs to the device, on a bridge that does, or on the device itself.
+fn own_interface<'a>(
+    links: &'a Interfaces,
+    vrf: Option<&InterfaceName>,
+    local: IpAddr,
+    scope: Option<u32>,
+) -> Option<(&'a InterfaceName, &'a Interface)> {
+    let has = |interface: &Interface| match scope {
+        Some(index) => interface.index == index,
+        None => interface.addresses.iter().any(|own| own.ip() == local),
+    };
+    let device = vrf.and_then(|vrf| links.get(vrf)).map(|device| device.index);
+    let strangeness = |(name, interface): &(&InterfaceName, &Interface)| match vrf {
+        Some(_) if device.is_some() && interface.controller == device => 0,
+        Some(vrf) if *name == vrf => 1,
+        None if interface.controller.is_none() => 0,
+        _ => 2,
+    };
+    links.iter().filter(|(_, interface)| has(interface)).min_by_key(strangeness)
 }
 
 /// Anybody can connect, and so have this said.
@@ -375,5 +418,53 @@ fn log(before: Option<&Arc<SessionStatus>>, status: &SessionStatus) {
             .is_none_or(|before| before.last_close.as_ref() != Some(closing) && before.state != bgp::State::Established)
     {
         warn!(%peer, remote, reason = %closing, "BGP connection ended before there was a session");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, controller: Option<u32>, addresses: &[&str]) -> Interface {
+        Interface {
+            index,
+            mac: None,
+            up: true,
+            carrier: true,
+            broadcast: true,
+            no_arp: false,
+            loopback: false,
+            controller,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn m_139_of_interfaces_with_one_address_the_one_that_belongs_to_the_vrf_of_the_peer_is_ours() {
+        let (address, of_device) = ("192.0.2.1/24", "192.0.2.100/32");
+        let links: Interfaces = [
+            ("eth0", link(1, None, &[address])),
+            ("eth1", link(2, Some(11), &[address])),
+            ("eth2", link(3, Some(12), &[address])),
+            ("vrf-blue", link(11, None, &[of_device])),
+            ("vrf-red", link(12, None, &[])),
+            // A plain interface in place of a device.
+            ("plain", link(13, None, &[address])),
+        ]
+        .map(|(name, link)| (name.into(), link))
+        .into();
+        let found = |vrf: Option<&str>, local: &str, scope| {
+            let vrf = vrf.map(InterfaceName::from);
+            own_interface(&links, vrf.as_ref(), local.parse().unwrap(), scope).map(|(name, _)| name.to_string())
+        };
+
+        for (vrf, interface) in
+            [(None, "eth0"), (Some("vrf-blue"), "eth1"), (Some("vrf-red"), "eth2"), (Some("plain"), "plain")]
+        {
+            assert_eq!(found(vrf, "192.0.2.1", None).as_deref(), Some(interface), "{vrf:?}");
+        }
+        assert_eq!(found(Some("vrf-blue"), "192.0.2.100", None).as_deref(), Some("vrf-blue"));
+        assert_eq!(found(Some("vrf-red"), "fe80::1", Some(3)).as_deref(), Some("eth2"));
+        assert_eq!(found(None, "198.51.100.1", None), None);
     }
 }

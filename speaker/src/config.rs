@@ -11,7 +11,7 @@ use ferrogate_core::{
     model::NodeName,
     speaker::{
         Announcements, DETECT_MULTIPLIER, DataPath, EXCLUDED_INTERFACES, GOSSIP_INTERVAL, HAND_OVER_GRACE,
-        SHUTDOWN_GRACE, bfd::Settings,
+        LEASE_DURATION, SHUTDOWN_GRACE, bfd::Settings,
     },
 };
 use tokio::sync::watch;
@@ -45,6 +45,15 @@ pub enum ProxyReadiness {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Speaker")]
 pub struct Flags {
+    /// How speakers know who of them is alive; the same on every node
+    #[arg(long, value_name = "HOW", default_value = "gossip")]
+    pub liveness: Liveness,
+
+    /// With --liveness=leases: how long a speaker counts as alive after it was seen to renew its Lease, 3s to 5min in whole
+    /// seconds. It is renewed five times as often
+    #[arg(long, value_name = "TIME", default_value = Time(LEASE_DURATION), value_parser = seconds::<3, 300>)]
+    pub lease_duration: Duration,
+
     /// UDP port of gossip between speakers; the same on every node
     #[arg(long, value_name = "PORT", default_value_t = GOSSIP_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub gossip_port: u16,
@@ -97,7 +106,8 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = Announcements::default().frames_per_second, value_parser = clap::value_parser!(u32).range(1..))]
     pub announce_rate: u32,
 
-    /// How long an address stays on the host after another node has taken it over, 0s to 5min
+    /// How long an address stays on the host after another node has taken it over, and how long TCP connections that began at
+    /// the former owner are passed on to it, 0s to 5min
     #[arg(long, value_name = "TIME", default_value = Time(HAND_OVER_GRACE), value_parser = time::<0, 300_000>)]
     pub hand_over_grace: Duration,
 
@@ -122,6 +132,16 @@ pub struct Flags {
     /// Announce from a cordoned node only what no other node can; give it to every speaker
     #[arg(long)]
     pub yield_on_cordon: bool,
+}
+
+/// How speakers know who of them is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Liveness {
+    /// By what they tell each other over the network: in a fraction of a second, and whatever the API server does
+    Gossip,
+    /// By Leases at the API server, for networks in which they may not talk to each other: in seconds, and not while it is
+    /// away. Speakers need the right to write Leases (examples/install/leases.yaml)
+    Leases,
 }
 
 /// How owners of addresses are watched.
@@ -159,6 +179,10 @@ impl Config {
             ignore_exclude_label: flags.ignore_exclude_lb,
             yield_on_cordon: flags.yield_on_cordon,
             excluded_interfaces: flags.exclude_interface.clone(),
+            lease_duration: match flags.liveness {
+                Liveness::Gossip => None,
+                Liveness::Leases => Some(flags.lease_duration),
+            },
             gossip_interval: flags.gossip_interval,
             detect_multiplier: flags.detect_multiplier,
             bfd: flags.bfd_profile.settings(),
@@ -204,6 +228,14 @@ fn time<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> 
     }
 }
 
+/// Reads a duration as [`time`] does, of whole seconds within bounds in seconds.
+fn seconds<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
+    match time::<0, { u64::MAX }>(text)? {
+        time if time.subsec_millis() == 0 && (MIN..=MAX).contains(&time.as_secs()) => Ok(time),
+        _ => Err(format!("{MIN}s to {MAX}s in whole seconds are allowed")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -240,6 +272,22 @@ mod tests {
         assert_eq!(time::<10, 60_000>("1min"), Ok(Duration::from_secs(60)));
         for wrong in ["", "50", "ms", "5 s", "-5s", "9ms", "61s", "99999999999999999999ms", "9999999999999999999min"] {
             assert!(time::<10, 60_000>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn leases_last_whole_seconds_and_count_only_when_asked_for() {
+        let lasts = |arguments: &[&str]| {
+            let flags = flags(arguments).unwrap();
+            let config = Config { node: "a".into(), data_path: DataPath::KubeProxy, proxy: None, flags };
+            config.machine().lease_duration
+        };
+
+        assert_eq!(lasts(&["--lease-duration=20s"]), None);
+        assert_eq!(lasts(&["--liveness=leases"]), Some(LEASE_DURATION));
+        assert_eq!(lasts(&["--liveness=leases", "--lease-duration=1min"]), Some(Duration::from_secs(60)));
+        for wrong in ["2s", "3500ms", "301s", "10"] {
+            assert!(flags(&["--lease-duration", wrong]).is_err(), "{wrong}");
         }
     }
 

@@ -1,46 +1,37 @@
-//! Addresses this node owns, on its loopback interface, so that the kernel takes their traffic in.
+//! Addresses this node owns, as local routes of its loopback interface, so that the kernel takes their traffic in.
 //!
-//! Each is a `/32` or `/128` that carries our mark: routing protocol number 70 (`ip address show proto 70`), and for
-//! IPv4 the label `lo:ferrogate` too. By the mark, what an earlier life left behind is found again. IPv4 addresses
-//! have the scope of the host and IPv6 addresses are deprecated, so that the kernel never picks one as the source of
-//! the node's own traffic.
+//! Each is a `/32` or `/128` of type local in the table local that carries our mark, routing protocol number 70 (`ip route
+//! show table local proto 70`, `ip -6 …`); by the mark, what an earlier life left behind is found again. They are routes
+//! and not addresses of the interface for two reasons: the kernel never picks one as the source of the node's own
+//! traffic, and one more costs the same however many there are, while it compares a new address with all others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{IpAddr, Ipv6Addr},
-    pin::pin,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
-use ferrogate_core::model::{Family, InterfaceName};
-use futures::{TryStreamExt, future::join_all};
+use ferrogate_core::model::InterfaceName;
+use futures::{StreamExt, TryStreamExt, future::ready};
 use rtnetlink::{
     Handle, RouteMessageBuilder,
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        AddressFamily,
-        address::{
-            AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
-            CacheInfo,
-        },
-        route::RouteType,
+        RouteNetlinkMessage,
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
+    sys::SocketAddr,
 };
 use tracing::{error, info, warn};
 
-use crate::interfaces::Interfaces;
+use crate::interfaces::{Interfaces, Requests};
 
-/// `IFA_PROTO` of our addresses; the kernel itself uses 1 to 3.
-pub const ADDRESS_PROTOCOL: u8 = 70;
+/// `rtm_protocol` of our routes; the kernel and well-known routing daemons use others (`/etc/iproute2/rt_protos`).
+const ROUTE_PROTOCOL: u8 = 70;
 
-/// `IFA_LABEL` of our IPv4 addresses.
-pub const ADDRESS_LABEL: &str = "lo:ferrogate";
-
-/// Netlink requests under way at a time.
+/// Routes that the kernel is asked to add at once: few enough for all answers to fit into the buffer of the socket.
 const REQUESTS_AT_ONCE: usize = 64;
-
-/// How long the kernel may take to make the local routes of new addresses; milliseconds are usual.
-const SETTLE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Why addresses cannot be put on this host at all.
 #[derive(Debug, thiserror::Error)]
@@ -74,31 +65,30 @@ pub enum HostError {
 /// The loopback interface and what we have put there.
 pub(crate) struct Host {
     netlink: Handle,
+    requests: Requests,
     loopback: Option<u32>,
     loopback_is_up: bool,
     /// What is on the host; `false` for an address somebody else had put there before, which is not ours to take away.
     held: BTreeMap<IpAddr, bool>,
     /// What an earlier life left behind, until it is held again or swept.
     leftovers: BTreeSet<IpAddr>,
-    /// The newest IPv6 address, until the kernel is known to take in its traffic.
-    newest: Option<Ipv6Addr>,
     /// When to sweep.
     sweep_at: Option<Instant>,
 }
 
 impl Host {
     /// Finds what an earlier life left behind. It stays for the grace time, for connections that outlived the speaker.
-    pub(crate) async fn open(netlink: Handle, interfaces: &Interfaces, grace: Duration) -> Self {
+    pub(crate) async fn open(netlink: Handle, requests: Requests, interfaces: &Interfaces, grace: Duration) -> Self {
         let mut host = Self {
             netlink,
+            requests,
             loopback: None,
             loopback_is_up: false,
             held: BTreeMap::new(),
             leftovers: BTreeSet::new(),
-            newest: None,
             sweep_at: None,
         };
-        host.interfaces(interfaces);
+        host.find_loopback(interfaces);
         match host.marked().await {
             Ok(leftovers) if leftovers.is_empty() => {}
             Ok(leftovers) => {
@@ -111,19 +101,40 @@ impl Host {
         host
     }
 
-    /// Takes note of the loopback interface.
-    pub(crate) fn interfaces(&mut self, interfaces: &Interfaces) {
+    /// Takes note of the loopback interface. When it comes up again what is held is put on it again: IPv6 routes
+    /// went when it was switched off, also those that an earlier life left.
+    ///
+    /// # Errors
+    /// As for [`hold`](Self::hold).
+    pub(crate) async fn interfaces(&mut self, interfaces: &Interfaces) -> Result<(), HostError> {
+        let was_up = self.loopback_is_up;
+        self.find_loopback(interfaces);
+        if !self.loopback_is_up {
+            self.leftovers.retain(IpAddr::is_ipv4);
+        }
+        if was_up || !self.loopback_is_up {
+            return Ok(());
+        }
+        let ours = self.held.iter().filter(|(_, is_ours)| **is_ours);
+        let ours: Vec<IpAddr> = ours.map(|(address, _)| *address).collect();
+        self.put(&ours, true).await
+    }
+
+    fn find_loopback(&mut self, interfaces: &Interfaces) {
         let loopback = interfaces.values().find(|interface| interface.loopback);
         self.loopback = loopback.map(|interface| interface.index);
         self.loopback_is_up = loopback.is_some_and(|interface| interface.up);
     }
 
     async fn marked(&self) -> Result<BTreeSet<IpAddr>, rtnetlink::Error> {
-        let Some(loopback) = self.loopback else {
-            return Ok(BTreeSet::new());
-        };
-        let addresses = self.netlink.address().get().set_link_index_filter(loopback).execute();
-        addresses.try_filter_map(async |message| Ok(ours(&message))).try_collect().await
+        let mut marked = BTreeSet::new();
+        for question in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let routes = self.netlink.route().get(question).execute();
+            let ours = routes.try_filter_map(async |route| Ok(ours(&route)));
+            marked.extend(ours.try_collect::<Vec<_>>().await?);
+        }
+        Ok(marked)
     }
 
     /// Puts addresses on the host.
@@ -139,69 +150,62 @@ impl Host {
                 missing.push(address);
             }
         }
-        let (Some(loopback), Some(first)) = (self.loopback, missing.first()) else {
+        self.put(&missing, false).await
+    }
+
+    async fn put(&mut self, addresses: &[IpAddr], are_ours: bool) -> Result<(), HostError> {
+        let (Some(loopback), Some(first)) = (self.loopback, addresses.first()) else {
             return Ok(());
         };
         if !self.loopback_is_up {
             error!(address = %first, "the loopback interface is down and takes no traffic in; run: ip link set lo up");
         }
-        // Few enough at a time for all answers to fit into the buffer of the socket.
-        for some in missing.chunks(REQUESTS_AT_ONCE) {
-            let add = some.iter().map(|&address| {
-                let mut request = self.netlink.address().add(loopback, address, 0);
-                mark(request.message_mut(), address);
-                async move { (address, request.execute().await) }
-            });
-            for (address, added) in join_all(add).await {
-                self.note_added(address, added)?;
+        for some in addresses.chunks(REQUESTS_AT_ONCE) {
+            let refused = self.add(loopback, some, are_ours).await;
+            for &address in some {
+                let errno = refused.get(&Some(address)).or_else(|| refused.get(&None));
+                self.note_added(address, errno.copied())?;
             }
         }
         Ok(())
     }
 
-    fn note_added(&mut self, address: IpAddr, added: Result<(), rtnetlink::Error>) -> Result<(), HostError> {
-        let Err(error) = added else {
+    /// Adds a route for each address, all by one message: thousands are wanted at a start, and routers wait for them. Says
+    /// which the kernel refused and by which error.
+    async fn add(&self, loopback: u32, addresses: &[IpAddr], are_ours: bool) -> BTreeMap<Option<IpAddr>, i32> {
+        let requests: Vec<_> = addresses.iter().map(|&address| addition(loopback, address, are_ours)).collect();
+        match self.requests.request_batch(requests, SocketAddr::new(0, 0)) {
+            Ok(answers) => answers.filter_map(|answer| ready(refusal(&answer))).collect().await,
+            // The connection has ended, and with it the speaker does.
+            Err(_) => BTreeMap::from([(None, libc::ENOTCONN)]),
+        }
+    }
+
+    fn note_added(&mut self, address: IpAddr, errno: Option<i32>) -> Result<(), HostError> {
+        let Some(errno) = errno else {
             self.held.insert(address, true);
-            if let IpAddr::V6(address) = address {
-                self.newest = Some(address);
-            }
             return Ok(());
         };
-        match code(&error) {
-            Some(libc::EPERM) => return Err(HostError::NotPermitted { address }),
-            Some(libc::EEXIST) => {
+        match errno {
+            libc::EPERM => return Err(HostError::NotPermitted { address }),
+            libc::EEXIST => {
                 warn!(%address, "the address is on the loopback interface already and will stay there");
                 self.held.insert(address, false);
             }
-            Some(libc::EACCES) if address.is_ipv6() => {
+            libc::EACCES if address.is_ipv6() => {
                 error!(
                     %address,
                     "IPv6 is switched off on the loopback interface; run: sysctl -w net.ipv6.conf.lo.disable_ipv6=0"
                 );
             }
-            _ => error!(%address, %error, "cannot put the address on the loopback interface"),
+            // It follows as soon as the interface is up.
+            libc::ENETDOWN => drop(self.held.insert(address, true)),
+            _ => {
+                let error = io::Error::from_raw_os_error(errno);
+                error!(%address, %error, "cannot put the address on the loopback interface");
+            }
         }
         Ok(())
-    }
-
-    /// Waits until the kernel takes in traffic for everything held. It makes the local routes of IPv6 addresses a
-    /// little later than the addresses and in their order; who announces before that loses the first packets.
-    pub(crate) async fn settle(&mut self) {
-        let Some(newest) = self.newest.take() else { return };
-        let give_up_at = Instant::now() + SETTLE_PATIENCE;
-        while !self.is_local(newest).await {
-            if Instant::now() > give_up_at {
-                warn!(address = %newest, "the kernel has no local route to the address yet");
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn is_local(&self, address: Ipv6Addr) -> bool {
-        let question = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build();
-        let mut routes = pin!(self.netlink.route().get(question).execute());
-        matches!(routes.try_next().await, Ok(Some(route)) if route.header.kind == RouteType::Local)
     }
 
     /// Takes an address off the host.
@@ -209,12 +213,12 @@ impl Host {
         if self.held.remove(&address) == Some(true) {
             self.delete(address).await;
         }
-        self.newest.take_if(|newest| IpAddr::V6(*newest) == address);
     }
 
     /// Whether an IPv4 address is on the host, so that the kernel must be known to keep quiet about it.
     pub(crate) fn holds_ipv4(&self) -> bool {
-        self.held.keys().any(|address| Family::of(*address) == Family::V4)
+        // They sort before those of IPv6.
+        self.held.keys().next().is_some_and(IpAddr::is_ipv4)
     }
 
     /// When [`sweep`](Self::sweep) has something to do.
@@ -241,56 +245,60 @@ impl Host {
 
     async fn delete(&self, address: IpAddr) {
         let Some(loopback) = self.loopback else { return };
-        let mut message = AddressMessage::default();
-        message.header.index = loopback;
-        mark(&mut message, address);
-        match self.netlink.address().del(message).execute().await {
+        match self.netlink.route().del(local(loopback, address)).execute().await {
             Ok(()) => {}
-            // Somebody was faster.
-            Err(error) if code(&error) == Some(libc::EADDRNOTAVAIL) => {}
+            // Somebody was faster, or the interface went down.
+            Err(error) if code(&error) == Some(libc::ESRCH) => {}
             Err(error) => error!(%address, %error, "cannot take the address off the loopback interface"),
         }
     }
 }
 
-/// What an address of ours looks like.
-fn mark(message: &mut AddressMessage, address: IpAddr) {
-    let header = &mut message.header;
-    header.family = match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+/// The route that puts an address on the host.
+fn local(loopback: u32, address: IpAddr) -> RouteMessage {
+    let mut route = match address {
+        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build(),
     };
-    header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
-    message.attributes = vec![
-        AddressAttribute::Local(address),
-        AddressAttribute::Address(address),
-        AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTOCOL)),
-    ];
-    if address.is_ipv4() {
-        message.header.scope = AddressScope::Host;
-        message.attributes.push(AddressAttribute::Label(ADDRESS_LABEL.to_owned()));
-        return;
-    }
-    message.header.flags = AddressHeaderFlags::Nodad;
-    let mut lifetime = CacheInfo::default();
-    lifetime.ifa_preferred = 0;
-    lifetime.ifa_valid = u32::MAX;
-    message.attributes.extend([AddressAttribute::Flags(AddressFlags::Nodad), AddressAttribute::CacheInfo(lifetime)]);
+    route.header.kind = RouteType::Local;
+    route.header.table = libc::RT_TABLE_LOCAL;
+    route.header.scope = RouteScope::Host;
+    route.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    route.attributes.push(RouteAttribute::Oif(loopback));
+    route
 }
 
-/// The address, if it carries our mark. A kernel before 5.18 keeps no protocol number; there the label alone tells,
-/// and IPv6 leftovers stay until they are held again.
-fn ours(message: &AddressMessage) -> Option<IpAddr> {
-    let marked = message.attributes.iter().any(|attribute| match attribute {
-        AddressAttribute::Protocol(protocol) => *protocol == AddressProtocol::Other(ADDRESS_PROTOCOL),
-        AddressAttribute::Label(label) => label == ADDRESS_LABEL,
-        _ => false,
-    });
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
+/// What asks the kernel to put an address on the host; where it is ours already, to put it there anew.
+fn addition(loopback: u32, address: IpAddr, is_ours: bool) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(local(loopback, address)));
+    let how = if is_ours { NLM_F_REPLACE } else { NLM_F_EXCL };
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | how;
+    request
+}
+
+/// Which address the kernel refuses by an answer, and by which error; no address where it does not say so.
+fn refusal(answer: &NetlinkMessage<RouteNetlinkMessage>) -> Option<(Option<IpAddr>, i32)> {
+    let NetlinkPayload::Error(error) = &answer.payload else { return None };
+    let errno = error.code?.get().saturating_neg();
+    // What is refused comes back with the error.
+    let refused = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&error.header).ok();
+    let address = refused.and_then(|refused| match refused.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => ours(&route),
         _ => None,
     });
-    address.filter(|_| marked)
+    Some((address, errno))
+}
+
+/// The address that a route puts on the host, if it carries our mark.
+fn ours(route: &RouteMessage) -> Option<IpAddr> {
+    let header = &route.header;
+    let is_marked = header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) && header.kind == RouteType::Local;
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    });
+    destination.filter(|_| is_marked)
 }
 
 fn code(error: &rtnetlink::Error) -> Option<i32> {
@@ -326,4 +334,44 @@ pub(crate) fn kernel_keeps_quiet<'a>(interfaces: impl IntoIterator<Item = &'a In
 fn read_sysctl(interface: &str, setting: &str) -> io::Result<u8> {
     let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/{setting}"))?;
     text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroI32;
+
+    use rtnetlink::packet_core::ErrorMessage;
+
+    use super::*;
+
+    /// What the kernel answers to a request: an error and the request, or no error.
+    fn answer(to: NetlinkMessage<RouteNetlinkMessage>, errno: i32) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut request = to;
+        request.finalize();
+        let mut error = ErrorMessage::default();
+        error.code = NonZeroI32::new(-errno);
+        error.header = vec![0; request.buffer_len()];
+        request.serialize(&mut error.header);
+        NetlinkMessage::new(request.header, NetlinkPayload::Error(error))
+    }
+
+    #[test]
+    fn an_answer_says_which_address_is_refused_and_by_which_error() {
+        for address in ["198.51.100.7", "2001:db8::7"].map(|address| address.parse().unwrap()) {
+            let refused = answer(addition(1, address, false), libc::EEXIST);
+
+            assert_eq!(refusal(&refused), Some((Some(address), libc::EEXIST)));
+            assert_eq!(refusal(&answer(addition(1, address, false), 0)), None);
+        }
+    }
+
+    #[test]
+    fn an_error_without_the_request_is_about_every_address() {
+        let mut refused = answer(addition(1, "198.51.100.7".parse().unwrap(), true), libc::ENOBUFS);
+        if let NetlinkPayload::Error(error) = &mut refused.payload {
+            error.header.clear();
+        }
+
+        assert_eq!(refusal(&refused), Some((None, libc::ENOBUFS)));
+    }
 }

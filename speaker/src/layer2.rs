@@ -8,6 +8,7 @@ use std::{
     io::{self, Read},
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use ferrogate_core::{
@@ -16,7 +17,7 @@ use ferrogate_core::{
 };
 use ferrogate_wire::{arp, ethernet::MAX_FRAME_LEN, ndp};
 use socket2::{Domain, Socket, Type};
-use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tokio::{io::unix::AsyncFd, sync::mpsc, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, trace, warn};
 
@@ -25,6 +26,18 @@ use crate::{
     metrics::{Family, Metrics, Refusal},
     packet::{self, Protocol},
 };
+
+/// Frames that come so soon after those before them are not waited for one by one.
+const THICK_AND_FAST: Duration = Duration::from_micros(250);
+
+/// How long frames are then left to gather: no asker notices, and the socket has room for what 100,000 a second bring.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// How long frames are looked for where the kernel had no room to say when they come, before it is asked again.
+const REGISTER_AGAIN: Duration = Duration::from_secs(10);
+
+/// Frames that are read at a time, so that a flood leaves time for everything else.
+const AT_ONCE: usize = 512;
 
 /// No raw socket may be opened at all.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +69,7 @@ struct Port {
 
 /// A socket and the task that reads it.
 struct Tap {
-    socket: Arc<AsyncFd<Socket>>,
+    socket: Arc<Socket>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -120,13 +133,13 @@ impl Layer2 {
             Frame::Solicitation(ndp) => (port.and_then(|port| port.ndp.as_ref()), ndp.encode(), Family::Ipv6),
         };
         let sent = match tap {
-            Some(tap) => tap.socket.get_ref().send(&bytes).map(drop),
+            Some(tap) => tap.socket.send(&bytes).map(drop),
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         match sent {
             Ok(()) => {
                 if let Some(address) = about(frame) {
-                    self.metrics.sent(family, address, is_to_all(frame));
+                    self.metrics.sent(address, is_to_all(frame));
                 }
             }
             Err(error) => {
@@ -168,7 +181,10 @@ impl Layer2 {
 /// The external address that a frame says is here; none where it only asks.
 fn about(frame: &Frame) -> Option<IpAddr> {
     match frame {
-        Frame::Arp(arp) => Some(arp.sender.into()).filter(|sender: &IpAddr| !sender.is_unspecified()),
+        // Who asks where another address is says its own, which is none of these, or none.
+        Frame::Arp(arp) => {
+            (arp.operation == arp::Operation::Reply || arp.sender == arp.target).then_some(arp.sender.into())
+        }
         Frame::Advertisement(advertisement) => Some(advertisement.target.into()),
         Frame::Solicitation(_) => None,
     }
@@ -184,55 +200,108 @@ fn is_to_all(frame: &Frame) -> bool {
 }
 
 fn read_in_task(
-    socket: AsyncFd<Socket>,
+    socket: Socket,
     protocol: Protocol,
     interface: &InterfaceName,
     events: &mpsc::Sender<Event>,
     metrics: &Metrics,
 ) -> Tap {
     let socket = Arc::new(socket);
-    let reader = read(socket.clone(), protocol, interface.clone(), events.clone(), metrics.clone());
-    Tap { socket, _reader: AbortOnDropHandle::new(tokio::spawn(reader)) }
+    let (interface, events, metrics) = (interface.clone(), events.clone(), metrics.clone());
+    let reader = Reader { socket: socket.clone(), protocol, interface, events, metrics };
+    Tap { socket, _reader: AbortOnDropHandle::new(tokio::spawn(reader.run())) }
 }
 
-/// Reads frames until the socket is closed. An interface that is switched off makes the socket say so once and then
-/// waits with it; one that has gone is found out by [`Layer2::interfaces`].
-async fn read(
-    socket: Arc<AsyncFd<Socket>>,
+/// Reads the frames of one socket.
+struct Reader {
+    socket: Arc<Socket>,
     protocol: Protocol,
     interface: InterfaceName,
     events: mpsc::Sender<Event>,
     metrics: Metrics,
-) {
-    // One byte more than is looked at, so that what was cut off still counts as oversized.
-    let mut buffer = [0; MAX_FRAME_LEN + 1];
-    loop {
-        let Ok(mut readable) = socket.readable().await else { return };
-        while let Ok(read) = readable.try_io(|socket| socket.get_ref().read(&mut buffer)) {
-            let frame = match read {
-                Ok(length) => buffer.get(..length).unwrap_or_default(),
+}
+
+impl Reader {
+    /// Reads until the socket is closed, each frame as it comes. Where they come thick and fast it looks for them now and
+    /// then instead, and has the kernel say nothing: being woken for each would cost more than all that is done about it.
+    ///
+    /// An interface that is switched off makes the socket say so once and then waits with it; one that has gone is found
+    /// out by [`Layer2::interfaces`].
+    async fn run(self) {
+        loop {
+            let mut look_until = None;
+            match packet::register(self.socket.clone()) {
+                Ok(watched) => {
+                    if self.watch(&watched).await.is_err() {
+                        return;
+                    }
+                }
                 Err(error) => {
-                    debug!(%interface, %error, "raw socket interrupted");
+                    warn!(interface = %self.interface, %error, "the kernel cannot say when frames come; they are looked for");
+                    look_until = Some(Instant::now() + REGISTER_AGAIN);
+                }
+            }
+            loop {
+                sleep(GATHERING).await;
+                if self.drain() == 0 && look_until.is_none_or(|until| until <= Instant::now()) {
                     break;
                 }
-            };
-            let (event, family) = match protocol {
-                Protocol::Arp => {
-                    let decoded = arp::decode(frame).map_err(|error| error.to_string());
-                    (decoded.map(|arp| Event::Arp { interface: interface.clone(), arp }), Family::Ipv4)
-                }
-                Protocol::Ndp => {
-                    let decoded = ndp::decode(frame).map_err(|error| error.to_string());
-                    (decoded.map(|ndp| Event::Ndp { interface: interface.clone(), ndp }), Family::Ipv6)
-                }
-            };
-            match event.map(|event| events.try_send(event)) {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => metrics.refused(family, Refusal::Busy),
+            }
+        }
+    }
+
+    /// Reads frames as they come, until they come thick and fast.
+    async fn watch(&self, watched: &AsyncFd<Arc<Socket>>) -> io::Result<()> {
+        let mut read_at = None;
+        loop {
+            let mut readable = watched.readable().await?;
+            if read_at.is_some_and(|read_at: Instant| read_at.elapsed() < THICK_AND_FAST) {
+                return Ok(());
+            }
+            if self.drain() == AT_ONCE {
+                return Ok(());
+            }
+            readable.clear_ready();
+            read_at = Some(Instant::now());
+        }
+    }
+
+    /// Reads the frames that are there, as many as fit into [`AT_ONCE`], and says how many these were.
+    fn drain(&self) -> usize {
+        // One byte more than is looked at, so that what was cut off still counts as oversized.
+        let mut buffer = [0; MAX_FRAME_LEN + 1];
+        let mut was_interrupted = false;
+        for frames in 0..AT_ONCE {
+            match self.socket.as_ref().read(&mut buffer) {
+                Ok(length) => self.take(buffer.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || was_interrupted => return frames,
                 Err(error) => {
-                    trace!(%interface, error, "frame refused");
-                    metrics.refused(family, Refusal::Malformed);
+                    debug!(interface = %self.interface, %error, "raw socket interrupted");
+                    was_interrupted = true;
                 }
+            }
+        }
+        AT_ONCE
+    }
+
+    fn take(&self, frame: &[u8]) {
+        let interface = &self.interface;
+        let (event, family) = match self.protocol {
+            Protocol::Arp => {
+                let decoded = arp::decode(frame).map_err(|error| error.to_string());
+                (decoded.map(|arp| Event::Arp { interface: interface.clone(), arp }), Family::Ipv4)
+            }
+            Protocol::Ndp => {
+                let decoded = ndp::decode(frame).map_err(|error| error.to_string());
+                (decoded.map(|ndp| Event::Ndp { interface: interface.clone(), ndp }), Family::Ipv6)
+            }
+        };
+        match event.map(|event| self.events.try_send(event)) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => self.metrics.refused(family, Refusal::Busy),
+            Err(error) => {
+                trace!(%interface, error, "frame refused");
+                self.metrics.refused(family, Refusal::Malformed);
             }
         }
     }

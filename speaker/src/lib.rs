@@ -4,7 +4,7 @@
 //! ```text
 //!  snapshots ─────────────────┐                         ┌─► layer2: frames, groups
 //!  interfaces (task) ─────────┤                         ├─► gossip: sealed datagrams
-//!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo
+//!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo; detours: packets for others
 //!  gossip (task per socket) ──┤                         ├─► writes
 //!  bfd (thread) ──────────────┤                         ├─► bfd: sessions
 //!  bgp (thread) ──────────────┤                         ├─► bgp: routers and routes
@@ -18,9 +18,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
+    io,
     net::IpAddr,
     ops::ControlFlow,
+    panic::resume_unwind,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -33,7 +36,8 @@ use ferrogate_core::{
 };
 use ferrogate_wire::{arp::Operation, gossip::Keys, ndp::Ndp};
 use tokio::{
-    sync::{mpsc, watch},
+    runtime,
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::sleep_until,
 };
@@ -43,6 +47,7 @@ use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 pub mod bfd;
 pub mod bgp;
 mod config;
+mod detours;
 mod gossip;
 mod health_probe;
 mod host;
@@ -57,18 +62,20 @@ mod proxy_probe;
 mod realtime;
 mod watcher;
 
-pub use config::{BfdProfile, Config, Flags, GOSSIP_PORT, ProxyReadiness};
+pub use config::{BfdProfile, Config, Flags, GOSSIP_PORT, Liveness, ProxyReadiness};
 pub use gossip::GossipError;
-pub use host::{ADDRESS_LABEL, ADDRESS_PROTOCOL, HostError};
+pub use host::HostError;
 pub use interfaces::InterfacesError;
 pub use keys::{CURRENT_KEY, KeysError};
 pub use layer2::RawSocketsRefused;
 pub use metrics::Metrics;
 
 use crate::{
+    detours::Detours,
     gossip::Gossip,
     health_probe::HealthProbes,
     host::Host,
+    interfaces::Following,
     layer2::Layer2,
     metrics::{Announced, GossipRefusal},
     outbox::Outbox,
@@ -78,6 +85,9 @@ use crate::{
 
 /// Frames and datagrams that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
 const EVENTS: usize = 1024;
+
+/// How many of them are taken in before the loop looks for anything else.
+const AT_ONCE: usize = 64;
 
 /// How often silences are counted at most; counting visits every Service.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,12 +113,19 @@ pub enum RunError {
     /// The kernel closed the netlink connection.
     #[error("the netlink connection ended")]
     NetlinkEnded,
+    /// The kernel has no thread or descriptor left.
+    #[error("the thread of the speaker cannot be started; raise the limits of threads and open files")]
+    Thread(#[source] io::Error),
     /// What speaks with routers has failed.
     #[error("BGP has ended by itself; what happened stands above")]
     BgpEnded,
 }
 
 /// Runs a speaker until `shutdown`, and then until its addresses are handed over.
+///
+/// It has a thread of its own, in the network namespace of the caller: whoever asks on the link, and whoever counts on a
+/// takeover, waits for nothing else that the process does, and what one task tells the other costs no switch between
+/// threads.
 ///
 /// `ready` turns true with the first snapshot and false with the shutdown. When the source of snapshots ends, the
 /// last one stays in force.
@@ -125,7 +142,23 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let span = info_span!("speaker", node = %config.node);
-    follow(config, snapshots, writes, metrics, ready, shutdown).instrument(span).await
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
+    let (tell, told) = oneshot::channel();
+    let abandoned = CancellationToken::new();
+    let until_dropped = abandoned.clone().drop_guard();
+    let work = move || {
+        let all = follow(config, snapshots, writes, metrics, ready, shutdown).instrument(span);
+        // Nobody listens when this was abandoned.
+        _ = tell.send(runtime.block_on(abandoned.run_until_cancelled_owned(all)));
+    };
+    let thread = thread::Builder::new().name("speaker".to_owned()).spawn(work).map_err(RunError::Thread)?;
+    let ended = told.await;
+    drop(until_dropped);
+    // All it does after it has told is to close its sockets.
+    match thread.join() {
+        Err(panic) => resume_unwind(panic),
+        Ok(()) => ended.ok().flatten().unwrap_or(Ok(())),
+    }
 }
 
 async fn follow(
@@ -137,21 +170,25 @@ async fn follow(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let mut tasks = JoinSet::new();
-    let interfaces::Following { first, next: mut interfaces, netlink } = interfaces::follow(&mut tasks).await?;
+    let Following { first, next: mut interfaces, netlink, requests } = interfaces::follow(&mut tasks).await?;
     let keys = keys(&config, &mut tasks)?;
-    let mut proxy = proxy_readiness(&config, &mut tasks);
+    let mut proxy = proxy_readiness(&config, &mut tasks).await;
     let (events, mut received) = mpsc::channel(EVENTS);
+    // What others say has its own, so that no flood of frames makes anybody seem lost.
+    let (words, mut heard) = mpsc::channel(EVENTS);
     let flags = &config.flags;
     let (watcher, mut watched) = Watcher::new(flags.bfd_profile, metrics.clone());
     let mut hands = Hands {
-        layer2: Layer2::new(events.clone(), metrics.clone()),
-        health: HealthProbes::new(events.clone()),
-        gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), events, metrics.clone()),
+        layer2: Layer2::new(events, metrics.clone()),
+        health: HealthProbes::new(words.clone()),
+        gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), words, metrics.clone()),
         keys,
         watcher,
         peering: Peering::new(metrics.bgp.clone()),
         disbelieved: Disbelieved::default(),
-        host: Host::open(netlink, &first, flags.hand_over_grace).await,
+        renewals: 0,
+        host: Host::open(netlink, requests, &first, flags.hand_over_grace).await,
+        detours: Detours::start(metrics.clone()).map_err(RunError::Thread)?,
         host_is_quiet: false,
         outbox: Outbox::new(writes),
         members: BTreeSet::new(),
@@ -171,6 +208,7 @@ async fn follow(
     ready.send_replace(true);
 
     let mut is_stopping = false;
+    let mut waiting = Vec::new();
     loop {
         hands.catch_up(&speaker).await;
         let deadline = [speaker.deadline(), hands.deadline()].into_iter().flatten().min();
@@ -184,11 +222,19 @@ async fn follow(
             Ok(()) = snapshots.changed() => Event::Snapshot(snapshots.borrow_and_update().clone()),
             Some(interfaces) = interfaces.recv() => Event::Interfaces(interfaces),
             Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
-            Some(event) = received.recv() => event,
+            Some(event) = heard.recv() => event,
+            1.. = received.recv_many(&mut waiting, AT_ONCE) => {
+                for event in waiting.drain(..) {
+                    if hands.take(&mut speaker, event).await?.is_break() {
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
             Some(report) = watched.recv() => {
                 let Seen { events, peers } = hands.watcher.take(report);
-                for (path, is_up, is_failure) in peers {
-                    hands.peering.watched(&path, is_up, is_failure);
+                for (path, is_up, failure) in peers {
+                    hands.peering.watched(&path, is_up, failure);
                 }
                 for event in events {
                     if hands.take(&mut speaker, event).await?.is_break() {
@@ -232,11 +278,12 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-fn proxy_readiness(config: &Config, tasks: &mut JoinSet<()>) -> watch::Receiver<bool> {
+async fn proxy_readiness(config: &Config, tasks: &mut JoinSet<()>) -> watch::Receiver<bool> {
     match &config.proxy {
         Some(ProxyReadiness::Watch(ready)) => ready.clone(),
         Some(ProxyReadiness::Ask(proxy)) => {
-            let (sender, ready) = watch::channel(false);
+            let is_ready = proxy_probe::ask_once(*proxy, proxy_probe::FIRST_PATIENCE).await;
+            let (sender, ready) = watch::channel(is_ready);
             tasks.spawn(proxy_probe::ask(*proxy, sender));
             ready
         }
@@ -262,7 +309,10 @@ struct Hands {
     peering: Peering,
     /// What was counted of it so far.
     disbelieved: Disbelieved,
+    /// How many of them were counted so far.
+    renewals: u64,
     host: Host,
+    detours: Detours,
     /// Whether it is known that the kernel keeps quiet about addresses on the host.
     host_is_quiet: bool,
     outbox: Outbox,
@@ -292,7 +342,7 @@ impl Hands {
             // The sockets must be right before the machine sends by them.
             self.layer2.interfaces(interfaces)?;
             self.peering.interfaces(interfaces);
-            self.host.interfaces(interfaces);
+            self.host.interfaces(interfaces).await?;
             self.host_is_quiet = false;
         }
         if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_) | Event::Health { .. }) {
@@ -321,13 +371,17 @@ impl Hands {
             _ => None,
         });
         self.host.hold(&hold.collect::<Vec<_>>()).await?;
-        self.host.settle().await;
+        let failed_at = actions.iter().filter_map(failed_at).collect::<Vec<_>>();
         for action in actions {
             log_action(&action);
             if action == Action::Finished {
                 return Ok(ControlFlow::Break(()));
             }
             self.perform(action).await?;
+        }
+        // The frames have gone out with the rest.
+        for failed_at in failed_at {
+            self.metrics.took_over(failed_at.elapsed());
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -340,6 +394,7 @@ impl Hands {
             Action::CheckHealth { ports, at } => self.health.follow(&ports, at),
             Action::Watch(watch) => self.watcher.follow(watch),
             Action::Peer(wanted) => self.peering.follow(&wanted),
+            Action::PassOn(next_hops) => self.detours.follow(next_hops).await,
             Action::Release { address } => self.host.release(address).await,
             Action::Join { interface, group } => self.layer2.join(interface, group),
             Action::Leave { interface, group } => self.layer2.leave(&interface, group),
@@ -384,17 +439,30 @@ impl Hands {
                 info!(%node, "speaker is stopping");
                 self.members.remove(&node);
             }
+            Report::LeasesUnseen => {
+                warn!("the lease of this speaker is not seen to be renewed; nobody counts as lost until it is");
+                self.metrics.leases_unseen.set(1);
+            }
+            Report::LeasesSeen => {
+                info!("the lease of this speaker is seen to be renewed again");
+                self.metrics.leases_unseen.set(0);
+            }
             Report::GossipRefused { from, node } => {
                 warn!(address = %from, node, "gossip refused, it comes from no address of its node");
             }
-            Report::Owned { address, interfaces } => {
-                info!(%address, ?interfaces, "address taken over");
+            Report::Owned { address, interfaces, failed_at } => {
+                let after = failed_at.map(|failed_at| failed_at.elapsed());
+                info!(%address, ?interfaces, ?after, "address taken over");
                 self.metrics.takeovers.inc();
             }
             Report::Lost { address, owner } => {
                 let to = owner.as_ref().map(NodeName::as_str);
                 info!(%address, to, "address given up");
                 self.metrics.lost(address);
+            }
+            Report::NotPassedOn { address, from, why } => {
+                info!(%address, %from, reason = why.reason(), "TCP connections end with the move, {why}");
+                self.metrics.not_passed_on(why.reason());
             }
             Report::Conflict { address, interface, mac } => {
                 error!(%address, %interface, %mac, "another device claims an address of this node; find it and change it");
@@ -419,6 +487,9 @@ impl Hands {
     async fn catch_up(&mut self, speaker: &Speaker) {
         self.metrics.owned.set(speaker.owned().len() as i64);
         self.metrics.gossip_sealed(self.keys.borrow().are_there());
+        let renewals = speaker.renewals();
+        let more = renewals - std::mem::replace(&mut self.renewals, renewals);
+        self.metrics.lease_renewals.inc_by(more);
         let Disbelieved { strangers, repeated } = speaker.disbelieved();
         let before = std::mem::replace(&mut self.disbelieved, speaker.disbelieved());
         self.metrics.gossip_disbelieved(GossipRefusal::Stranger, strangers - before.strangers);
@@ -437,6 +508,14 @@ impl Hands {
             }
             self.metrics.silences(silences);
         }
+    }
+}
+
+/// When the node failed that an address is taken over from.
+fn failed_at(action: &Action) -> Option<Instant> {
+    match action {
+        Action::Report(Report::Owned { failed_at, .. }) => *failed_at,
+        _ => None,
     }
 }
 
@@ -459,7 +538,7 @@ fn log_event(event: &Event) {
 
 fn log_action(action: &Action) {
     match action {
-        Action::Gossip { .. } => trace!(?action, "action"),
+        Action::Gossip { .. } | Action::Write(Write::Lease { .. }) => trace!(?action, "action"),
         _ => debug!(?action, "action"),
     }
 }

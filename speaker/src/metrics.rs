@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
     net::IpAddr,
+    time::Duration,
 };
 
 use ferrogate_core::{
@@ -13,14 +15,20 @@ use ferrogate_core::{
 };
 use ferrogate_wire::{bfd::State, gossip::OpenError};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family, gauge::Gauge},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
+mod bfd;
 mod bgp;
 
-pub(crate) use bgp::BgpMetrics;
+pub(crate) use bfd::{BfdPeerMetrics, PathCounters, PeerPath};
+pub(crate) use bgp::{BgpMetrics, is_shown_alike};
+
+/// Upper bounds of the classes that takeovers are counted in, in seconds: around what BFD takes with the fast and the default
+/// profile, gossip, and Leases.
+const TAKEOVER_DURATIONS: [f64; 14] = [0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
 
 /// The speaker's metrics; clones count together.
 #[derive(Clone, Debug)]
@@ -28,6 +36,11 @@ pub struct Metrics {
     pub(crate) owned: Gauge,
     pub(crate) members: Gauge,
     pub(crate) takeovers: Counter,
+    takeover_duration: Histogram,
+    pub(crate) passing_on: Gauge,
+    not_passed_on: family::Family<ReasonLabel, Counter>,
+    pub(crate) lease_renewals: Counter,
+    pub(crate) leases_unseen: Gauge,
     pub(crate) conflicts: Counter,
     pub(crate) rivals: Counter,
     announced: family::Family<AnnouncedLabels, Gauge>,
@@ -38,7 +51,7 @@ pub struct Metrics {
     incomplete: Gauge,
     not_sent: family::Family<FamilyLabel, Counter>,
     refused: family::Family<RefusalLabel, Counter>,
-    silent: family::Family<SilenceLabel, Gauge>,
+    silent: family::Family<ReasonLabel, Gauge>,
     gossip_sent: Counter,
     gossip_received: Counter,
     gossip_refused: family::Family<GossipRefusalLabel, Counter>,
@@ -49,7 +62,9 @@ pub struct Metrics {
     bfd_received: Counter,
     bfd_unsent: Counter,
     bfd_discarded: family::Family<DiscardLabel, Counter>,
+    bfd_real_time: Gauge,
     pub(crate) bgp: BgpMetrics,
+    pub(crate) bfd_peers: BfdPeerMetrics,
 }
 
 /// What the thread of BFD counts. It never waits for anyone to do so.
@@ -61,6 +76,7 @@ pub(crate) struct BfdMetrics {
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     pub(crate) unsent: Counter,
+    pub(crate) real_time: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,7 +97,24 @@ struct FamilyLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AddressLabels {
     family: Family,
-    address: String,
+    address: Address,
+}
+
+impl AddressLabels {
+    fn of(address: IpAddr) -> Self {
+        let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        Self { family, address: Address(address) }
+    }
+}
+
+/// An address that is made text for whoever reads the page, not for each frame that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Address(IpAddr);
+
+impl EncodeLabelValue for Address {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        write!(encoder, "{}", self.0)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,7 +132,7 @@ struct RefusalLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SilenceLabel {
+struct ReasonLabel {
     reason: &'static str,
 }
 
@@ -168,6 +201,11 @@ impl Metrics {
             owned: Gauge::default(),
             members: Gauge::default(),
             takeovers: Counter::default(),
+            takeover_duration: Histogram::new(TAKEOVER_DURATIONS),
+            passing_on: Gauge::default(),
+            not_passed_on: family::Family::default(),
+            lease_renewals: Counter::default(),
+            leases_unseen: Gauge::default(),
             conflicts: Counter::default(),
             rivals: Counter::default(),
             announced: family::Family::default(),
@@ -189,7 +227,9 @@ impl Metrics {
             bfd_received: Counter::default(),
             bfd_unsent: Counter::default(),
             bfd_discarded: family::Family::default(),
+            bfd_real_time: Gauge::default(),
             bgp: BgpMetrics::register(registry),
+            bfd_peers: BfdPeerMetrics::register(registry),
         };
         registry.register(
             "owned_addresses",
@@ -198,6 +238,33 @@ impl Metrics {
         );
         registry.register("members", "Other nodes whose speaker is heard", metrics.members.clone());
         registry.register("takeovers", "Times this node became the owner of an address", metrics.takeovers.clone());
+        registry.register(
+            "takeover_duration_seconds",
+            "Time from a failed owner being heard last, or from an interface of it being found dead, until this node had \
+             announced the address in its stead",
+            metrics.takeover_duration.clone(),
+        );
+        registry.register(
+            "passing_on",
+            "Addresses of this node whose TCP connections that began at the former owner are passed on to it right now",
+            metrics.passing_on.clone(),
+        );
+        registry.register(
+            "not_passed_on",
+            "Times such connections could not be passed on and ended with the move, by reason",
+            metrics.not_passed_on.clone(),
+        );
+        registry.register(
+            "lease_renewals",
+            "Renewals of this speaker's own Lease that were seen at the API server",
+            metrics.lease_renewals.clone(),
+        );
+        registry.register(
+            "leases_unseen",
+            "1 while renewals of this speaker's own Lease are not seen at the API server, so that nobody counts as lost for \
+             want of one",
+            metrics.leases_unseen.clone(),
+        );
         registry.register(
             "conflicts",
             "Times a stranger claimed an address that this node owns",
@@ -269,31 +336,40 @@ impl Metrics {
             "BFD packets received and discarded, by reason",
             metrics.bfd_discarded.clone(),
         );
+        registry.register(
+            "bfd_real_time",
+            "1 while the thread of BFD runs with real-time priority",
+            metrics.bfd_real_time.clone(),
+        );
         metrics
     }
 
-    /// Shows what there is of BGP under MetalLB's names too.
+    /// Shows what there is of BGP and of the BFD of its peers under MetalLB's names too.
     #[must_use]
     pub fn with_metallb_names(mut self, registry: &mut Registry) -> Self {
         self.bgp.register_metallb(registry);
+        self.bfd_peers.register_metallb(registry);
         self
     }
 
-    pub(crate) fn sent(&self, family: Family, address: IpAddr, to_all: bool) {
+    /// An address was taken over from a node that failed, and has been announced.
+    pub(crate) fn took_over(&self, after: Duration) {
+        self.takeover_duration.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn sent(&self, address: IpAddr, to_all: bool) {
         let counters = if to_all { &self.announcements } else { &self.answers };
-        counters.get_or_create(&AddressLabels { family, address: address.to_string() }).inc();
+        counters.get_or_create(&AddressLabels::of(address)).inc();
     }
 
     /// Somebody on the link asks for an address that this node owns.
     pub(crate) fn asked(&self, address: IpAddr) {
-        let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
-        self.questions.get_or_create(&AddressLabels { family, address: address.to_string() }).inc();
+        self.questions.get_or_create(&AddressLabels::of(address)).inc();
     }
 
     /// This node has left an address: what was counted of it is the business of its next owner.
     pub(crate) fn lost(&self, address: IpAddr) {
-        let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
-        let labels = AddressLabels { family, address: address.to_string() };
+        let labels = AddressLabels::of(address);
         for counters in [&self.questions, &self.answers, &self.announcements] {
             counters.remove(&labels);
         }
@@ -329,11 +405,15 @@ impl Metrics {
         self.refused.get_or_create(&RefusalLabel { family, reason }).inc();
     }
 
+    pub(crate) fn not_passed_on(&self, reason: &'static str) {
+        self.not_passed_on.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
     /// Replaces all figures by these.
     pub(crate) fn silences(&self, by_reason: BTreeMap<&'static str, i64>) {
         self.silent.clear();
         for (reason, count) in by_reason {
-            self.silent.get_or_create(&SilenceLabel { reason }).set(count);
+            self.silent.get_or_create(&ReasonLabel { reason }).set(count);
         }
     }
 
@@ -377,6 +457,7 @@ impl Metrics {
             sent: self.bfd_sent.clone(),
             received: self.bfd_received.clone(),
             unsent: self.bfd_unsent.clone(),
+            real_time: self.bfd_real_time.clone(),
         }
     }
 }
@@ -478,13 +559,37 @@ mod tests {
     }
 
     #[test]
+    fn takeovers_are_counted_by_how_long_clients_had_nobody() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+
+        for millis in [8, 120, 150, 40_000] {
+            metrics.took_over(Duration::from_millis(millis));
+        }
+
+        let buckets = shown(&registry, "ferrogate_speaker_takeover_duration_seconds_bucket");
+        let count = |bound: &str| {
+            let line = buckets.iter().find(|line| line.contains(&format!("le=\"{bound}\""))).unwrap();
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(
+            [count("0.01"), count("0.1"), count("0.15"), count("20.0"), count("+Inf")],
+            ["1", "1", "3", "3", "4"]
+        );
+        assert_eq!(
+            shown(&registry, "ferrogate_speaker_takeover_duration_seconds_sum"),
+            ["ferrogate_speaker_takeover_duration_seconds_sum 40.278"]
+        );
+    }
+
+    #[test]
     fn what_was_counted_of_an_address_goes_with_it() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let address: IpAddr = "2001:db8::1".parse().unwrap();
         metrics.asked(address);
-        metrics.sent(Family::Ipv6, address, false);
-        metrics.sent(Family::Ipv6, address, true);
+        metrics.sent(address, false);
+        metrics.sent(address, true);
         assert_eq!(
             shown(&registry, "ferrogate_speaker_questions"),
             [r#"ferrogate_speaker_questions_total{family="Ipv6",address="2001:db8::1"} 1"#]

@@ -69,6 +69,7 @@ enum Thing {
     BgpStatus(ServiceKey),
     BgpSession(PeerName),
     Membership,
+    Lease,
     Configuration,
     /// Equal ones are one.
     Event(Event),
@@ -82,6 +83,7 @@ impl Thing {
             Write::BgpStatus { service, .. } => Some(Self::BgpStatus(service.clone())),
             Write::BgpSession { peer, .. } => Some(Self::BgpSession(peer.clone())),
             Write::Membership { .. } => Some(Self::Membership),
+            Write::Lease { .. } => Some(Self::Lease),
             Write::Configuration { .. } => Some(Self::Configuration),
             Write::Event(event) => Some(Self::Event(event.clone())),
             // Only controllers ask for these.

@@ -8,7 +8,7 @@
 //! tokio wants a promise about the descriptor it watches.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::{io, sync::Arc};
 
 use libc::{
     BPF_ABS, BPF_B, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, PACKET_MULTICAST, SKF_AD_OFF, SKF_AD_PKTTYPE,
@@ -65,7 +65,7 @@ impl Protocol {
 ///
 /// # Errors
 /// `PermissionDenied` without CAP_NET_RAW; whatever the kernel says when the interface is gone.
-pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<AsyncFd<Socket>> {
+pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     socket.set_nonblocking(true)?;
     socket.attach_filter(&protocol.filter())?;
@@ -83,14 +83,15 @@ pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<AsyncFd<Soc
         })?
     };
     socket.bind(&address)?;
-    register(socket)
+    Ok(socket)
 }
 
 /// Has the runtime say when there is something to read.
 ///
 /// # Errors
 /// When the kernel has no room for one more.
-pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: a `Socket` owns its descriptor, never replaces it, and closes it only when it is dropped.
+pub(crate) fn register(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
+    // SAFETY: a `Socket` owns its descriptor, never replaces it, and closes it only when it is dropped; what is watched
+    // keeps it from that.
     Ok(unsafe { AsyncFd::register(socket) }?)
 }

@@ -5,15 +5,16 @@ use std::{collections::BTreeMap, future::pending, sync::Arc};
 use ferrogate_core::speaker::{
     Event,
     bfd::sessions::Path,
-    bgp::{BfdWish, Wanted},
+    bgp::{Wanted, Watched},
 };
+use ferrogate_wire::bfd::Diagnostic;
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tracing::error;
 
 use crate::{
     bgp::{Bgp, Interfaces, PORT, Sessions},
-    metrics::BgpMetrics,
+    metrics::{BgpMetrics, is_shown_alike},
 };
 
 /// The sessions, from the first router that is wanted on.
@@ -36,7 +37,7 @@ pub(crate) struct News {
     /// For the machine.
     pub(crate) events: Vec<Event>,
     /// BFD sessions that are wanted from now on, and no others, if these are not those from before.
-    pub(crate) watch: Option<BTreeMap<Path, BfdWish>>,
+    pub(crate) watch: Option<BTreeMap<Path, Watched>>,
 }
 
 impl Peering {
@@ -71,9 +72,9 @@ impl Peering {
     }
 
     /// What BFD sees by a way has changed.
-    pub(crate) fn watched(&self, path: &Path, is_up: bool, is_failure: bool) {
+    pub(crate) fn watched(&self, path: &Path, is_up: bool, failure: Option<Diagnostic>) {
         if let Some(running) = &self.running {
-            running.bgp.watched(path, is_up, is_failure);
+            running.bgp.watched(path, is_up, failure);
         }
     }
 
@@ -89,18 +90,24 @@ impl Peering {
                 DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
                 DiffItem::Remove(_, old) => (Some(old), None),
             };
-            if let Some(old) = old.filter(|old| new.is_none_or(|new| new.remote != old.remote)) {
+            if let Some(old) = old.filter(|old| new.is_none_or(|new| !is_shown_alike(old, new))) {
                 self.metrics.forget(old);
             }
             match (old, new) {
                 (old, Some(new)) => {
-                    self.metrics.note(old.filter(|old| old.remote == new.remote).map(AsRef::as_ref), new);
+                    self.metrics.note(old.filter(|old| is_shown_alike(old, new)).map(AsRef::as_ref), new);
                     news.events.push(Event::Session(Box::new((**new).clone())));
                 }
                 (Some(old), None) => {
                     news.events.push(Event::SessionGone { peer: old.peer.clone(), remote: old.dynamic });
                 }
                 (None, None) => {}
+            }
+        }
+        for change in before.messages.diff(&told.messages) {
+            let (DiffItem::Add(key, new) | DiffItem::Update { new: (key, new), .. }) = change else { continue };
+            if let Some(status) = told.statuses.get(key) {
+                self.metrics.count(status, before.messages.get(key), new);
             }
         }
         news.watch = (before.watch != told.watch).then(|| told.watch.clone());

@@ -17,8 +17,26 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the first answer is waited for at the start. A later one is heard of all the same.
+pub(crate) const FIRST_PATIENCE: Duration = Duration::from_millis(20);
+
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 * 1024;
+
+/// Asks once; a proxy that does not answer within `patience` is not ready. Whoever starts knows by it what to go by, and
+/// need not decide about everything twice.
+pub(crate) async fn ask_once(proxy: SocketAddr, patience: Duration) -> bool {
+    let answer = async {
+        let mut stream = TcpStream::connect(proxy).await?;
+        stream.write_all(question(proxy).as_bytes()).await?;
+        read_answer(&mut stream).await
+    };
+    matches!(timeout(patience, answer).await, Ok(Ok(Answer { is_ok: true, .. })))
+}
+
+fn question(proxy: SocketAddr) -> String {
+    format!("GET /readyz HTTP/1.1\r\nHost: {proxy}\r\n\r\n")
+}
 
 /// Asks for ever; the channel changes only when the answer does.
 pub(crate) async fn ask(proxy: SocketAddr, ready: watch::Sender<bool>) {
@@ -42,7 +60,7 @@ async fn ask_over_one_connection(
     proxy: SocketAddr,
     ready: &watch::Sender<bool>,
 ) -> io::Result<std::convert::Infallible> {
-    let question = format!("GET /readyz HTTP/1.1\r\nHost: {proxy}\r\n\r\n");
+    let question = question(proxy);
     let mut stream = timeout(PATIENCE, TcpStream::connect(proxy)).await??;
     stream.set_nodelay(true)?;
     loop {
@@ -173,6 +191,32 @@ mod tests {
         answer(&mut next, READY).await;
 
         assert!(!ready.has_changed().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_first_answer_is_waited_for() {
+        for (text, expected) in [(READY, true), (NOT_READY, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let first = ask_once(listener.local_addr().unwrap(), Duration::from_secs(5));
+
+            let (is_ready, ()) = tokio::join!(first, async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                answer(&mut stream, text).await;
+            });
+
+            assert_eq!(is_ready, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_proxy_is_not_ready_at_first_and_not_waited_for() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let begun_at = Instant::now();
+
+        let is_ready = ask_once(silent.local_addr().unwrap(), FIRST_PATIENCE).await;
+
+        assert!(!is_ready);
+        assert!(begun_at.elapsed() < INTERVAL, "what asks later is no slower than this");
     }
 
     #[tokio::test]

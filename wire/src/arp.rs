@@ -148,6 +148,11 @@ impl Arp {
         }
     }
 
+    /// The question of a station that has `sender` and is at `mac` where `address` is found.
+    pub fn request(address: Ipv4Addr, sender: Ipv4Addr, mac: Mac) -> Self {
+        Self { sender, ..Self::probe(address, mac) }
+    }
+
     /// An announcement to all stations that `address` is at `mac`, in request form (RFC 5227 §2.3) or in reply form,
     /// from which some devices learn only.
     pub fn announcement(operation: Operation, address: Ipv4Addr, mac: Mac) -> Self {

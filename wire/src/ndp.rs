@@ -316,6 +316,11 @@ impl Solicitation {
         }
     }
 
+    /// The question of a station that has `source` and is at `mac` where `address` is found (RFC 4861 §7.2.2).
+    pub fn request(address: Ipv6Addr, source: Ipv6Addr, mac: Mac) -> Self {
+        Self { source, source_link_layer: Some(mac), ..Self::probe(address, mac) }
+    }
+
     /// Whether a station asks if an address is free before it takes it (RFC 4862 §5.4).
     pub fn is_probe(&self) -> bool {
         self.source.is_unspecified()
@@ -384,6 +389,19 @@ impl Advertisement {
 }
 
 impl Ndp {
+    /// Which address the sender says is its own, and where that is found: unspecified in a probe, the target of an
+    /// advertisement.
+    pub fn sender(&self) -> (Ipv6Addr, Mac) {
+        match self {
+            Self::Solicitation(Solicitation { source, source_mac, source_link_layer, .. }) => {
+                (*source, source_link_layer.unwrap_or(*source_mac))
+            }
+            Self::Advertisement(Advertisement { target, source_mac, target_link_layer, .. }) => {
+                (*target, target_link_layer.unwrap_or(*source_mac))
+            }
+        }
+    }
+
     /// The frame.
     pub fn encode(&self) -> Vec<u8> {
         match self {

@@ -520,6 +520,18 @@ async fn the_facts_are_those_of_the_peer_its_nodes_and_the_pools() {
 }
 
 #[tokio::test]
+async fn n_063_of_a_peer_that_is_signed_by_tcp_ao_no_md5_is_written_and_the_ids_are_told_the_routers_way() {
+    let spec = "myASN: 64500, peerASN: 64496, peerAddress: 192.0.2.1, password: x, tcpAO: {sendID: 1, recvID: 2}";
+    let facts = of_peer(spec, &[], None).await.unwrap();
+
+    for vendor in Vendor::value_variants() {
+        let text = vendor.config(&facts);
+        assert!(!text.contains(PASSWORD), "{vendor:?}: {text}");
+        assert!(text.contains("a key with send-id 2, recv-id 1 and hmac-sha-1-96"), "{vendor:?}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_of_both_families_accepts_both() {
     let spec = "myASN: 64500, peerASN: 64496, peerAddress: '2001:db8::1', dualStackAddressFamily: true";
 

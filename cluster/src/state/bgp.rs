@@ -86,6 +86,8 @@ pub fn reporting(status: BGPSessionStatusStatus) -> Option<Reporting> {
                 flaps: u32::try_from(status.flaps).unwrap_or_default(),
                 last_close,
                 bfd: status.bfd,
+                bfd_losses: u32::try_from(status.bfd_losses).unwrap_or_default(),
+                bfd_last_loss: status.bfd_last_loss,
                 trouble: status.trouble,
             },
             since: status.since,

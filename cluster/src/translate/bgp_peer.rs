@@ -12,13 +12,13 @@ use ferrogate_core::{
         Family, PeerName, Prefix,
         node::ANNOTATION_PREFIX,
         peer::{
-            Asn, BgpPeer, HoldTime, Key, NodeKey, Password, PeerAsn, PeerPlace, PerNode, RestartTime, Role,
-            router_address, router_id_of,
+            AoAlgorithm, Asn, BgpPeer, HoldTime, Key, NodeKey, Password, PasswordPlace, PeerAsn, PeerPlace, PerNode,
+            RestartTime, Role, TcpAo, router_address, router_id_of,
         },
     },
     snapshot::Fault,
 };
-use ferrogate_crds::{BGPPeer, BGPPeerSpec, BgpRole, DynamicAsn, NodeValue};
+use ferrogate_crds::{BGPPeer, BGPPeerSpec, BgpRole, DynamicAsn, NodeValue, TcpAoAlgorithm};
 
 use crate::{
     objects::{BgpPeerFact, Fact, Spelling},
@@ -97,7 +97,8 @@ pub fn read(object: BGPPeer, check: &mut Check) -> Option<Fact> {
     if let Some(time) = connect_time.filter(|time| time.subsec_nanos() > 0 || !(1..=65_535).contains(&time.as_secs())) {
         check.invalid("spec.connectTime", format!("{time:?}"), "a whole number of seconds, 1s to 65535s");
     }
-    let password = password(&spec, check);
+    let tcp_ao = tcp_ao(&spec, check);
+    let password = password_place(&spec, check).map(|place| Password { place, tcp_ao });
     let bfd_profile = spec.bfd_profile.clone();
     if let Some(name) = bfd_profile.as_deref().filter(|name| !is_dns_name(name)) {
         check.invalid("spec.bfdProfile", name, "the name of a BFDProfile");
@@ -350,7 +351,23 @@ fn timers(hold: Option<Duration>, keepalive: Option<Duration>, check: &mut Check
     Some((hold_time, Duration::from_secs(seconds)))
 }
 
-fn password(spec: &BGPPeerSpec, check: &mut Check) -> Option<Password> {
+fn tcp_ao(spec: &BGPPeerSpec, check: &mut Check) -> Option<TcpAo> {
+    let said = spec.tcp_ao.as_ref()?;
+    if spec.password.is_none() && spec.password_secret.is_none() {
+        let detail = "needs password or passwordSecret, which holds its key; set one, or remove tcpAO".to_owned();
+        check.refuse("spec.tcpAO", Fault::Schema { detail });
+    }
+    Some(TcpAo {
+        send_id: said.send_id,
+        receive_id: said.recv_id.unwrap_or(said.send_id),
+        algorithm: match said.algorithm {
+            TcpAoAlgorithm::HmacSha1 => AoAlgorithm::HmacSha1,
+            TcpAoAlgorithm::AesCmac => AoAlgorithm::AesCmac,
+        },
+    })
+}
+
+fn password_place(spec: &BGPPeerSpec, check: &mut Check) -> Option<PasswordPlace> {
     match (&spec.password, &spec.password_secret) {
         (None, None) => None,
         (Some(_), Some(_)) => {
@@ -364,7 +381,7 @@ fn password(spec: &BGPPeerSpec, check: &mut Check) -> Option<Password> {
                 // Its value belongs in no message.
                 check.invalid("spec.password", format!("{} bytes", text.len()), "1 to 80 bytes");
             }
-            key.map(Password::Clear)
+            key.map(PasswordPlace::Clear)
         }
         (None, Some(secret)) => {
             if !is_dns_name(&secret.name) {
@@ -373,7 +390,7 @@ fn password(spec: &BGPPeerSpec, check: &mut Check) -> Option<Password> {
             if secret.namespace.as_ref().is_some_and(|namespace| **namespace != *check.key.namespace) {
                 check.ignore("spec.passwordSecret.namespace", "the Secret is read beside the BGPPeer; leave it out");
             }
-            Some(Password::Secret { name: secret.name.clone(), key: None })
+            Some(PasswordPlace::Secret { name: secret.name.clone(), key: None })
         }
     }
 }

@@ -193,30 +193,33 @@ fn read_kind(kind: Kind, mut value: Value, rules: &Rules, check: &mut Check) -> 
 /// The value as its kind's type; a field that does not fit refuses the object, one that nobody knows is told.
 fn decode<T: DeserializeOwned>(value: Value, rules: &Rules, check: &mut Check) -> Option<T> {
     let mut unknown = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let result = {
-        let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-        serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()))
+    let Ok(object) = serde_ignored::deserialize(&value, |path| unknown.push(path.to_string())) else {
+        return locate(value, check);
     };
-    match result {
-        Ok(object) => {
-            if rules.source == Source::Directory {
-                // The wrapping types of optional fields show up as `?` elements of the path.
-                // The derived types of our own kinds do not look at what has been looked at already.
-                let paths = unknown.iter().map(|path| path.replace(".?", ""));
-                for path in paths.filter(|path| !matches!(path.as_str(), "apiVersion" | "kind")) {
-                    check.ignore(&path, "there is no such field in this kind; check its spelling and its indentation");
-                }
-            }
-            Some(object)
+    if rules.source == Source::Directory {
+        // The wrapping types of optional fields show up as `?` elements of the path.
+        // The derived types of our own kinds do not look at what has been looked at already.
+        let paths = unknown.iter().map(|path| path.replace(".?", ""));
+        for path in paths.filter(|path| !matches!(path.as_str(), "apiVersion" | "kind")) {
+            check.ignore(&path, "there is no such field in this kind; check its spelling and its indentation");
         }
+    }
+    Some(object)
+}
+
+/// Reads a value that does not fit once more, and says at which field. To know that the name of every field is copied,
+/// which would be for nothing with the many values that fit.
+#[cold]
+fn locate<T: DeserializeOwned>(value: Value, check: &mut Check) -> Option<T> {
+    match serde_path_to_error::deserialize(value) {
+        Ok(object) => Some(object),
         Err(error) => {
-            let path = track.path().to_string();
+            let path = error.path().to_string();
             let field = if path == "." { String::new() } else { path };
             // What the decoder says shows the value.
             let detail = match may_be_secret(&check.object.kind, &field) {
                 true => "its value is not of the type that the kind has there (in quotes a number is text)".to_owned(),
-                false => error.to_string(),
+                false => error.into_inner().to_string(),
             };
             check.refuse(&field, Fault::Schema { detail });
             None

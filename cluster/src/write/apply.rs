@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::request::{CONTROLLER, Requests, SPEAKER};
 use crate::{
     clock::Clock,
+    heartbeat::Renewal,
     objects::Id,
     state::Place,
     write::{Request, Wish, bgp::Clocked},
@@ -83,6 +84,8 @@ pub struct Applier {
     busy: BTreeMap<Work, Option<ResourceVersion>>,
     /// Statuses of Services of which nobody knows whether they were written, with the version they were decided on.
     doubtful: BTreeMap<ServiceKey, ResourceVersion>,
+    /// Where renewals of a Lease go, which wait for nothing; none where nobody asks for any.
+    renewals: Option<watch::Sender<Option<Renewal>>>,
     illness: Illness,
 }
 
@@ -122,8 +125,14 @@ impl Applier {
             events: VecDeque::new(),
             busy: BTreeMap::new(),
             doubtful: BTreeMap::new(),
+            renewals: None,
             illness: Illness::default(),
         }
+    }
+
+    /// The same, which hands on renewals of a Lease.
+    pub fn renewing(self, renewals: watch::Sender<Option<Renewal>>) -> Self {
+        Self { renewals: Some(renewals), ..self }
     }
 
     /// Carries out what comes until `finish`, and then what is left, for a short while. Where the mandate ends, what
@@ -214,6 +223,12 @@ impl Applier {
                     self.events.push_back((event, 0));
                 } else {
                     tracing::debug!(reason = event.reason, "too many events are waiting, this one is not told");
+                }
+                return;
+            }
+            Request::Renew(renewal) => {
+                if let Some(renewals) = &self.renewals {
+                    renewals.send_replace(Some(renewal));
                 }
                 return;
             }

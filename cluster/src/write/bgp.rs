@@ -80,6 +80,8 @@ pub fn session_body(node: &NodeName, peer: &PeerName, report: &BgpReport) -> Val
         flaps,
         last_close,
         bfd,
+        bfd_losses,
+        bfd_last_loss,
         trouble,
     } = &report.session;
     let withheld = withheld.iter().map(|(reason, count)| json!({ "reason": reason, "count": number(*count) }));
@@ -94,6 +96,8 @@ pub fn session_body(node: &NodeName, peer: &PeerName, report: &BgpReport) -> Val
         "prefixesReceived": number(*prefixes_received),
         "withheld": withheld.collect::<Vec<_>>(),
         "flaps": flaps,
+        "bfdLosses": bfd_losses,
+        "bfdLastLoss": printable(bfd_last_loss),
         "trouble": printable(trouble),
     });
     let known = [
@@ -254,6 +258,8 @@ mod tests {
                 text: "administrative shutdown: \"maintenance\"".to_owned(),
             }),
             bfd: Some("Up".to_owned()),
+            bfd_losses: 3,
+            bfd_last_loss: "nothing was heard for the detection time".to_owned(),
             trouble: "none worth telling".to_owned(),
         };
         for (session, closed_at) in [(bare, None), (full, Some(at(1).to_string()))] {

@@ -144,6 +144,8 @@ impl Writer {
                 self.failed.remove(&place);
                 self.wishes.insert(place, Wish::Events);
             }
+            // There is nobody to see it: `cli` refuses what would ask for it.
+            Request::Renew(_) => {}
         }
     }
 

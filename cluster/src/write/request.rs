@@ -139,13 +139,13 @@ impl Requests {
                     ("ferrogate.io/service-name", &service.name),
                     ("ferrogate.io/service-namespace", &service.namespace),
                 ]);
-                let metadata = json!({ "labels": labels, "ownerReferences": self.owner(node) });
+                let metadata = json!({ "labels": labels, "ownerReferences": owner(&self.live, node) });
                 self.report("ServiceBGPStatus", name, metadata, body(place, wish, &none, now))
             }
             (Place::BgpSession { node, peer }, wish) => {
                 let name = report_name("session", &format!("{node}/{peer}"));
                 let labels = labels([(NODE_LABEL, node.as_str()), ("ferrogate.io/peer", peer.as_str())]);
-                let metadata = json!({ "labels": labels, "ownerReferences": self.owner(node) });
+                let metadata = json!({ "labels": labels, "ownerReferences": owner(&self.live, node) });
                 self.report("BGPSessionStatus", name, metadata, body(place, wish, &none, now))
             }
             (Place::Configuration(reporter), wish) => self.configuration(reporter, place, wish),
@@ -188,14 +188,6 @@ impl Requests {
         .boxed()
     }
 
-    /// The `ownerReferences` of what goes with its node; none where the node is not known.
-    fn owner(&self, node: &NodeName) -> Value {
-        let live = self.live(&Id::new(Kind::Node, "", node.as_str()));
-        let owner =
-            |live: Arc<Live>| json!({ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid });
-        live.map(owner).into_iter().collect()
-    }
-
     fn configuration(
         &self,
         reporter: &Reporter,
@@ -206,7 +198,7 @@ impl Requests {
         let (manager, owner) = match reporter {
             Reporter::Controller => (CONTROLLER, None),
             // It goes with its node.
-            Reporter::Speaker(node) => (SPEAKER, Some(self.owner(node))),
+            Reporter::Speaker(node) => (SPEAKER, Some(owner(&self.live, node))),
         };
         let api = self.api(OUR_API, "ConfigurationState", Some(&self.namespace));
         let (namespace, place, wish) = (self.namespace.clone(), place.clone(), wish.clone());
@@ -311,6 +303,13 @@ impl Requests {
     }
 }
 
+/// The `ownerReferences` of what goes with its node; none where the node is not known.
+pub fn owner(live: &watch::Receiver<LiveObjects>, node: &NodeName) -> Value {
+    let live = live.borrow().get(&Id::new(Kind::Node, "", node.as_str())).cloned();
+    let owner = |live: Arc<Live>| json!({ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": live.uid });
+    live.map(owner).into_iter().collect()
+}
+
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
 /// The longest `note` the API server takes.
@@ -329,7 +328,7 @@ async fn apply_status(
 }
 
 /// The name of the object that says something about these: short enough whatever the names are.
-fn report_name(kind: &str, about: &str) -> String {
+pub fn report_name(kind: &str, about: &str) -> String {
     let digest = Sha256::digest(about);
     let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
     format!("{kind}-{hex}")

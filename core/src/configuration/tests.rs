@@ -245,7 +245,7 @@ fn who_does_not_lead_knows_and_writes_nothing() {
 }
 
 #[test]
-fn m_136_a_peer_without_its_password_stands_and_is_an_error_in_the_report_of_its_speakers() {
+fn m_028_m_136_a_peer_without_its_password_stands_and_is_an_error_in_the_report_of_its_speakers() {
     let fault = Fault::NoPassword { secret: "ferrogate-system/key".to_owned(), fault: PasswordFault::NoKey };
     assert!(fault.is_warning());
     let field = "spec.passwordSecret.name".to_owned();

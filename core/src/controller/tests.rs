@@ -363,6 +363,7 @@ impl World {
             | Write::L2Status { .. }
             | Write::BgpStatus { .. }
             | Write::BgpSession { .. }
+            | Write::Lease { .. }
             | Write::Membership { .. }
             | Write::Configuration { .. } => {}
         }

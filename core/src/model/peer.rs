@@ -133,12 +133,12 @@ impl RestartTime {
     }
 }
 
-/// The password of a TCP connection (RFC 2385), 1 to 80 bytes. It is shown nowhere.
+/// The password of a TCP connection (RFC 2385), or its master key (RFC 5925), 1 to 80 bytes. It is shown nowhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The longest there is: what the kernel takes (`TCP_MD5SIG_MAXKEYLEN`).
+    /// The longest there is: what the kernel takes (`TCP_MD5SIG_MAXKEYLEN`, `TCP_AO_MAXKEYLEN`).
     pub const MAX_BYTES: usize = 80;
 
     /// A key of this text; `None` where it is empty or too long.
@@ -159,9 +159,18 @@ impl fmt::Debug for Key {
     }
 }
 
+/// The password of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Password {
+    /// Where it stands.
+    pub place: PasswordPlace,
+    /// `spec.tcpAO`: it is a key of TCP-AO, and not of MD5.
+    pub tcp_ao: Option<TcpAo>,
+}
+
 /// Where the password of a peer stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Password {
+pub enum PasswordPlace {
     /// In the object.
     Clear(Key),
     /// In a Secret beside the peer.
@@ -176,10 +185,71 @@ pub enum Password {
 impl Password {
     /// The password, if it is known.
     pub fn key(&self) -> Option<&Key> {
-        match self {
-            Self::Clear(key) => Some(key),
-            Self::Secret { key, .. } => key.as_ref(),
+        match &self.place {
+            PasswordPlace::Clear(key) => Some(key),
+            PasswordPlace::Secret { key, .. } => key.as_ref(),
         }
+    }
+
+    /// How segments are signed with this key of it.
+    pub fn signature(&self, key: Key) -> Signature {
+        match self.tcp_ao {
+            Some(terms) => Signature::Ao { key, terms },
+            None => Signature::Md5(key),
+        }
+    }
+}
+
+/// How the segments of a connection are signed, and with which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// By TCP MD5 signatures (RFC 2385).
+    Md5(Key),
+    /// By the TCP Authentication Option (RFC 5925).
+    Ao {
+        /// The master key.
+        key: Key,
+        /// Everything else that both sides must agree on.
+        terms: TcpAo,
+    },
+}
+
+/// What both sides of a connection must agree on besides the key (RFC 5925 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpAo {
+    /// SendID: the KeyID of what we send, which is the RecvID of the peer.
+    pub send_id: u8,
+    /// RecvID: the KeyID of what we take, which is the SendID of the peer.
+    pub receive_id: u8,
+    /// The algorithm.
+    pub algorithm: AoAlgorithm,
+}
+
+/// How codes are made of keys (RFC 5926 §2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AoAlgorithm {
+    /// HMAC-SHA-1-96.
+    HmacSha1,
+    /// AES-128-CMAC-96.
+    AesCmac,
+}
+
+impl AoAlgorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 2] = [Self::HmacSha1, Self::AesCmac];
+
+    /// The name in manifests: that of RFC 5926 in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HmacSha1 => "hmac-sha-1-96",
+            Self::AesCmac => "aes-128-cmac-96",
+        }
+    }
+}
+
+impl fmt::Display for AoAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         Family, NodeName, ObjectKey, PeerName, PoolName, Prefix,
         advertisement::BgpAdvertisement,
         node::{EXCLUDE_LABEL, Node},
-        peer::{BgpIdentifier, BgpPeer, NodeValueError, Password, PeerOnNode, PeerPlace, on_node},
+        peer::{BgpIdentifier, BgpPeer, NodeValueError, PasswordPlace, PeerOnNode, PeerPlace, on_node},
         service::{Service, TrafficPolicy},
     },
     snapshot::Snapshot,
@@ -156,10 +156,16 @@ fn neighbor(
     here: PeerOnNode,
 ) -> Result<Neighbor, Unpeered> {
     let PeerOnNode { local_asn, peer_asn, place, source_address, router_id } = here;
-    let password = match &peer.password {
+    let signature = match &peer.password {
         None => None,
-        Some(Password::Clear(key) | Password::Secret { key: Some(key), .. }) => Some(key.clone()),
-        Some(Password::Secret { name, key: None }) => return Err(Unpeered::PasswordUnknown { secret: name.clone() }),
+        Some(password) => match &password.place {
+            PasswordPlace::Clear(key) | PasswordPlace::Secret { key: Some(key), .. } => {
+                Some(password.signature(key.clone()))
+            }
+            PasswordPlace::Secret { name, key: None } => {
+                return Err(Unpeered::PasswordUnknown { secret: name.clone() });
+            }
+        },
     };
     let family = match &place {
         PeerPlace::Address(address) => Some(Family::of(*address)),
@@ -209,7 +215,7 @@ fn neighbor(
         max_prefixes: peer.max_prefixes,
         shutdown: peer.shutdown.clone(),
         bfd,
-        transport: Transport { source: source_address, vrf: peer.vrf.clone(), password, ttl },
+        transport: Transport { source: source_address, vrf: peer.vrf.clone(), signature, ttl },
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ferrogate_wire::bgp;
+use ferrogate_wire::{bfd::Diagnostic, bgp};
 
 use super::{
     Action, Report,
@@ -288,6 +288,22 @@ fn unspoken_session(peer: &BgpPeer, why: &Unpeered) -> BgpSession {
     BgpSession { state: State::Idle.name().to_owned(), remote, trouble: why.to_string(), ..BgpSession::default() }
 }
 
+/// Why BFD has lost a peer.
+fn why_lost(diagnostic: Diagnostic) -> String {
+    let text = match diagnostic {
+        Diagnostic::None | Diagnostic::Reserved(_) => "the peer does not say why",
+        Diagnostic::ControlDetectionTimeExpired => "nothing was heard for the detection time",
+        Diagnostic::EchoFunctionFailed => "the peer says that its echo has failed",
+        Diagnostic::NeighborSignaledSessionDown => "the peer says that its session is down",
+        Diagnostic::ForwardingPlaneReset => "the peer says that its forwarding has started anew",
+        Diagnostic::PathDown => "the peer says that the path is down",
+        Diagnostic::ConcatenatedPathDown => "the peer says that a path behind it is down",
+        Diagnostic::AdministrativelyDown => "the peer has switched its session off",
+        Diagnostic::ReverseConcatenatedPathDown => "the peer says that a path back from behind it is down",
+    };
+    text.to_owned()
+}
+
 /// What is written of a session.
 fn session_of(status: &SessionStatus) -> BgpSession {
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -323,6 +339,8 @@ fn session_of(status: &SessionStatus) -> BgpSession {
             BfdState::Down => "Down".to_owned(),
             BfdState::Up => "Up".to_owned(),
         }),
+        bfd_losses: status.bfd_losses,
+        bfd_last_loss: status.bfd_last_loss.map(why_lost).unwrap_or_default(),
         trouble: status.trouble.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

@@ -276,6 +276,18 @@ impl Carries {
         }
     }
 
+    /// Whether an address is known to be in one of its subnets.
+    pub(crate) fn is_near(&self, address: IpAddr) -> bool {
+        self.subnets.iter().flatten().any(|subnet| subnet.contains(address))
+    }
+
+    /// Whether both may be in one subnet.
+    pub(crate) fn shares_subnet(&self, other: &Self) -> bool {
+        let (Some(ours), Some(theirs)) = (&self.subnets, &other.subnets) else { return true };
+        let overlap = |one: &Prefix, other: &Prefix| one.contains(other.network()) || other.contains(one.network());
+        ours.iter().any(|one| theirs.iter().any(|other| overlap(one, other)))
+    }
+
     /// Whether an address is in one of its subnets.
     fn is_at_home(&self, address: IpAddr) -> bool {
         self.subnets.as_ref().is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(address)))
@@ -835,7 +847,7 @@ impl Contest<'_> {
     }
 
     /// The lowest of the Services' first addresses: for a single Service its first one.
-    fn elected_by(&self) -> Option<IpAddr> {
+    pub(crate) fn elected_by(&self) -> Option<IpAddr> {
         self.offers().filter_map(|offer| offer.addresses.first().copied()).min()
     }
 

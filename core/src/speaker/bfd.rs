@@ -181,7 +181,13 @@ impl Change {
     /// Whether the way to the other end has failed. It has not where one of the ends was switched off by intention
     /// (RFC 5882 §4.1).
     pub fn is_failure(&self) -> bool {
-        self.from == State::Up && self.to == State::Down && self.remote_state != State::AdminDown
+        self.failure().is_some()
+    }
+
+    /// Why it has failed, if it has.
+    pub fn failure(&self) -> Option<Diagnostic> {
+        let is_so = self.from == State::Up && self.to == State::Down && self.remote_state != State::AdminDown;
+        is_so.then_some(self.diagnostic)
     }
 }
 

@@ -17,7 +17,10 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use self::peer::Peer;
 use crate::{
-    model::{InterfaceName, PeerName, Prefix},
+    model::{
+        InterfaceName, PeerName, Prefix,
+        peer::{AoAlgorithm, Signature},
+    },
     speaker::bfd::sessions::Path,
 };
 
@@ -31,8 +34,10 @@ mod traffic;
 mod wanted;
 
 pub use status::{BfdState, Closing, Loss, SessionStatus, State, Trouble, Withheld};
-pub use traffic::{Action, Connection, Ends, Event, Expected, Rejection, Target};
-pub use wanted::{BfdWish, Departure, GracefulRestart, Neighbor, Part, Remote, Route, Routes, Transport, Ttl, Wanted};
+pub use traffic::{Action, Connection, Direction, Ends, Event, Expected, Messages, Rejection, Target};
+pub use wanted::{
+    BfdWish, Departure, GracefulRestart, Neighbor, Part, Remote, Route, Routes, Transport, Ttl, Wanted, Watched,
+};
 
 /// How long changes are gathered before they are sent, so that one that is taken back at once is not sent at all.
 pub const COALESCE: Duration = Duration::from_millis(5);
@@ -56,9 +61,12 @@ pub const MAX_DYNAMIC: usize = 128;
 /// [`deadline`](Self::deadline) has come, and carries out the actions in their order.
 #[derive(Debug)]
 pub struct Peers {
+    kernel: Kernel,
     dice: SmallRng,
     started_at: Instant,
     wanted: Wanted,
+    /// Neighbours whose keys could be mistaken for those of another, and which.
+    overlaps: BTreeMap<PeerName, PeerName>,
     peers: BTreeMap<PeerId, Peer>,
     /// Whose each connection is.
     owners: BTreeMap<Connection, PeerId>,
@@ -68,8 +76,27 @@ pub struct Peers {
     expected: Vec<Expected>,
     discovered: BTreeSet<InterfaceName>,
     /// How each peer is watched.
-    watches: BTreeMap<PeerId, (Path, BfdWish)>,
+    watches: BTreeMap<PeerId, (Path, Watched)>,
     parted: bool,
+}
+
+/// What the kernel of a node can do. Without anything said it can do none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// TCP-AO (RFC 5925), with these algorithms.
+    pub tcp_ao: BTreeSet<AoAlgorithm>,
+}
+
+impl Kernel {
+    /// Why it cannot make such connections.
+    fn lacks(&self, transport: &Transport) -> Option<Trouble> {
+        match &transport.signature {
+            Some(Signature::Ao { terms, .. }) if !self.tcp_ao.contains(&terms.algorithm) => {
+                Some(Trouble::NoTcpAo(terms.algorithm))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A router: by its object, and where that stands for several, by its address.
@@ -103,9 +130,11 @@ impl Peers {
     /// No peer yet. The seed makes jitter.
     pub fn new(now: Instant, seed: u64) -> Self {
         Self {
+            kernel: Kernel::default(),
             dice: SmallRng::seed_from_u64(seed),
             started_at: now,
             wanted: Wanted::default(),
+            overlaps: BTreeMap::new(),
             peers: BTreeMap::new(),
             owners: BTreeMap::new(),
             next_connection: 0,
@@ -117,10 +146,20 @@ impl Peers {
         }
     }
 
+    /// With a kernel that can do this.
+    pub fn on(self, kernel: Kernel) -> Self {
+        Self { kernel, ..self }
+    }
+
     /// The number of a connection that somebody has made to this node.
     pub fn accept(&mut self) -> Connection {
         self.next_connection += 1;
         Connection(self.next_connection)
+    }
+
+    /// The VRF device that a connection of ours was to be made from.
+    pub fn vrf_of(&self, connection: Connection) -> Option<&InterfaceName> {
+        self.peers.get(self.owners.get(&connection)?)?.neighbor().transport.vrf.as_ref()
     }
 
     /// When [`Event::Tick`] is wanted next.
@@ -136,6 +175,12 @@ impl Peers {
     /// How every session stands.
     pub fn statuses(&self) -> impl Iterator<Item = SessionStatus> {
         self.peers.iter().map(|(id, peer)| peer.status(id))
+    }
+
+    /// How many messages went between this node and each router since it is spoken with; with one that a prefix stands for,
+    /// since it has connected.
+    pub fn messages(&self) -> impl Iterator<Item = ((PeerName, Option<IpAddr>), &Messages)> {
+        self.peers.iter().map(|(id, peer)| ((id.name.clone(), id.dynamic), peer.messages()))
     }
 
     /// Whether it may be said that all routes were sent.
@@ -181,12 +226,12 @@ impl Peers {
                     }
                 }
             }
-            Event::Bfd { path, is_up, is_failure } => {
+            Event::Bfd { path, is_up, failure } => {
                 let watches = self.peers.iter().filter(|(_, peer)| peer.watch().is_some_and(|(own, _)| own == path));
                 touched.extend(watches.map(|(id, _)| id.clone()));
                 for id in touched.clone() {
                     self.with(now, &id, &mut actions, |peer, common, actions| {
-                        peer.bfd(common, is_up, is_failure, actions);
+                        peer.bfd(common, is_up, failure, actions);
                     });
                 }
             }
@@ -210,6 +255,11 @@ impl Peers {
             | Event::Written { connection }
             | Event::Ended { connection, .. } => {
                 if let Some(id) = self.owners.get(&connection).cloned() {
+                    if let (Event::Received { message: Ok(message), .. }, Some(peer)) =
+                        (&event, self.peers.get_mut(&id))
+                    {
+                        peer.count_message(Direction::Received, traffic::type_of(message));
+                    }
                     self.with(now, &id, &mut actions, |peer, common, actions| match event {
                         Event::Connected { ends, .. } => peer.connected(common, connection, ends, actions),
                         Event::Refused { trouble, .. } => peer.refused(common, connection, trouble, actions),
@@ -233,7 +283,10 @@ impl Peers {
         act: impl FnOnce(&mut Peer, &mut Common<'_>, &mut Vec<Action>),
     ) {
         let is_complete = self.is_complete(now);
+        // What is on its way out needs none.
+        let hindrance = self.wanted.neighbors.get(&id.name).and_then(|neighbor| self.hindrance(&id.name, neighbor));
         let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.hinder(hindrance);
         let mut common = Common {
             now,
             dice: &mut self.dice,
@@ -249,6 +302,9 @@ impl Peers {
             match action {
                 Action::Connect { connection, .. } => _ = self.owners.insert(*connection, id.clone()),
                 Action::Close { connection } => _ = self.owners.remove(connection),
+                Action::Send { bytes, .. } => {
+                    traffic::types_of(bytes).into_iter().for_each(|kind| peer.count_message(Direction::Sent, kind));
+                }
                 _ => {}
             }
         }
@@ -265,10 +321,11 @@ impl Peers {
             })
             .collect();
         let is_complete_now = self.wanted.is_complete && !before.is_complete;
+        self.overlaps = overlaps(&self.wanted.neighbors);
         for id in self.peers.keys().cloned().collect::<Vec<_>>() {
             // An object that stood for one router and stands for several now, or the reverse, is another.
             let is_same_kind =
-                |neighbor: &Arc<Neighbor>| matches!(neighbor.remote, Remote::Prefix(_)) == id.dynamic.is_some();
+                |neighbor: &Arc<Neighbor>| self.stands_for_several(&id.name, neighbor) == id.dynamic.is_some();
             match self.wanted.neighbors.get(&id.name).cloned().filter(is_same_kind) {
                 Some(neighbor) => {
                     self.with(now, &id, actions, |peer, common, actions| {
@@ -286,7 +343,7 @@ impl Peers {
         let running = if before.departing.is_none() { self.wanted.neighbors.clone() } else { BTreeMap::new() };
         for (name, neighbor) in running {
             let id = PeerId { name, dynamic: None };
-            if matches!(neighbor.remote, Remote::Prefix(_)) || self.peers.contains_key(&id) {
+            if self.stands_for_several(&id.name, &neighbor) || self.peers.contains_key(&id) {
                 continue;
             }
             self.peers.insert(id.clone(), Peer::new(id.name.clone(), neighbor, None));
@@ -299,6 +356,17 @@ impl Peers {
                 touched.insert(id);
             }
         }
+    }
+
+    /// Whether there is a peer for each router that connects, and none before. Where none can there is one that says why.
+    fn stands_for_several(&self, name: &PeerName, neighbor: &Neighbor) -> bool {
+        matches!(neighbor.remote, Remote::Prefix(_)) && self.hindrance(name, neighbor).is_none()
+    }
+
+    /// Why there is to be no connection with a neighbour, whoever would make it.
+    fn hindrance(&self, name: &PeerName, neighbor: &Neighbor) -> Option<Trouble> {
+        let overlap = || Some(Trouble::KeyOverlap { other: self.overlaps.get(name)?.clone() });
+        self.kernel.lacks(&neighbor.transport).or_else(overlap)
     }
 
     /// How whoever has connected is spoken with; `None` means that it is a stranger.
@@ -322,6 +390,13 @@ impl Peers {
     /// Whose peer it is that has connected.
     fn peer_at(&mut self, vrf: Option<&InterfaceName>, ends: &Ends) -> Result<PeerId, Rejection> {
         let (name, neighbor) = self.neighbor_at(vrf, ends).ok_or(Rejection::Stranger)?;
+        if self.hindrance(name, neighbor).is_some() {
+            return Err(Rejection::Unsigned);
+        }
+        // The kernel looks keys up by address, and where it is was not known when the socket was to get its keys.
+        if matches!(neighbor.remote, Remote::Interface { .. }) && neighbor.transport.signature.is_some() {
+            return Err(Rejection::Keyless);
+        }
         let is_dynamic = matches!(neighbor.remote, Remote::Prefix(_));
         let (id, neighbor) =
             (PeerId { name: name.clone(), dynamic: is_dynamic.then_some(ends.remote) }, neighbor.clone());
@@ -349,6 +424,9 @@ impl Peers {
                 }
             }
             if is_over {
+                if let Some(status) = peer.last_news(&id) {
+                    actions.push(Action::Status(Box::new(status)));
+                }
                 self.peers.remove(&id);
                 self.owners.retain(|_, owner| *owner != id);
                 actions.push(Action::Gone { peer: id.name, remote: id.dynamic });
@@ -368,11 +446,10 @@ impl Peers {
 
     /// Says who may connect, and where routers are to be found.
     fn expect(&mut self, actions: &mut Vec<Action>) {
-        let running = || self.wanted.neighbors.values().filter(|_| self.wanted.departing.is_none());
-        let is_waited_for =
-            |neighbor: &&Arc<Neighbor>| neighbor.passive || matches!(neighbor.remote, Remote::Prefix(_));
-        let expected: Vec<Expected> = if running().any(|neighbor| is_waited_for(&neighbor)) {
-            running().filter_map(|neighbor| expected(neighbor)).collect()
+        let running = || self.wanted.neighbors.iter().filter(|_| self.wanted.departing.is_none());
+        let possible = || running().filter(|(name, neighbor)| self.hindrance(name, neighbor).is_none());
+        let expected: Vec<Expected> = if possible().any(|(_, neighbor)| is_waited_for(neighbor)) {
+            possible().filter_map(|(_, neighbor)| expected(neighbor)).collect()
         } else {
             Vec::new()
         };
@@ -381,7 +458,7 @@ impl Peers {
             actions.push(Action::Listen(expected));
         }
         let discovered: BTreeSet<InterfaceName> = running()
-            .filter_map(|neighbor| match &neighbor.remote {
+            .filter_map(|(_, neighbor)| match &neighbor.remote {
                 Remote::Interface { name, .. } => Some(name.clone()),
                 _ => None,
             })
@@ -394,12 +471,48 @@ impl Peers {
     }
 }
 
+/// Whether it is the neighbour who connects.
+fn is_waited_for(neighbor: &Neighbor) -> bool {
+    neighbor.passive || matches!(neighbor.remote, Remote::Prefix(_))
+}
+
 /// From where a peer may connect.
 fn expected(neighbor: &Neighbor) -> Option<Expected> {
-    let from = match &neighbor.remote {
-        Remote::Address { address, .. } => Prefix::from(*address),
-        Remote::Prefix(prefix) => *prefix,
-        Remote::Interface { .. } => return None,
+    Some(Expected { from: origin(neighbor)?, transport: neighbor.transport.clone() })
+}
+
+/// Addresses that a peer can have, if that is known.
+fn origin(neighbor: &Neighbor) -> Option<Prefix> {
+    match &neighbor.remote {
+        Remote::Address { address, .. } => Some(Prefix::from(*address)),
+        Remote::Prefix(prefix) => Some(*prefix),
+        Remote::Interface { .. } => None,
+    }
+}
+
+/// Neighbours whose prefix holds the place of another where a listening socket could mistake the key of one for that of the
+/// other, and that other. Of MD5 keys Linux takes that of the longest prefix. Of keys of TCP-AO it takes any that fits, or
+/// refuses to have the second one, or one of the other kind beside it; and within the prefix of one it takes nothing that
+/// is not signed (net/ipv4/tcp_ao.c).
+fn overlaps(neighbors: &BTreeMap<PeerName, Arc<Neighbor>>) -> BTreeMap<PeerName, PeerName> {
+    let by_ao = |neighbor: &Neighbor| matches!(neighbor.transport.signature, Some(Signature::Ao { .. }));
+    let is_mistaken = |outer: &Neighbor, inner: &Neighbor| match &inner.transport.signature {
+        Some(_) => outer.transport.signature.is_some() && (by_ao(outer) || by_ao(inner)),
+        None => by_ao(outer) && is_waited_for(inner),
     };
-    Some(Expected { from, transport: neighbor.transport.clone() })
+    let overlap = |name: &PeerName, outer: &Neighbor| {
+        let Remote::Prefix(prefix) = &outer.remote else { return None };
+        let holds = |other: &PeerName, inner: &Neighbor| {
+            let Some(from) = origin(inner) else { return false };
+            let is_wider = match &inner.remote {
+                Remote::Prefix(_) => (prefix.prefix(), other) < (from.prefix(), name),
+                _ => true,
+            };
+            is_wider && prefix.contains(from.ip())
+        };
+        let mut here = neighbors.iter().filter(|(_, inner)| outer.transport.vrf == inner.transport.vrf);
+        let (other, _) = here.find(|(other, inner)| holds(other, inner) && is_mistaken(outer, inner))?;
+        Some((name.clone(), other.clone()))
+    };
+    neighbors.iter().filter_map(|(name, outer)| overlap(name, outer)).collect()
 }

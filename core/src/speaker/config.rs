@@ -34,7 +34,10 @@ pub struct Config {
     pub yield_on_cordon: bool,
     /// Names of interfaces that are never announced on, `*` standing for any characters.
     pub excluded_interfaces: Vec<String>,
-    /// How often every other speaker hears from this one.
+    /// How long a Lease of a speaker lasts, where speakers know each other by Leases at the API server; `None` where they
+    /// gossip.
+    pub lease_duration: Option<Duration>,
+    /// How often every other speaker hears from this one by gossip.
     pub gossip_interval: Duration,
     /// After how many silent intervals a speaker counts as lost.
     pub detect_multiplier: NonZeroU8,
@@ -45,7 +48,8 @@ pub struct Config {
     pub health_checks: bool,
     /// How a new owner makes itself known.
     pub announcements: Announcements,
-    /// How long an address stays on the host after it is lost to another owner, for traffic still under way.
+    /// How long an address stays on the host after it is lost to another owner, for traffic still under way, and how long
+    /// connections that began at a former owner are passed on to it.
     pub hand_over_grace: Duration,
     /// How long a stopping speaker stays for its successors to announce themselves.
     pub shutdown_grace: Duration,
@@ -76,6 +80,15 @@ pub const DETECT_MULTIPLIER: NonZeroU8 = NonZeroU8::new(3).expect("three is not 
 pub const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 /// How long a stopping speaker stays: long enough for the quick announcements of its successors.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// How long a Lease of a speaker lasts unless told otherwise: as long as it takes to find one dead, and a renewal each two
+/// seconds is what an API server does not feel.
+pub const LEASE_DURATION: Duration = Duration::from_secs(10);
+/// The shortest one that is told apart from a slow API server.
+pub const MIN_LEASE_DURATION: Duration = Duration::from_secs(3);
+/// The longest one that is believed.
+pub const MAX_LEASE_DURATION: Duration = Duration::from_secs(300);
+/// How often a Lease is renewed in the time that it lasts.
+const RENEWALS: u32 = 5;
 /// Interfaces of container networks and the like, and the loopback: no stranger asks there.
 pub const EXCLUDED_INTERFACES: [&str; 14] = [
     "docker*",
@@ -118,6 +131,7 @@ impl Config {
             ignore_exclude_label: false,
             yield_on_cordon: false,
             excluded_interfaces: EXCLUDED_INTERFACES.map(str::to_owned).to_vec(),
+            lease_duration: None,
             gossip_interval: GOSSIP_INTERVAL,
             detect_multiplier: DETECT_MULTIPLIER,
             bfd: Some(bfd::Settings::DEFAULT),
@@ -128,9 +142,22 @@ impl Config {
         }
     }
 
+    /// How often this speaker says its word.
+    pub fn interval(&self) -> Duration {
+        self.lease_duration.map_or(self.gossip_interval, |duration| duration / RENEWALS)
+    }
+
     /// After how much silence a speaker counts as lost.
     pub fn detection_time(&self) -> Duration {
+        if let Some(duration) = self.lease_duration {
+            return duration;
+        }
         self.gossip_interval * u32::from(self.detect_multiplier.get())
+    }
+
+    /// How long two speakers that own one address wait for each other's words before one leaves it.
+    pub fn patience(&self) -> Duration {
+        if self.lease_duration.is_some() { self.interval() } else { self.detection_time() }
     }
 
     /// What of it takes part in elections.

@@ -61,7 +61,7 @@ pub(super) fn usable(
     excluded: &[String],
 ) -> BTreeMap<InterfaceName, Port> {
     let port = |(name, interface): (&InterfaceName, &Interface)| {
-        let barred = interface.loopback || interface.enslaved || interface.no_arp;
+        let barred = interface.loopback || interface.controller.is_some() || interface.no_arp;
         let excluded = excluded.iter().any(|pattern| matches(pattern, name.as_str()));
         if excluded || barred || !interface.up || !interface.carrier {
             return None;
@@ -186,7 +186,7 @@ impl Layer2 {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             announcements: config.announcements.clone(),
-            patience: config.detection_time(),
+            patience: config.patience(),
             ports: BTreeMap::new(),
             own_macs: BTreeSet::new(),
             peers: BTreeMap::new(),
@@ -282,6 +282,22 @@ impl Layer2 {
             return;
         }
         self.yielding.insert(address, Yielding { interfaces: owned.interfaces, until: now + self.patience });
+    }
+
+    /// Which other speaker's interface has a hardware address.
+    pub(super) fn whose(&self, mac: Mac) -> Option<&NodeName> {
+        self.peers.get(&mac)
+    }
+
+    /// Asks a neighbour for a sign of life, in the name of an address that this node has on the interface.
+    pub(super) fn call(&self, interface: &InterfaceName, own: IpAddr, neighbor: IpAddr, actions: &mut Vec<Action>) {
+        let Some(Port { mac, .. }) = self.ports.get(interface) else { return };
+        let frame = match (own, neighbor) {
+            (IpAddr::V4(own), IpAddr::V4(neighbor)) => Frame::Arp(Arp::request(neighbor, own, *mac)),
+            (IpAddr::V6(own), IpAddr::V6(neighbor)) => Frame::Solicitation(Solicitation::request(neighbor, own, *mac)),
+            _ => return,
+        };
+        actions.push(Action::Send { interface: interface.clone(), frame });
     }
 
     /// Takes in where the other speakers' interfaces are found.
@@ -393,62 +409,58 @@ impl Layer2 {
         }
     }
 
-    /// Takes in an ARP message.
-    pub(super) fn arp(&mut self, now: Instant, interface: &InterfaceName, arp: &Arp, actions: &mut Vec<Action>) {
-        let Some(port) = self.ports.get(interface) else { return };
+    /// Takes in an ARP message. Returns whether it claims an address of ours: any other changes nothing here.
+    pub(super) fn arp(
+        &mut self,
+        now: Instant,
+        interface: &InterfaceName,
+        arp: &Arp,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(port) = self.ports.get(interface) else { return false };
         if self.own_macs.contains(&arp.sender_mac) {
-            return;
+            return false;
         }
         let mac = port.mac;
         if self.claimed(now, interface, arp.sender.into(), arp.sender_mac, actions) {
-            return;
+            return true;
         }
         let asks_us =
             arp.operation == Operation::Request && (arp.destination == Mac::BROADCAST || arp.destination == mac);
         let is_probe = arp.sender.is_unspecified();
         if asks_us && self.answers(arp.target.into(), interface, is_probe) {
-            let frame = Frame::Arp(Arp::answer(arp, mac));
-            actions.push(Action::Send { interface: interface.clone(), frame });
+            answer(interface, Frame::Arp(Arp::answer(arp, mac)), actions);
         }
+        false
     }
 
-    /// Takes in a message of neighbour discovery.
-    pub(super) fn ndp(&mut self, now: Instant, interface: &InterfaceName, ndp: &Ndp, actions: &mut Vec<Action>) {
-        match ndp {
-            Ndp::Solicitation(solicitation) => self.solicitation(now, interface, solicitation, actions),
-            Ndp::Advertisement(advertisement) => {
-                let mac = advertisement.target_link_layer.unwrap_or(advertisement.source_mac);
-                if self.ports.contains_key(interface) && !self.own_macs.contains(&mac) {
-                    self.claimed(now, interface, advertisement.target.into(), mac, actions);
-                }
-            }
-        }
-    }
-
-    fn solicitation(
+    /// Takes in a message of neighbour discovery. Returns as [`arp`](Self::arp) does.
+    pub(super) fn ndp(
         &mut self,
         now: Instant,
         interface: &InterfaceName,
-        solicitation: &Solicitation,
+        ndp: &Ndp,
         actions: &mut Vec<Action>,
-    ) {
-        let Some(port) = self.ports.get(interface) else { return };
-        let mac = port.mac;
-        let sender_mac = solicitation.source_link_layer.unwrap_or(solicitation.source_mac);
+    ) -> bool {
+        let Some(port) = self.ports.get(interface) else { return false };
+        let (sender, sender_mac) = ndp.sender();
         if self.own_macs.contains(&sender_mac) {
-            return;
+            return false;
         }
-        if self.claimed(now, interface, solicitation.source.into(), sender_mac, actions) {
-            return;
+        let mac = port.mac;
+        if self.claimed(now, interface, sender.into(), sender_mac, actions) {
+            return true;
         }
-        let group = solicited_node(solicitation.target);
-        let to_us = solicitation.destination == solicitation.target || solicitation.destination == group;
-        let to_mac = solicitation.destination_mac == mac || solicitation.destination_mac == Mac::of_group(group);
-        let is_probe = solicitation.is_probe();
-        if to_us && to_mac && self.answers(solicitation.target.into(), interface, is_probe) {
-            let frame = Frame::Advertisement(Advertisement::answer(solicitation, mac));
-            actions.push(Action::Send { interface: interface.clone(), frame });
+        if let Ndp::Solicitation(solicitation) = ndp {
+            let group = solicited_node(solicitation.target);
+            let to_us = solicitation.destination == solicitation.target || solicitation.destination == group;
+            let to_mac = solicitation.destination_mac == mac || solicitation.destination_mac == Mac::of_group(group);
+            let is_probe = solicitation.is_probe();
+            if to_us && to_mac && self.answers(solicitation.target.into(), interface, is_probe) {
+                answer(interface, Frame::Advertisement(Advertisement::answer(solicitation, mac)), actions);
+            }
         }
+        false
     }
 
     /// Probes are answered by the owner alone: another owner who asks must not take one that yields for a rival.
@@ -508,6 +520,8 @@ impl Layer2 {
         for ((address, peer), claim) in self.claims.extract_if(.., |_, claim| claim.due <= now) {
             let Claim { interface, mac, rival, .. } = claim;
             match peer {
+                // Whose it is may have come to be known in the meantime: a speaker that starts is heard on the link first.
+                None if self.peers.contains_key(&mac) => {}
                 None => seen.push(Seen::Conflict { address, interface, mac }),
                 Some(node) if rival.is_some_and(|rival| rival.has_answered) => {
                     seen.push(Seen::Rival { address, interface, node });
@@ -643,4 +657,10 @@ impl Layer2 {
             }
         }
     }
+}
+
+/// An answer is mostly all that a step wants, so that no room is made for more.
+fn answer(interface: &InterfaceName, frame: Frame, actions: &mut Vec<Action>) {
+    actions.reserve_exact(1);
+    actions.push(Action::Send { interface: interface.clone(), frame });
 }

@@ -10,6 +10,8 @@
 //! A recording brings nobody back: datagrams count once, and whoever was not heard before is only heard when it *greets*
 //! this speaker in its present life. It greets whom it hears for the first time, and who says not to hear it.
 //!
+//! Where speakers do not gossip, words come by Leases at the API server instead (`leases`), and nobody's by another.
+//!
 //! What else finds out that a node or one of its interfaces is dead (BFD, say) feeds its [`Verdict`] in beside the words.
 
 use std::{
@@ -28,6 +30,7 @@ use ferrogate_wire::{
 use imbl::OrdMap;
 
 use self::{
+    leases::{Leases, Look, Shown},
     replay::Replay,
     settlement::{Subject, Testimonies, Testimony},
     swim::{Identity, Swim},
@@ -37,11 +40,14 @@ use crate::{
     speaker::{
         Config, Disbelieved, Verdict,
         announce::{Carries, Links, Liveness, Standing, Standings},
+        detours::Whereabouts,
         health::Refusals,
         watch::Watchable,
     },
+    write::SpeakerLease,
 };
 
+pub(super) mod leases;
 mod replay;
 mod settlement;
 mod swim;
@@ -89,6 +95,7 @@ pub(super) struct Membership {
     by_tag: BTreeMap<NodeTag, NodeName>,
     /// Of every node, this one included.
     tags: BTreeSet<NodeTag>,
+    looks_elsewhere: bool,
     has_started: bool,
     /// This node has no carrier where words come in.
     is_deaf: bool,
@@ -97,6 +104,8 @@ pub(super) struct Membership {
     send_at: Option<Instant>,
     strangers: BTreeSet<IpAddr>,
     disbelieved: Disbelieved,
+    /// Where words come by Leases and not by gossip.
+    leases: Option<Leases>,
     swim: Swim,
     /// The last word of this speaker, and when it got its version.
     said: Option<(Word, Instant)>,
@@ -130,6 +139,14 @@ struct Member {
     yielded: u32,
     /// It was heard once and is missed since, in this life of ours or, by the snapshot, in an earlier one.
     is_missed: bool,
+    /// An interface of it was found dead, and it was not heard since.
+    is_doubted: bool,
+    /// When it was heard last.
+    heard_at: Option<Instant>,
+    /// Since when interfaces of it are found dead.
+    cut_off_at: Option<Instant>,
+    /// For how long it is there once it was heard.
+    lasts: Duration,
     /// Whether it is heard.
     hearing: Watch,
     /// Interfaces of it that are watched.
@@ -142,6 +159,8 @@ struct Member {
     is_there: bool,
     /// Interfaces of it that are accused without an answer.
     dead_links: BTreeSet<InterfaceName>,
+    /// Interfaces of it that are accused, and that this node is to look at.
+    links_in_doubt: BTreeSet<InterfaceName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +201,8 @@ pub(super) enum Heard {
 pub(super) struct Taken {
     /// The sender was not heard, or not known to be, before.
     pub(super) came: bool,
+    /// The sender has been started since it was heard last, if it ever was.
+    pub(super) is_new_life: bool,
     /// The sender has begun to leave.
     pub(super) left: bool,
     /// What takes part in elections is different now.
@@ -197,15 +218,16 @@ impl Membership {
         Self {
             node: config.node.clone(),
             tag,
-            interval: config.gossip_interval,
+            interval: config.interval(),
             detection_time: config.detection_time(),
-            settle_time: config.gossip_interval * SETTLE_INTERVALS,
+            settle_time: config.interval() * SETTLE_INTERVALS,
             life: config.incarnation,
             counter: 0,
             members: BTreeMap::new(),
             by_address: BTreeMap::new(),
             by_tag: BTreeMap::new(),
             tags: BTreeSet::from([tag]),
+            looks_elsewhere: false,
             has_started: false,
             is_deaf: false,
             woke_at: None,
@@ -213,7 +235,8 @@ impl Membership {
             send_at: None,
             strangers: BTreeSet::new(),
             disbelieved: Disbelieved::default(),
-            swim: Swim::new(identity, config.gossip_interval, config.seed),
+            leases: config.lease_duration.map(|lasts| Leases::new(config.node.clone(), config.incarnation, lasts)),
+            swim: Swim::new(identity, config.interval(), config.seed),
             said: None,
             is_news: true,
             testimonies: Testimonies::default(),
@@ -278,32 +301,101 @@ impl Membership {
                 links: None,
                 yielded: 0,
                 is_missed: !self.has_started && unreachable.contains(&node.name),
+                is_doubted: false,
+                heard_at: None,
+                cut_off_at: None,
+                lasts: self.detection_time,
                 hearing: Watch { accused: u32::from(first == State::Silent), ..Watch::default() },
                 watches: BTreeMap::new(),
                 spoke_from: BTreeMap::new(),
                 is_mute: None,
                 is_there: first != State::Silent,
                 dead_links: BTreeSet::new(),
+                links_in_doubt: BTreeSet::new(),
             });
             member.addresses.clone_from(&node.internal_addresses);
         }
         self.has_started = true;
         self.is_in_doubt = true;
         self.strangers.clear();
-        let has_peers = !self.by_address.is_empty();
+        let has_peers = if self.leases.is_some() { !self.members.is_empty() } else { !self.by_address.is_empty() };
+        if let Some(leases) = self.leases.as_mut().filter(|_| self.send_at.is_none()) {
+            leases.begin(now);
+        }
         self.send_at = if has_peers { self.send_at.or(Some(now)) } else { None };
     }
 
     /// Whether this node could hear anything at the moment.
     pub(super) fn deaf(&mut self, now: Instant, is_deaf: bool) {
         if self.is_deaf && !is_deaf {
-            for member in self.members.values_mut() {
-                if let State::Presumed { until } | State::Heard { until } = &mut member.state {
-                    *until = now + self.detection_time;
-                }
-            }
+            self.bear_with_everyone(now);
         }
         self.is_deaf = is_deaf;
+    }
+
+    /// Silence up to now does not count.
+    fn bear_with_everyone(&mut self, now: Instant) {
+        for member in self.members.values_mut() {
+            if let State::Presumed { until } | State::Heard { until } = &mut member.state {
+                *until = now + member.lasts;
+            }
+        }
+    }
+
+    /// Takes in the Leases. Returns what words that are new have changed, each with its node.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        leases: &OrdMap<NodeName, Arc<SpeakerLease>>,
+    ) -> Vec<(NodeName, Taken)> {
+        let Some(own) = &mut self.leases else { return Vec::new() };
+        let Look { shown, strange, is_back } = own.look(now, leases);
+        self.disbelieved.strangers += strange;
+        if is_back {
+            self.bear_with_everyone(now);
+        }
+        let shown: Vec<_> = shown.into_iter().filter_map(|shown| self.take_shown(now, shown)).collect();
+        // Only now, so that all of them are judged together.
+        let changed = self.reckon(now);
+        shown.into_iter().map(|(node, taken)| (node, Taken { changed: taken.changed | changed, ..taken })).collect()
+    }
+
+    fn take_shown(&mut self, now: Instant, shown: Shown) -> Option<(NodeName, Taken)> {
+        let Shown { node, life, word, lasts, is_renewal } = shown;
+        let member = self.members.get_mut(&node)?;
+        member.lasts = lasts;
+        let is_same_life = member.word.as_ref().is_some_and(|known| known.life == life);
+        let taken = match is_renewal {
+            true => self.hear_word(now, None, &node, word, is_same_life),
+            // Whoever renews it next is alive. Until then what it says is the best there is to go by.
+            false => {
+                if let State::Presumed { until } = &mut member.state {
+                    *until = now + lasts;
+                }
+                self.take_word(&node, word, is_same_life)
+            }
+        };
+        Some((node, taken))
+    }
+
+    /// Whether this speaker cannot tell who lives, as nothing of the Leases reaches it.
+    pub(super) fn is_blind(&self) -> bool {
+        self.leases.as_ref().is_some_and(Leases::is_blind)
+    }
+
+    /// Whether this speaker goes by Leases, and sees them.
+    pub(super) fn sees_leases(&self) -> bool {
+        self.leases.as_ref().is_some_and(|leases| !leases.is_blind())
+    }
+
+    /// How many renewals of this speaker's own Lease were seen.
+    pub(super) fn renewals(&self) -> u64 {
+        self.leases.as_ref().map_or(0, Leases::renewals)
+    }
+
+    /// Whether this speaker has lost sight of the Leases, or sees them again; only where that is news.
+    pub(super) fn blindness(&mut self, now: Instant) -> Option<bool> {
+        self.leases.as_mut().filter(|_| self.send_at.is_some())?.news(now)
     }
 
     /// Takes in a datagram that was opened.
@@ -352,7 +444,7 @@ impl Membership {
         match message {
             Message::Word(word) => {
                 let identity = Identity::new(tag, word.life, word.renewals);
-                let mut taken = self.hear_word(now, from, &name, word, is_same_life);
+                let mut taken = self.hear_word(now, Some(from), &name, word, is_same_life);
                 self.swim.introduce(now, identity);
                 taken.changed |= self.reckon(now);
                 Heard::Taken(taken)
@@ -364,13 +456,21 @@ impl Membership {
         }
     }
 
-    /// A word from the speaker itself.
-    fn hear_word(&mut self, now: Instant, from: IpAddr, name: &NodeName, word: Word, is_same_life: bool) -> Taken {
+    /// A word from the speaker itself, `from` one of its addresses where that is known.
+    fn hear_word(
+        &mut self,
+        now: Instant,
+        from: Option<IpAddr>,
+        name: &NodeName,
+        word: Word,
+        is_same_life: bool,
+    ) -> Taken {
         let is_leaving = word.leaving;
         let Some(member) = self.members.get_mut(name) else { return Taken::default() };
         let was_heard = matches!(member.state, State::Heard { .. });
-        let was_leaving = was_heard && member.word.as_ref().is_some_and(|word| word.leaving);
-        member.state = State::Heard { until: now + self.detection_time };
+        let was_leaving = was_heard && member.is_leaving();
+        member.state = State::Heard { until: now + member.lasts };
+        member.heard_at = Some(now);
         member.is_missed = false;
         // Whoever knew of the accusations of the moment has been told by this word that they are wrong.
         member.hearing.seen_after = self.testimonies.accusation(&Subject::node(member.tag), self.tag);
@@ -378,13 +478,13 @@ impl Membership {
         // So has whoever knew of accusations of the interface that it comes from.
         let has_it = |link: &&Link| {
             let ipv4 = link.watch_ipv4.map(|(address, _)| IpAddr::from(address));
-            [ipv4, link.watch_ipv6.map(IpAddr::from)].contains(&Some(from))
+            from.is_some() && [ipv4, link.watch_ipv6.map(IpAddr::from)].contains(&from)
         };
         let is_near = |link: &&Link| {
             let subnets = link.subnets.iter().flatten();
             subnets
                 .filter_map(|(network, length)| Prefix::new(*network, *length).ok())
-                .any(|subnet| subnet.contains(from))
+                .any(|subnet| from.is_some_and(|from| subnet.contains(from)))
         };
         let mut sources: Vec<&Link> = word.links.iter().filter(has_it).collect();
         if sources.is_empty() {
@@ -406,8 +506,10 @@ impl Membership {
         let was_there = is_same_life && was_heard && !was_leaving;
         let came = !is_leaving && !was_there;
         let left = is_leaving && !(is_same_life && was_leaving);
+        let was_doubted = std::mem::take(&mut member.is_doubted);
         let taken = self.take_word(name, word, is_same_life);
-        Taken { came, left, changed: taken.changed || came || left, ..taken }
+        let changed = taken.changed || came || left || was_doubted;
+        Taken { came, is_new_life: !is_same_life, left, changed, ..taken }
     }
 
     /// Words that have come by way of others.
@@ -491,23 +593,23 @@ impl Membership {
     /// Everyone who has been silent for too long, once; whoever left in an orderly way is not missed.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<NodeName> {
         let mut lost = Vec::new();
-        if self.is_deaf {
-            return lost;
-        }
+        // Of Leases no more is known than this speaker's own renewals bear out.
+        let known = self.leases.as_ref().map_or(Some(now), Leases::covered);
+        let Some(known) = known.filter(|_| !self.is_deaf) else { return lost };
         for (name, member) in &mut self.members {
             let (State::Presumed { until } | State::Heard { until }) = member.state else { continue };
-            if until > now {
+            if until > known {
                 continue;
             }
             let was_heard = matches!(member.state, State::Heard { .. });
-            let has_left = was_heard && member.word.as_ref().is_some_and(|word| word.leaving);
+            let has_left = was_heard && member.is_leaving();
             member.state = State::Silent;
             let accused = self.testimonies.number(&Subject::node(member.tag)).saturating_add(1);
             member.hearing = Watch { accused, ..Watch::default() };
             self.is_in_doubt = true;
             self.swim.forget(member.tag);
             if !has_left {
-                member.is_missed |= member.replay.is_some();
+                member.is_missed |= was_heard || member.replay.is_some();
                 lost.push(name.clone());
             }
         }
@@ -533,7 +635,7 @@ impl Membership {
         let mut has_company = false;
         let mut is_ignored = false;
         for member in self.members.values_mut() {
-            let is_leaving = member.word.as_ref().is_some_and(|word| word.leaving);
+            let is_leaving = member.is_leaving();
             let is_reached = reached.contains(&member.tag);
             let is_mutual = is_reached && self.testimonies.within_reach(member.tag, &self.tags).contains(&self.tag);
             member.is_mute = (is_reached && !is_mutual).then(|| {
@@ -557,18 +659,36 @@ impl Membership {
         changed | self.judge_links(now, &there)
     }
 
+    /// Whether this node is to look at other interfaces than when this was last asked.
+    pub(super) fn looks_elsewhere(&mut self) -> bool {
+        std::mem::take(&mut self.looks_elsewhere)
+    }
+
     /// Judges which interfaces are dead.
     fn judge_links(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
         let accused = self.testimonies.0.values().flat_map(|own| own.accuses.keys());
-        let dead = accused.filter(|subject| subject.interface.is_some() && self.testimonies.is_dead(subject, there));
+        let accused: BTreeSet<&Subject> = accused.filter(|subject| subject.interface.is_some()).collect();
         let mut by_node: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
-        for Subject { node, interface } in dead {
-            by_node.entry(*node).or_default().extend(interface.clone());
+        let mut in_doubt: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
+        for subject in accused {
+            let Subject { node, interface } = subject;
+            if self.testimonies.is_dead(subject, there) {
+                by_node.entry(*node).or_default().extend(interface.clone());
+            }
+            if self.testimonies.needs_witness(subject, self.tag, there) {
+                in_doubt.entry(*node).or_default().extend(interface.clone());
+            }
         }
         let mut changed = false;
         for member in self.members.values_mut() {
             let dead = by_node.remove(&member.tag).unwrap_or_default();
+            let is_leaving = member.is_leaving();
+            member.is_doubted |= !dead.is_subset(&member.dead_links) && !is_leaving && !self.is_deaf;
+            member.is_doubted &= !dead.is_empty();
+            member.cut_off_at = (!dead.is_empty()).then(|| member.cut_off_at.unwrap_or(now));
             changed |= std::mem::replace(&mut member.dead_links, dead.clone()) != dead;
+            let in_doubt = in_doubt.remove(&member.tag).unwrap_or_default();
+            self.looks_elsewhere |= std::mem::replace(&mut member.links_in_doubt, in_doubt.clone()) != in_doubt;
         }
         let own = by_node.remove(&self.tag).unwrap_or_default();
         let settled = |links: &BTreeMap<InterfaceName, (Instant, bool)>| -> BTreeSet<InterfaceName> {
@@ -644,23 +764,27 @@ impl Membership {
     /// There is news that should not wait for the next interval.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.is_news = true;
-        let Some(send_at) = self.send_at.filter(|_| self.members.len() <= MAX_HURRIED) else { return };
+        // A Lease is renewed once, however many there are to see it.
+        let is_cheap = self.leases.is_some() || self.members.len() <= MAX_HURRIED;
+        let Some(send_at) = self.send_at.filter(|_| is_cheap) else { return };
         // News that come thick and fast are told together.
         let earliest = self.sent_at.map_or(now, |sent_at| sent_at + self.interval / 10);
         self.send_at = Some(send_at.min(earliest.max(now)));
     }
 
-    /// The datagrams that are due, each with the addresses it goes to.
+    /// The datagrams that are due, each with the addresses it goes to; none with Leases, which everyone sees.
     pub(super) fn datagrams(&mut self, now: Instant, own: &Own) -> Vec<(Vec<IpAddr>, Datagram)> {
         let mut messages = Vec::new();
         let is_due = self.send_at.is_some_and(|send_at| send_at <= now);
-        let is_told_by_others = self.send_at.is_some() && self.is_news && self.members.len() > MAX_HURRIED;
+        let is_told_by_others =
+            self.leases.is_none() && self.send_at.is_some() && self.is_news && self.members.len() > MAX_HURRIED;
         if is_due || is_told_by_others {
             let word = self.word(now, own);
             if is_due {
                 self.sent_at = Some(now);
                 self.send_at = Some(now + self.interval);
-                let all = self.members.values().flat_map(|member| member.addresses.iter().copied()).collect();
+                let addresses = self.members.values().flat_map(|member| member.addresses.iter().copied());
+                let all = if self.leases.is_some() { Vec::new() } else { addresses.collect() };
                 messages.push((all, Message::Word(word)));
             }
         }
@@ -673,6 +797,9 @@ impl Membership {
         let datagrams = messages.into_iter().map(|(to, message)| {
             self.counter += 1;
             let origin = Origin { node: self.node.to_string(), life: self.life, counter: self.counter };
+            if let Some(leases) = &mut self.leases {
+                leases.asked(now, self.counter);
+            }
             (to, Datagram { origin, message })
         });
         datagrams.collect()
@@ -720,7 +847,9 @@ impl Membership {
         word.version = version;
         if is_stale || self.said.as_ref().is_none_or(|(said, _)| *said != word) {
             word.version = version + 1;
-            if let Ok(bytes) = word.encode() {
+            if self.leases.is_none()
+                && let Ok(bytes) = word.encode()
+            {
                 self.swim.tell(now, &bytes);
             }
             self.said = Some((word.clone(), now));
@@ -730,10 +859,14 @@ impl Membership {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let expiries = self.members.values().filter_map(|member| match member.state {
-            State::Presumed { until } | State::Heard { until } => (!self.is_deaf).then_some(until),
+            // A Lease is found to be over when a renewal of ours is seen.
+            State::Presumed { until } | State::Heard { until } => {
+                (!self.is_deaf && self.leases.is_none()).then_some(until)
+            }
             State::Silent => None,
         });
-        expiries.chain(self.send_at).chain(self.settle_deadline()).chain(self.swim.deadline()).min()
+        let blindness = self.leases.as_ref().filter(|_| self.send_at.is_some()).and_then(Leases::deadline);
+        expiries.chain(self.send_at).chain(blindness).chain(self.settle_deadline()).chain(self.swim.deadline()).min()
     }
 
     /// When somebody has waited for long enough.
@@ -748,7 +881,7 @@ impl Membership {
     /// Whether another speaker is there to take over.
     pub(super) fn has_company(&self) -> bool {
         self.members.values().any(|member| {
-            let is_leaving = member.word.as_ref().is_some_and(|word| word.leaving);
+            let is_leaving = member.is_leaving();
             matches!(member.state, State::Heard { .. }) && !is_leaving
         })
     }
@@ -787,11 +920,16 @@ impl Membership {
 
     /// Other nodes that could be watched.
     pub(super) fn watchable(&self) -> impl Iterator<Item = Watchable<'_>> {
-        let is_leaving = |member: &Member| member.word.as_ref().is_some_and(|word| word.leaving);
-        let staying = self.members.iter().filter(move |(_, member)| !is_leaving(member));
+        let staying = self.members.iter().filter(|(_, member)| !member.is_leaving());
         staying.filter_map(|(node, member)| {
-            Some(Watchable { node, links: member.links.as_ref()?, dead: &member.dead_links })
+            Some(Watchable { node, links: member.links.as_ref()?, in_doubt: &member.links_in_doubt })
         })
+    }
+
+    /// Where a node is found, or was before it fell silent.
+    pub(super) fn whereabouts(&self, node: &NodeName) -> Option<Whereabouts<'_>> {
+        let Member { addresses, links, dead_links, is_there, .. } = self.members.get(node)?;
+        Some(Whereabouts { addresses, links: links.as_ref(), dead_links, is_heard: *is_there })
     }
 
     /// Whose interface has which hardware address, as far as words have told, of lost nodes too.
@@ -799,6 +937,18 @@ impl Membership {
         let links = |member: &'_ Member| member.links.iter().flatten().filter_map(|(_, carries)| carries.mac).collect();
         let macs = self.members.iter().map(|(name, member)| (name, links(member)));
         macs.flat_map(|(name, macs): (_, Vec<Mac>)| macs.into_iter().map(|mac| (mac, name.clone()))).collect()
+    }
+
+    /// Since when clients may have had nobody at a node: since it was heard last, or since interfaces of it were found dead.
+    /// `None` while it is well, or leaves in an orderly way.
+    pub(super) fn failed_at(&self, node: &NodeName) -> Option<Instant> {
+        let member = self.members.get(node).filter(|_| !self.is_leaving(node))?;
+        if member.is_there { member.cut_off_at } else { member.heard_at }
+    }
+
+    /// Whether the last word of a node's speaker was that it leaves.
+    pub(super) fn is_leaving(&self, node: &NodeName) -> bool {
+        self.members.get(node).is_some_and(Member::is_leaving)
     }
 
     /// Whether words tell that a node is lost.
@@ -810,13 +960,20 @@ impl Membership {
         self.disbelieved
     }
 
-    /// Nodes that were heard once and are not now.
+    /// Nodes that were heard once and are not now, or of whose interfaces one was found dead since they were heard last:
+    /// the first sign of a node that is cut off, long before it has been silent for the detection time.
     pub(super) fn missed(&self) -> BTreeSet<NodeName> {
-        self.members.iter().filter(|(_, member)| member.is_missed).map(|(name, _)| name.clone()).collect()
+        let missed = self.members.iter().filter(|(_, member)| member.is_missed || member.is_doubted);
+        missed.map(|(name, _)| name.clone()).collect()
     }
 }
 
 impl Member {
+    /// Whether its last word was that it leaves.
+    fn is_leaving(&self) -> bool {
+        self.word.as_ref().is_some_and(|word| word.leaving)
+    }
+
     /// Greets a life of it for a while. Returns whether it was not greeted before.
     fn greet(&mut self, life: u64, now: Instant, interval: Duration) -> bool {
         self.greeted.retain(|_, until| *until > now);

@@ -39,7 +39,9 @@ use crate::{
 
 mod asked;
 mod decisions;
+mod detours;
 mod health;
+mod leases;
 mod link;
 mod liveness;
 mod rivals;
@@ -252,7 +254,7 @@ fn interface(number: u8) -> Interface {
         broadcast: true,
         no_arp: false,
         loopback: false,
-        enslaved: false,
+        controller: None,
         addresses: [&["fe80::1/64"], HOMES].concat().into_iter().map(|prefix| prefix.parse().unwrap()).collect(),
     }
 }

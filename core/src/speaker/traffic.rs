@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU16,
     sync::Arc,
+    time::Instant,
 };
 
 use ferrogate_wire::{
@@ -149,6 +150,8 @@ pub enum Action {
         /// Which.
         address: IpAddr,
     },
+    /// Of the traffic to exactly these addresses, pass on what belongs to TCP connections that began elsewhere.
+    PassOn(BTreeMap<IpAddr, NextHop>),
     /// Take an address off the host.
     Release {
         /// Which.
@@ -174,6 +177,15 @@ pub enum Action {
     Report(Report),
     /// Everything is handed over after [`Event::Shutdown`]; no action follows.
     Finished,
+}
+
+/// A neighbour on the link that packets are passed on to as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NextHop {
+    /// An address of it, of the family of what is passed on.
+    pub address: IpAddr,
+    /// The interface of this node that it is behind, by the kernel's number.
+    pub interface: u32,
 }
 
 /// A frame to send. Its Ethernet source is the interface's own address.
@@ -204,8 +216,8 @@ pub struct Interface {
     pub no_arp: bool,
     /// `IFF_LOOPBACK`.
     pub loopback: bool,
-    /// Belongs to a bridge, bond or VRF (`IFLA_MASTER`).
-    pub enslaved: bool,
+    /// The index of the bridge, bond or VRF device it belongs to, if it does (`IFLA_MASTER`).
+    pub controller: Option<u32>,
     /// Its addresses with their prefix lengths, host bits kept; tentative ones left out.
     pub addresses: Vec<Prefix>,
 }
@@ -228,6 +240,10 @@ pub enum Report {
         /// Its node.
         node: NodeName,
     },
+    /// Renewals of this speaker's own Lease are seen no more: nobody is lost for want of one until they are.
+    LeasesUnseen,
+    /// They are seen again.
+    LeasesSeen,
     /// A datagram came from an address that no node has, or speaks for another node. Told once per address.
     GossipRefused {
         /// The IP source.
@@ -241,6 +257,9 @@ pub enum Report {
         address: IpAddr,
         /// Where it is announced.
         interfaces: BTreeSet<InterfaceName>,
+        /// Where it is taken over from a node that failed: when that one was heard last, or when the way to an interface of
+        /// it was found to be lost. The frames that announce it are in the same step.
+        failed_at: Option<Instant>,
     },
     /// This node has left an address to another, or nobody announces it any more.
     Lost {
@@ -248,6 +267,15 @@ pub enum Report {
         address: IpAddr,
         /// Who owns it now, as far as this node can tell.
         owner: Option<NodeName>,
+    },
+    /// TCP connections to an address of this node that began at its former owner end now.
+    NotPassedOn {
+        /// Which.
+        address: IpAddr,
+        /// The former owner.
+        from: NodeName,
+        /// Why they are not passed on to it.
+        why: NotPassedOn,
     },
     /// Somebody else claims an address that this node owns. Told at most once per defence interval and address.
     Conflict {
@@ -276,6 +304,39 @@ pub enum Report {
         /// Why.
         why: Unpeered,
     },
+}
+
+/// Why connections that began at the former owner of an address are not passed on to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPassedOn {
+    /// It has no Node object any more, or was silent all the time.
+    #[error("nothing is known of that node")]
+    Unknown,
+    /// None of its interfaces is on the link of the address, or is any more.
+    #[error("that node is not on the link of the address")]
+    NotOnLink,
+    /// No way to it is known.
+    #[error("the two nodes share no link on which both have an address of its family")]
+    NoSharedLink,
+    /// Its speaker is not heard, and neither is its kernel.
+    #[error("that node does not answer on the link")]
+    NoAnswer,
+    /// Its speaker has stopped, or begun anew, and taken the address off its host.
+    #[error("that node has taken the address off its host")]
+    Released,
+}
+
+impl NotPassedOn {
+    /// One word for it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::NotOnLink => "NotOnLink",
+            Self::NoSharedLink => "NoSharedLink",
+            Self::NoAnswer => "NoAnswer",
+            Self::Released => "Released",
+        }
+    }
 }
 
 /// Datagrams that were opened and yet not believed, counted since the start.

@@ -7,7 +7,7 @@
 //!
 //! While an interface is said to be dead everyone watches it, next in line or not: whoever took over gives back when its
 //! session is up again, and whoever sees that interface says so, for it may be the way of the one who took over that is
-//! lost.
+//! lost. A few of those who see it go on for as long as another says that it is dead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use std::{
 use ferrogate_wire::bfd::State;
 
 use crate::{
-    model::{InterfaceName, NodeName},
+    model::{Family, InterfaceName, NodeName},
     speaker::{
         Event, Verdict,
         announce::{Carries, Links},
@@ -73,8 +73,8 @@ pub(super) struct Watchable<'a> {
     pub(super) node: &'a NodeName,
     /// The interfaces it says it has.
     pub(super) links: &'a Links,
-    /// Those of them that are found dead.
-    pub(super) dead: &'a BTreeSet<InterfaceName>,
+    /// Those of them that this node is to look at though it may not come next.
+    pub(super) in_doubt: &'a BTreeSet<InterfaceName>,
 }
 
 /// Keeps the sessions that are wanted in step with the elections.
@@ -160,11 +160,11 @@ impl Watches {
         };
         let mut paths: BTreeMap<(NodeName, InterfaceName), Path> = BTreeMap::new();
         let mut permitted = BTreeMap::new();
-        for Watchable { node, links, dead } in others.filter(|_| takes_part) {
+        for Watchable { node, links, in_doubt } in others.filter(|_| takes_part) {
             for (interface, carries) in links {
                 permitted.extend(neighbors(own, carries).map(|neighbor| (neighbor, settings)));
                 let subject = (node.clone(), interface.clone());
-                if (dead.contains(interface) || self.services.contains_key(&subject))
+                if (in_doubt.contains(interface) || self.services.contains_key(&subject))
                     && let Some(path) = path(own, interface, carries)
                 {
                     paths.insert(subject, path);
@@ -202,18 +202,42 @@ impl Watches {
 /// By which way an interface of another node is watched, if there is one: IPv4 where both ends are in one subnet, else
 /// link-local addresses from the interface of the same name, or the first that has one.
 fn path(own: &Links, interface: &InterfaceName, theirs: &Carries) -> Option<Path> {
-    let same_name = own.get_key_value(interface).into_iter();
-    let mut candidates = same_name.chain(own.iter().filter(|(name, _)| *name != interface));
-    let ipv4 = candidates.clone().find_map(|(name, ours)| {
-        let (local, remote) = in_one_subnet(ours, theirs)?;
-        Some(Path { remote: remote.into(), local: local.into(), interface: Some(name.clone()) })
-    });
-    ipv4.or_else(|| {
-        let remote = theirs.watch_ipv6?;
-        let (name, local) = candidates.find_map(|(name, ours)| Some((name, ours.watch_ipv6?)))?;
-        let interface = Some(name.clone());
-        (local != remote).then_some(Path { remote: remote.into(), local: local.into(), interface })
-    })
+    let by = |family| way(own.iter(), interface, theirs, family);
+    let way = by(Family::V4).or_else(|| by(Family::V6))?;
+    Some(Path { remote: way.address, local: way.local, interface: Some(way.interface.clone()), vrf: None })
+}
+
+/// How an interface of another node is found on a link of this one.
+pub(super) struct Way<'a> {
+    /// Our interface.
+    pub(super) interface: &'a InterfaceName,
+    /// Our address there.
+    local: IpAddr,
+    /// Its address.
+    pub(super) address: IpAddr,
+}
+
+/// By an address of this family: IPv4 where both ends are in one subnet, or link-local addresses. The interface of the same
+/// name comes before others.
+pub(super) fn way<'a>(
+    own: impl Iterator<Item = (&'a InterfaceName, &'a Carries)> + Clone,
+    interface: &InterfaceName,
+    theirs: &Carries,
+    family: Family,
+) -> Option<Way<'a>> {
+    let same_name = own.clone().filter(|(name, _)| *name == interface);
+    let mut candidates = same_name.chain(own.filter(|(name, _)| *name != interface));
+    match family {
+        Family::V4 => candidates.find_map(|(interface, ours)| {
+            let (local, address) = in_one_subnet(ours, theirs)?;
+            Some(Way { interface, local: local.into(), address: address.into() })
+        }),
+        Family::V6 => {
+            let address = theirs.watch_ipv6?;
+            let (interface, local) = candidates.find_map(|(name, ours)| Some((name, ours.watch_ipv6?)))?;
+            (local != address).then_some(Way { interface, local: local.into(), address: address.into() })
+        }
+    }
 }
 
 /// At which addresses an interface of another node may be heard, and where.

@@ -12,7 +12,7 @@ use cargo_metadata::Metadata;
 use clap::{Parser, ValueEnum};
 use ferrogate_integration::{
     verify::{
-        Length, Stage,
+        Length, Stage, kernel,
         needs::{self, Need},
         plan::{self, Counts, Step},
         report::{self, Tally},
@@ -23,8 +23,12 @@ use ferrogate_integration::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Lines of a log that are shown when a step fails.
-const TAIL: usize = 60;
+/// First lines that are shown of a log, or of what one test has printed, when it failed: why it did, before the logs of
+/// others.
+const HEAD: usize = 20;
+
+/// Last lines of it that are shown.
+const TAIL: usize = 50;
 
 /// Runs every check of this repository and closes with `N passed, N failed`.
 #[derive(Parser)]
@@ -109,7 +113,7 @@ async fn prepare(stages: &[Stage], no_install: bool, logs: &Path, stop: &Cancell
             match run::run(&command, &log, None, stop).await? {
                 End::Exit(status) if status.success() => {}
                 end => {
-                    show_tail(&log);
+                    show_failures(&log);
                     bail!("{command}: {end:?}");
                 }
             }
@@ -161,9 +165,10 @@ impl Verifier {
         for (text, log) in failures {
             println!("  {text}");
             if let Some(log) = log {
-                show_tail(&log);
+                show_failures(&log);
             }
         }
+        self.notes.extend(kernel::not_run(stage));
         if self.length == Length::Short {
             self.notes.extend(stage.shortened().map(|text| format!("shortened: {text} with --long")));
         }
@@ -243,13 +248,23 @@ fn told(end: &End) -> String {
     }
 }
 
-fn show_tail(log: &Path) {
+/// Shows how what the tests that failed have printed begins and ends, or how a log does that has none.
+fn show_failures(log: &Path) {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
-    println!("  the end of {}:", log.display());
-    for line in &lines[lines.len().saturating_sub(TAIL)..] {
-        println!("  | {line}");
+    let mut shown = report::failures(&text);
+    if shown.is_empty() {
+        shown.push(text.lines().collect());
+    }
+    println!("  from {}:", log.display());
+    for lines in shown {
+        let (head, rest) = lines.split_at(lines.len().min(HEAD));
+        let (left_out, tail) = rest.split_at(rest.len().saturating_sub(TAIL));
+        head.iter().for_each(|line| println!("  | {line}"));
+        if !left_out.is_empty() {
+            println!("  ({} lines left out)", left_out.len());
+        }
+        tail.iter().for_each(|line| println!("  | {line}"));
     }
 }
 

@@ -81,12 +81,53 @@ pub fn taken(pid: u32) -> Result<(u64, u64)> {
     Ok((cpu, wakes))
 }
 
+/// CPU time that the threads of this name in a process have taken, in nanoseconds.
+///
+/// # Errors
+/// When there is no such thread in the `/proc` that is seen.
+pub fn taken_by(pid: u32, name: &str) -> Result<u64> {
+    let mut cpu = None;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("this needs a /proc of its own")? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.trim_end() == name {
+            let schedstat = fs::read_to_string(task.join("schedstat"))?;
+            *cpu.get_or_insert(0) += schedstat.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        }
+    }
+    cpu.with_context(|| format!("process {pid} has no thread {name}"))
+}
+
 /// What of a process's memory is resident, in MiB.
 ///
 /// # Errors
 /// When there is no such process in the `/proc` that is seen.
 pub fn resident_mib(pid: u32) -> Result<f64> {
     Ok(field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmRSS:")? as f64 / 1024.0)
+}
+
+/// What of a process's resident memory is its own and no file's, in MiB.
+///
+/// # Errors
+/// When there is no such process in the `/proc` that is seen.
+pub fn own_mib(pid: u32) -> Result<f64> {
+    Ok(field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "RssAnon:")? as f64 / 1024.0)
+}
+
+/// What of a process's memory has been resident at most since [`forget_peak`], in MiB.
+///
+/// # Errors
+/// When there is no such process in the `/proc` that is seen.
+pub fn peak_mib(pid: u32) -> Result<f64> {
+    Ok(field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmHWM:")? as f64 / 1024.0)
+}
+
+/// Begins anew to watch for the most that is resident.
+///
+/// # Errors
+/// When there is no such process in the `/proc` that is seen, or it is somebody else's.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    // proc_pid_clear_refs(5).
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").context("resetting the peak of a process")
 }
 
 /// A number of `/proc/PID/status`.

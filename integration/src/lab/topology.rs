@@ -175,6 +175,11 @@ impl Topology {
         self.plan
     }
 
+    /// The switch: `br0`, with one port for each node that has the node's name.
+    pub fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
     /// The namespaces of the nodes and the client.
     pub fn namespaces(&self) -> Vec<&Namespace> {
         self.nodes.iter().map(|node| &node.namespace).chain([&self.client]).collect()

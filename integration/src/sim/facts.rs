@@ -51,7 +51,7 @@ pub fn interface(node: usize, has_carrier: bool, is_at_home: bool) -> Interface 
         broadcast: true,
         no_arp: false,
         loopback: false,
-        enslaved: false,
+        controller: None,
         addresses: own.into_iter().chain(link_local).chain(homes.filter_map(|prefix| prefix.parse().ok())).collect(),
     }
 }

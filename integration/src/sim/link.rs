@@ -279,6 +279,13 @@ impl World {
             Port::Node(node) => node,
             Port::Client(client) => return self.link.clients[client].take(client_mac(client), &packet),
         };
+        if let Packet::Arp(arp) = &packet
+            && arp.operation == Operation::Request
+            && IpAddr::from(arp.target) == facts::node_address(node)
+        {
+            // The kernel does so, whatever has become of the speaker.
+            self.transmit(to, Packet::Arp(Arp::answer(arp, facts::node_mac(node))));
+        }
         let port = &self.link.nodes[node];
         let is_joined = packet.group().is_none_or(|group| port.groups.contains(&group));
         if port.listens && port.has_cable && is_joined {

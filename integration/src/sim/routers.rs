@@ -295,7 +295,7 @@ impl World {
             max_prefixes: None,
             shutdown: None,
             bfd: terms.bfd.then_some(BfdWish { settings: settings(), minimum_ttl: NonZeroU8::MAX }),
-            transport: Transport { source: None, vrf: None, password: None, ttl: Ttl::Direct },
+            transport: Transport { source: None, vrf: None, signature: None, ttl: Ttl::Direct },
         };
         let mut neighbors = BTreeMap::from([("router".into(), Arc::new(neighbor(router_address().into(), false)))]);
         if terms.router_connects {
@@ -690,7 +690,7 @@ impl World {
                 }
                 Action::Watch(watched) => {
                     let wish = |wish: BfdWish| Wish { settings: wish.settings, minimum_ttl: wish.minimum_ttl };
-                    let sessions = watched.into_iter().map(|(path, bfd)| (path, wish(bfd))).collect();
+                    let sessions = watched.into_iter().map(|(path, watched)| (path, wish(watched.wish))).collect();
                     let wanted = sessions::Wanted { sessions, permitted: BTreeMap::new() };
                     self.step_bfd(node, sessions::Event::Want(wanted));
                 }
@@ -711,11 +711,11 @@ impl World {
                 sessions::Action::Send { packet, .. } => self.send_bfd(node, End::Router, packet.encode()),
                 sessions::Action::Changed { path, change } => {
                     let is_up = change.to == packets::State::Up;
-                    self.step(node, Event::Bfd { path, is_up, is_failure: change.is_failure() });
+                    self.step(node, Event::Bfd { path, is_up, failure: change.failure() });
                 }
                 sessions::Action::Standing { paths } => {
                     for path in paths {
-                        self.step(node, Event::Bfd { path, is_up: true, is_failure: false });
+                        self.step(node, Event::Bfd { path, is_up: true, failure: None });
                     }
                 }
                 _ => {}
@@ -838,7 +838,7 @@ fn ends(node: usize) -> Ends {
 
 fn node_path(node: usize) -> Path {
     let (remote, local) = (router_address().into(), node_address(node).into());
-    Path { remote, local, interface: Some(INTERFACE.into()) }
+    Path { remote, local, interface: Some(INTERFACE.into()), vrf: None }
 }
 
 fn router_path(node: usize) -> Path {

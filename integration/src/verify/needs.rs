@@ -57,10 +57,10 @@ const NEEDS: &[Need] = &[
         stages: &[Stage::Kube],
     },
     Need {
-        name: "nft (kube-proxy)",
+        name: "nft (kube-proxy, and a judge of what is passed on)",
         probe: &["nft", "--version"],
         source: Source::Debian("nftables"),
-        stages: &[Stage::Kube],
+        stages: &[Stage::Net, Stage::Kube],
     },
     Need {
         name: "FRR and BIRD (neighbours for BFD and BGP)",
@@ -73,6 +73,19 @@ const NEEDS: &[Need] = &[
         probe: &["sh", "-c", "command -v gobgpd && command -v exabgp"],
         source: Source::Debian("gobgpd exabgp"),
         stages: &[Stage::Net, Stage::Bgp, Stage::Kube],
+    },
+    Need {
+        name: "ip and bridge (judges of the link)",
+        probe: &["sh", "-c", "ip -V && bridge -V"],
+        source: Source::Debian("iproute2"),
+        stages: &[Stage::Net],
+    },
+    Need {
+        // The one with `-D`; another package has another program of that name.
+        name: "arping of iputils, and ndisc6 (judges of the link)",
+        probe: &["sh", "-c", "arping -V | grep -q iputils && ndisc6 -V"],
+        source: Source::Debian("iputils-arping ndisc6"),
+        stages: &[Stage::Net],
     },
     Need {
         name: "setpriv and chrt",
@@ -180,4 +193,43 @@ impl Need {
 pub fn missing(stages: &[Stage]) -> Vec<Need> {
     let wanted = NEEDS.iter().filter(|need| need.stages.iter().any(|stage| stages.contains(stage)));
     wanted.filter(|need| !need.is_met()).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A need whose program nobody has.
+    fn absent(source: Source) -> Need {
+        Need { name: "a router", probe: &["/nonexistent/router", "--version"], source, stages: &[Stage::Bgp] }
+    }
+
+    #[test]
+    fn n_121_every_router_is_needed_where_it_is_spoken_with_and_can_be_installed() {
+        for router in ["FRR", "BIRD", "GoBGP", "ExaBGP"] {
+            let need = NEEDS.iter().find(|need| need.name.contains(router)).unwrap();
+
+            assert!(need.stages.contains(&Stage::Bgp), "{router}");
+            assert!(matches!(need.source, Source::Debian(_)), "{router}");
+        }
+    }
+
+    #[test]
+    fn n_121_a_peer_that_is_missing_is_installed_or_is_a_failure_with_its_remedy() {
+        let debian = absent(Source::Debian("frr bird2"));
+        assert!(!debian.is_met());
+        assert!(debian.advice().contains("apt-get install --yes --no-install-recommends frr bird2"));
+        // Either it is installed, or there is a reason why that cannot be.
+        assert!(!debian.remedy().is_empty() || debian.obstacle().is_some());
+
+        let by_hand = absent(Source::ByHand("from https://router.example"));
+        assert!(by_hand.obstacle().is_some() && by_hand.advice() == "from https://router.example");
+    }
+
+    #[test]
+    fn n_121_everything_that_is_needed_has_a_remedy_in_words() {
+        for need in NEEDS {
+            assert!(!need.advice().is_empty() && !need.stages.is_empty(), "{}", need.name);
+        }
+    }
 }

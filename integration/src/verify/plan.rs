@@ -105,7 +105,7 @@ pub fn stage_of(package: &str, target: &str) -> Stage {
     match (package, target) {
         ("ferrogate-integration", "sim") => Stage::Sim,
         ("ferrogate-integration", name) if name.starts_with("kube_") => Stage::Kube,
-        ("ferrogate-integration", "lab") | ("ferrogate-speaker", _) => Stage::Net,
+        ("ferrogate-integration", "lab" | "judges") | ("ferrogate-speaker", _) => Stage::Net,
         ("ferrogate-integration", "bgp" | "router_config") => Stage::Bgp,
         ("ferrogate-integration", "examples" | "readme" | "standalone") => Stage::Examples,
         _ => Stage::Unit,

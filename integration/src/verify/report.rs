@@ -56,6 +56,24 @@ pub fn read(log: &str) -> TestRun {
     run
 }
 
+/// What tests that failed have printed, each with the line that names it, from the log of `cargo test`.
+pub fn failures(log: &str) -> Vec<Vec<&str>> {
+    let mut found: Vec<Vec<&str>> = Vec::new();
+    let mut is_inside = false;
+    for line in log.lines() {
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            is_inside = true;
+            found.push(Vec::new());
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            is_inside = false;
+        }
+        if let Some(last) = found.last_mut().filter(|_| is_inside) {
+            last.push(line);
+        }
+    }
+    found
+}
+
 fn number_before(text: &str, word: &str) -> u64 {
     let Some(end) = text.find(word) else { return 0 };
     let digits = text[..end].rsplit(|letter: char| !letter.is_ascii_digit()).next().unwrap_or_default();
@@ -81,6 +99,21 @@ mod tests {
 
         let expected = [("a".to_owned(), Some("needs a moon".to_owned())), ("b".to_owned(), None)];
         assert_eq!(read(log).ignored, expected);
+    }
+
+    #[test]
+    fn a_test_that_failed_is_found_wherever_the_log_has_it() {
+        let log = "test a ... FAILED\nnoise\n\nfailures:\n\n---- a stdout ----\npanicked at x\n\n---- b stdout ----\nsaid\n\n\
+                   failures:\n    a\n    b\n\ntest result: FAILED. 0 passed; 2 failed\nnoise\nfailures:\n\n\
+                   ---- c stdout ----\nthat\n\nfailures:\n    c\n\ntest result: FAILED. 0 passed; 1 failed\nend\n";
+
+        let expected = [
+            vec!["---- a stdout ----", "panicked at x", ""],
+            vec!["---- b stdout ----", "said", ""],
+            vec!["---- c stdout ----", "that", ""],
+        ];
+        assert_eq!(failures(log), expected);
+        assert!(failures("error: could not compile").is_empty());
     }
 
     #[test]

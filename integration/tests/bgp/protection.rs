@@ -1,18 +1,20 @@
 //! Keys, TTLs and source addresses.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
-    num::NonZeroU8,
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
+    num::{NonZeroU8, NonZeroU16},
     thread,
 };
 
 use ferrogate_core::{
-    model::peer::Key,
-    speaker::bgp::{Closing, Loss, Neighbor, SessionStatus, State, Transport, Trouble, Ttl},
+    model::peer::{AoAlgorithm, Key, PeerAsn, Signature, TcpAo},
+    speaker::bgp::{Closing, Loss, Neighbor, Remote, SessionStatus, State, Transport, Trouble, Ttl},
 };
 use ferrogate_integration::router::{self, Router, Vendor};
+use ferrogate_wire::bgp::{Asn, BgpIdentifier};
 
-use crate::stand::{NODE, NODE6, OURS, ROUTER, ROUTER6, Stand, THEIRS, config, neighbor, prefix};
+use crate::stand::{NODE, NODE6, OURS, ROUTER, ROUTER6, Speaker, Stand, THEIRS, config, neighbor, prefix, speaker_in};
 
 const IPV4: &str = "198.51.100.7/32";
 
@@ -26,7 +28,7 @@ fn over(address: impl Into<IpAddr>, adapt: impl FnOnce(&mut Transport)) -> Neigh
 }
 
 fn keyed(address: impl Into<IpAddr>, key: &str) -> Neighbor {
-    over(address, |transport| transport.password = Key::new(key))
+    over(address, |transport| transport.signature = Key::new(key).map(Signature::Md5))
 }
 
 fn never_up(status: &SessionStatus) -> bool {
@@ -52,7 +54,12 @@ fn n_060_a_session_is_up_with_the_right_key_and_with_no_other_and_the_status_tel
                         stand.router(vendor, THEIRS, |neighbor| neighbor.password = theirs.map(str::to_owned));
                     let mut speaker = stand.speaker();
                     for (name, address) in [("four", IpAddr::from(ROUTER)), ("six", ROUTER6.into())] {
-                        speaker.peer(name, over(address, |transport| transport.password = ours.and_then(Key::new)));
+                        speaker.peer(
+                            name,
+                            over(address, |transport| {
+                                transport.signature = ours.and_then(Key::new).map(Signature::Md5)
+                            }),
+                        );
                     }
                     for name in ["four", "six"] {
                         let context = format!("{vendor:?}: {theirs:?}, {ours:?}, {name}");
@@ -185,6 +192,92 @@ fn n_062_a_router_that_wants_proof_that_we_are_near_does_not_hear_us_without() {
     }
 }
 
+fn by_tcp_ao(address: impl Into<IpAddr>, algorithm: AoAlgorithm, send_id: u8, receive_id: u8) -> Neighbor {
+    let key = Key::new(SECRET).unwrap();
+    let terms = TcpAo { send_id, receive_id, algorithm };
+    over(address, |transport| transport.signature = Some(Signature::Ao { key, terms }))
+}
+
+#[test]
+fn n_063_tcp_ao_signs_a_session_where_the_kernel_has_it_and_elsewhere_nothing_leaves_unsigned_and_the_status_says_why()
+{
+    for algorithm in AoAlgorithm::ALL {
+        let stand = Stand::new();
+        let mut speaker = stand.speaker();
+        speaker.peer("four", by_tcp_ao(ROUTER, algorithm, 1, 2));
+        speaker.peer("six", by_tcp_ao(ROUTER6, algorithm, 1, 2));
+        let first = speaker.wait_for("four", |status| status.trouble.is_some());
+        if first.trouble != Some(Trouble::NoTcpAo(algorithm)) {
+            signs_by_tcp_ao(&stand, &speaker, algorithm);
+            continue;
+        }
+        println!(
+            "this kernel has no TCP-AO with {algorithm} (CONFIG_TCP_AO): a session that it signs is not tried here"
+        );
+
+        // Whatever is tried at a port that somebody listens at is seen there.
+        let listen = |address: IpAddr, port: u16| stand.router.run(|| TcpListener::bind((address, port)).unwrap());
+        let signed = [ROUTER.into(), ROUTER6.into()].map(|address| listen(address, 179));
+        let open = listen(ROUTER.into(), 1179);
+        let passive = Neighbor { passive: true, ..by_tcp_ao(Ipv4Addr::new(192, 0, 2, 77), algorithm, 1, 2) };
+        speaker.peer("waited-for", passive);
+        let port = NonZeroU16::new(1179).unwrap();
+        let unsigned =
+            Neighbor { remote: Remote::Address { address: ROUTER.into(), port }, ..neighbor(ROUTER, THEIRS) };
+        speaker.peer("unsigned", unsigned);
+        // The other is tried again and again meanwhile.
+        for _ in 0..3 {
+            drop(open.accept().unwrap());
+        }
+
+        for listener in signed {
+            listener.set_nonblocking(true).unwrap();
+            assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody connects");
+        }
+        let connected = stand.router.run(|| TcpStream::connect((NODE, 179)));
+        assert_eq!(connected.unwrap_err().kind(), ErrorKind::ConnectionRefused, "nobody listens");
+        for name in ["four", "six", "waited-for"] {
+            let status = speaker.wait_for(name, |status| status.trouble.is_some());
+            assert_eq!((status.state, status.flaps, &status.last_close), (State::Idle, 0, &None), "{name}");
+            let trouble = status.trouble.unwrap();
+            assert_eq!((&trouble, trouble.reason()), (&Trouble::NoTcpAo(algorithm), "Unsupported"), "{name}");
+            let said = trouble.to_string();
+            let parts = ["spec.tcpAO", algorithm.name(), "CONFIG_TCP_AO"];
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        }
+    }
+}
+
+/// The node connects to a speaker in the router's place that waits for it, with the same key and each other's KeyIDs.
+fn signs_by_tcp_ao(stand: &Stand, speaker: &Speaker, algorithm: AoAlgorithm) {
+    let mut other = speaker_in(&stand.router, || {});
+    for (name, address, send_id) in [("four", IpAddr::from(NODE), 2), ("six", NODE6.into(), 2)] {
+        let node = Neighbor {
+            passive: true,
+            local_asn: Asn::new(THEIRS).unwrap(),
+            peer_asn: PeerAsn::Fixed(Asn::new(OURS).unwrap()),
+            identifier: BgpIdentifier::new(ROUTER.to_bits()).unwrap(),
+            ..by_tcp_ao(address, algorithm, send_id, 1)
+        };
+        other.peer(name, node);
+    }
+    for name in ["four", "six"] {
+        speaker.wait_until_established(name);
+        other.wait_until_established(name);
+    }
+    // With another key it does not come up, and says so.
+    let wrong = Neighbor {
+        passive: true,
+        ..over(NODE, |transport| {
+            let terms = TcpAo { send_id: 2, receive_id: 1, algorithm };
+            transport.signature = Key::new("wrong").map(|key| Signature::Ao { key, terms });
+        })
+    };
+    other.peer("four", wrong);
+    let status = speaker.wait_for("four", |status| status.trouble == Some(Trouble::AoMismatch));
+    assert_ne!(status.state, State::Established);
+}
+
 #[test]
 fn n_064_the_source_address_is_used_and_one_that_is_not_there_is_told() {
     let source = Ipv4Addr::new(192, 0, 2, 33);
@@ -215,17 +308,19 @@ fn n_064_the_source_address_is_used_and_one_that_is_not_there_is_told() {
 
 #[test]
 fn n_065_a_key_is_shown_by_nothing() {
-    let stand = Stand::new();
-    let _router = stand.router(Vendor::Frr, THEIRS, |neighbor| neighbor.password = Some(SECRET.to_owned()));
-    let mut speaker = stand.speaker();
-    speaker.peer("right", keyed(ROUTER, SECRET));
-    speaker.peer("absent", keyed(Ipv4Addr::new(192, 0, 2, 77), SECRET));
-    speaker.wait_until_established("right");
-    speaker.wait_for("absent", |status| status.trouble.is_some());
+    for vendor in Vendor::STRICT {
+        let stand = Stand::new();
+        let _router = stand.router(vendor, THEIRS, |neighbor| neighbor.password = Some(SECRET.to_owned()));
+        let mut speaker = stand.speaker();
+        speaker.peer("right", keyed(ROUTER, SECRET));
+        speaker.peer("absent", keyed(Ipv4Addr::new(192, 0, 2, 77), SECRET));
+        speaker.wait_until_established("right");
+        speaker.wait_for("absent", |status| status.trouble.is_some());
 
-    let sessions = speaker.bgp.sessions();
-    let shown = format!("{:?} {:?} {:#?}", speaker.bgp, *sessions.borrow(), speaker.wanted);
+        let sessions = speaker.bgp.sessions();
+        let shown = format!("{:?} {:?} {:#?}", speaker.bgp, *sessions.borrow(), speaker.wanted);
 
-    assert!(shown.contains("Key(…)"), "{shown}");
-    assert!(!shown.contains(SECRET));
+        assert!(shown.contains("Key(…)"), "{vendor:?}: {shown}");
+        assert!(!shown.contains(SECRET), "{vendor:?}");
+    }
 }

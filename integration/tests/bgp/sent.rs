@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -32,7 +32,7 @@ fn connected(stand: &Stand, asn: u32) -> Speaker {
 
 /// So many host routes.
 fn many(count: u32) -> Vec<String> {
-    (0..count).map(|number| format!("{}/32", std::net::Ipv4Addr::from_bits(0x0a00_0000 + number))).collect()
+    (0..count).map(|number| format!("{}/32", Ipv4Addr::from_bits(0x0a00_0000 + number))).collect()
 }
 
 fn advertise_all(speaker: &mut Speaker, prefixes: &[String]) {
@@ -402,6 +402,29 @@ fn m_137_n_054_routes_of_a_peer_are_counted_and_neither_installed_nor_sent_on() 
         assert_eq!(fib.iter().filter(foreign).count(), 0, "{vendor:?}: {fib:?}");
         assert!(fib.contains(&prefix("192.0.2.0/24")), "{vendor:?}: {fib:?}");
     }
+}
+
+#[test]
+fn n_054_a_router_with_a_hundred_thousand_routes_is_heard_out_and_none_reaches_the_kernel() {
+    // FRR would take minutes to have as many of its own.
+    let many = 100_000;
+    let stand = Stand::new();
+    let mut config = config(THEIRS, |_| {});
+    let first = Ipv4Addr::new(16, 0, 0, 0).to_bits();
+    let routes = (0..many).map(|number| {
+        let network = Ipv4Addr::from_bits(first + (number << 8));
+        format!("route {network}/24 blackhole {{ bgp_med = {}; }};\n", number / 10)
+    });
+    config.extra = format!("protocol static {{ ipv4; {} }}\n", routes.collect::<String>());
+    let router = Router::start(Vendor::Bird, &stand.router, &config).unwrap();
+    let mut speaker = connected(&stand, THEIRS);
+
+    let status = speaker.wait_for("router", |status| status.prefixes_received == u64::from(many));
+    assert_eq!((status.prefixes_sent, status.flaps), (0, 0));
+    speaker.advertise(&[IPV4]);
+    router.wait_for_route(prefix(IPV4), |_| true).unwrap();
+    let fib = stand.node.run(fib);
+    assert!(fib.len() < 20, "{} routes in the kernel", fib.len());
 }
 
 #[test]

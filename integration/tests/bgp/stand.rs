@@ -17,7 +17,10 @@ use ferrogate_core::{
     model::{InterfaceName, PeerName, Prefix, peer::PeerAsn},
     speaker::{
         Interface,
-        bfd::sessions::{self, Wish},
+        bfd::{
+            Discard,
+            sessions::{self, Wish},
+        },
         bgp::{BfdWish, Neighbor, Part, Remote, Route, SessionStatus, State, Transport, Ttl, Wanted},
     },
 };
@@ -35,7 +38,7 @@ use ferrogate_wire::{
     bfd as bfd_wire,
     bgp::{Asn, BgpIdentifier, Family, HoldTime},
 };
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::sync::{mpsc, watch};
 
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -86,6 +89,22 @@ impl Stand {
         Self { node, router, switch }
     }
 
+    /// A further namespace on the cable, with these IPv4 addresses.
+    pub fn another(&self, name: &str, addresses: &[Ipv4Addr]) -> Namespace {
+        let other = Namespace::new(name).unwrap();
+        self.switch.links(async |links| links.add_cable(name, "switch", "eth0", &other).await).unwrap();
+        other
+            .links(async |links| {
+                links.up("eth0").await?;
+                for address in addresses {
+                    links.add_address("eth0", IpAddr::from(*address), 24).await?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        other
+    }
+
     /// Lets nothing through any more; both sides keep their carrier.
     pub fn cut(&self) {
         self.switch.links(async |links| links.unplug("router").await).unwrap();
@@ -130,10 +149,12 @@ impl Stand {
 
     /// The speaker's BGP on the node.
     pub fn speaker(&self) -> Speaker {
-        let bgp = self.node.run(|| Bgp::start(ferrogate_speaker::bgp::PORT)).unwrap();
-        let speaker = Speaker { bgp: Arc::new(bgp), wanted: Wanted { is_complete: true, ..Wanted::default() } };
-        self.tell_interfaces(&speaker);
-        speaker
+        self.speaker_on(|| {})
+    }
+
+    /// The same, where its thread inherits what `prepare` does to the one that starts it.
+    pub fn speaker_on(&self, prepare: impl FnOnce() + Send) -> Speaker {
+        speaker_in(&self.node, prepare)
     }
 
     /// Tells a speaker how the interfaces of the node are now.
@@ -141,17 +162,39 @@ impl Stand {
         speaker.bgp.interfaces(Arc::new(self.node.run(interfaces)));
     }
 
-    /// One that also watches its peers by BFD where that is wanted.
+    /// One that also watches its peers by BFD where that is wanted. It comes before all that these tests and others do on
+    /// this machine.
     pub fn watching_speaker(&self) -> Speaker {
-        let speaker = self.speaker();
-        let (sender, reports) = mpsc::channel(64);
-        let metrics = Metrics::register(&mut Registry::default());
-        // It comes before all that these tests and others do on this machine.
-        let bfd = self.node.run(move || Bfd::start(sender, &metrics, Priority::RealTime)).unwrap();
-        let (bgp, sessions) = (Arc::downgrade(&speaker.bgp), speaker.bgp.sessions());
-        thread::spawn(move || runtime().block_on(connect(bgp, sessions, bfd, reports)));
-        speaker
+        self.watching_speaker_of(Priority::RealTime)
     }
+
+    /// The same where the thread of BFD has this priority.
+    pub fn watching_speaker_of(&self, priority: Priority) -> Speaker {
+        watching_speaker_in(&self.node, priority)
+    }
+}
+
+/// The BGP of a speaker in a namespace, whose thread inherits what `prepare` does to the one that starts it.
+pub fn speaker_in(namespace: &Namespace, prepare: impl FnOnce() + Send) -> Speaker {
+    let start = || {
+        prepare();
+        Bgp::start(ferrogate_speaker::bgp::PORT)
+    };
+    let bgp = namespace.run(start).unwrap();
+    bgp.interfaces(Arc::new(namespace.run(interfaces)));
+    let wanted = Wanted { is_complete: true, ..Wanted::default() };
+    Speaker { bgp: Arc::new(bgp), wanted, figures: Registry::default() }
+}
+
+/// One that also watches its peers by BFD where that is wanted.
+pub fn watching_speaker_in(namespace: &Namespace, priority: Priority) -> Speaker {
+    let mut speaker = speaker_in(namespace, || {});
+    let (sender, reports) = mpsc::channel(64);
+    let metrics = Metrics::register(&mut speaker.figures);
+    let bfd = namespace.run(move || Bfd::start(sender, &metrics, priority)).unwrap();
+    let (bgp, sessions) = (Arc::downgrade(&speaker.bgp), speaker.bgp.sessions());
+    thread::spawn(move || runtime().block_on(connect(bgp, sessions, bfd, reports)));
+    speaker
 }
 
 /// Has BFD watch whom BGP wants watched, and tells BGP what it sees, until that is gone.
@@ -169,16 +212,16 @@ async fn connect(
                 }
                 let watch = sessions.borrow_and_update().watch.clone();
                 let wish = |wish: BfdWish| Wish { settings: wish.settings, minimum_ttl: wish.minimum_ttl };
-                let watched = watch.into_iter().map(|(path, peer)| (path, wish(peer))).collect();
+                let watched = watch.into_iter().map(|(path, peer)| (path, wish(peer.wish))).collect();
                 bfd.want(sessions::Wanted { sessions: watched, ..Default::default() });
             }
             Some(report) = reports.recv() => {
                 let Some(bgp) = bgp.upgrade() else { return };
                 match report {
                     Report::Changed { path, change, .. } => {
-                        bgp.watched(&path, change.to == bfd_wire::State::Up, change.is_failure());
+                        bgp.watched(&path, change.to == bfd_wire::State::Up, change.failure());
                     }
-                    Report::Standing { paths } => paths.iter().for_each(|path| bgp.watched(path, true, false)),
+                    Report::Standing { paths } => paths.iter().for_each(|path| bgp.watched(path, true, None)),
                     Report::Held { .. } | Report::Refused { .. } => {}
                 }
             }
@@ -242,7 +285,7 @@ fn interfaces() -> BTreeMap<InterfaceName, Interface> {
             broadcast: found.is_broadcast(),
             no_arp: false,
             loopback: found.is_loopback(),
-            enslaved: false,
+            controller: None,
             addresses: found.ips.clone(),
         };
         (InterfaceName::from(found.name.as_str()), interface)
@@ -254,9 +297,20 @@ fn interfaces() -> BTreeMap<InterfaceName, Interface> {
 pub struct Speaker {
     pub bgp: Arc<Bgp>,
     pub wanted: Wanted,
+    /// What is counted of its BFD, if it has that.
+    figures: Registry,
 }
 
 impl Speaker {
+    /// How many BFD packets were discarded for this reason.
+    pub fn discarded(&self, reason: Discard) -> u64 {
+        let mut text = String::new();
+        encode(&mut text, &self.figures).unwrap();
+        let name = format!("ferrogate_speaker_bfd_discarded_total{{reason=\"{reason:?}\"}} ");
+        let count = text.lines().find_map(|line| line.strip_prefix(&name));
+        count.expect("every reason is shown, once BFD runs").parse().unwrap()
+    }
+
     /// Changes what is wanted.
     pub fn want(&mut self, change: impl FnOnce(&mut Wanted)) {
         change(&mut self.wanted);
@@ -314,6 +368,17 @@ impl Speaker {
         self.wait_for(peer, |status| status.state == State::Established)
     }
 
+    /// Watches that what is told of the sessions stays as wanted for all of a time.
+    pub fn stays(&self, time: Duration, what: &str, is_wanted: impl Fn(&Sessions) -> bool) {
+        let mut sessions = self.bgp.sessions();
+        let watched = runtime().block_on(async {
+            tokio::time::timeout(time, sessions.wait_for(|told| !is_wanted(told)))
+                .await
+                .map(|changed| changed.map(drop))
+        });
+        assert!(watched.is_err(), "no more {what}: {:#?}", self.bgp.sessions().borrow().statuses);
+    }
+
     /// Waits until what is told of the sessions has something.
     pub fn wait<T>(&self, what: &str, find: impl Fn(&Sessions) -> Option<T>) -> T {
         let mut sessions = self.bgp.sessions();
@@ -360,7 +425,7 @@ pub fn neighbor(address: impl Into<IpAddr>, asn: u32) -> Neighbor {
         transport: Transport {
             source: None,
             vrf: None,
-            password: None,
+            signature: None,
             ttl: if asn == OURS { Ttl::MultiHop } else { Ttl::Direct },
         },
     }
@@ -393,6 +458,11 @@ pub fn within<T>(time: Duration, what: &str, act: impl FnOnce() -> T) -> T {
 
 /// Waits until a router has BFD with the node up at 50 ms × 3: at first both sides are slow.
 pub fn wait_until_quick(router: &Router<'_>, node: IpAddr) {
+    wait_until_every(50, router, node);
+}
+
+/// The same with so many milliseconds between packets.
+pub fn wait_until_every(interval: u32, router: &Router<'_>, node: IpAddr) {
     let node = node.to_string();
     wait_until("quick BFD at the router", || match router.vendor() {
         Vendor::Frr => {
@@ -400,14 +470,15 @@ pub fn wait_until_quick(router: &Router<'_>, node: IpAddr) {
             let peers: serde_json::Value = serde_json::from_str(&answer).unwrap();
             let is_quick = |peer: &serde_json::Value| {
                 let intervals = ["transmit-interval", "remote-transmit-interval", "remote-receive-interval"];
-                peer["status"] == "up" && intervals.iter().all(|key| peer[key] == 50)
+                peer["status"] == "up" && intervals.iter().all(|key| peer[key] == interval)
             };
             peers.as_array().into_iter().flatten().any(|peer| peer["peer"] == node.as_str() && is_quick(peer))
         }
         _ => {
             let answer = router.ask("show bfd sessions").unwrap();
             let of_node = |line: &&str| line.starts_with(&format!("{node} "));
-            answer.lines().filter(of_node).any(|line| line.contains(" Up ") && line.contains(" 0.150"))
+            let detection = format!(" 0.{:03}", 3 * interval);
+            answer.lines().filter(of_node).any(|line| line.contains(" Up ") && line.contains(&detection))
         }
     });
 }

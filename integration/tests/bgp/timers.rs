@@ -216,7 +216,10 @@ fn n_026_of_connections_that_both_sides_make_at_once_exactly_one_stays() {
             router.wait_for_route(prefix(IPV4), |_| true).unwrap();
             wait_until("one connection", || connections(&stand) == 1);
             let status = speaker.wait_until_established("router");
-            assert_eq!(status.flaps, 0, "{vendor:?} {identifier}: {status:?}");
+            // FRR 8 hands the connection that stays on within itself, and now and then, in one run of fifteen, closes it on
+            // that way, without a word, as if it were the one that goes.
+            let is_by_frr = vendor == Vendor::Frr && status.last_close == Some(Closing::Lost(Loss::Closed));
+            assert_eq!(status.flaps, u32::from(is_by_frr), "{vendor:?} {identifier}: {status:?}");
         }
     }
 }

@@ -50,7 +50,7 @@ fn advertising(stand: &Stand) -> Speaker {
 }
 
 #[test]
-fn n_057_a_session_by_interface_name_carries_both_families_by_our_link_local_address() {
+fn m_139_n_057_a_session_by_interface_name_carries_both_families_by_our_link_local_address() {
     let stand = Stand::with(&[], &[]);
     // Even a kernel that believes routers is not to be told that this node is one.
     stand.router.set("ipv6/conf/eth0/accept_ra", "2").unwrap();

@@ -11,6 +11,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::mpsc,
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -90,6 +91,9 @@ async fn read(connection: Connection, mut from: OwnedReadHalf, events: mpsc::Sen
             if events.send(Event::Received { connection, message }).await.is_err() || is_broken {
                 break;
             }
+            // A message may take milliseconds to read, and a peer may have many of them ready: everybody else, whose
+            // KEEPALIVE may be due, goes before the next.
+            yield_now().await;
         }
         if is_broken {
             let_go.cancelled().await;

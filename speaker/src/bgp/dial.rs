@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use ferrogate_core::speaker::bgp::{Target, Transport, Trouble, Ttl};
+use ferrogate_core::{
+    model::peer::Signature,
+    speaker::bgp::{Target, Transport, Trouble, Ttl},
+};
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
@@ -30,11 +33,11 @@ const CLASS: u32 = 48 << 2;
 pub(super) async fn dial(to: &Target, transport: &Transport) -> Result<TcpStream, Trouble> {
     let address = destination(to)?;
     let socket = prepare(to, address, transport)?;
-    let has_password = transport.password.is_some();
+    let signature = transport.signature.as_ref();
     match tokio::time::timeout(CONNECT_PATIENCE, TcpSocket::from_std_stream(socket.into()).connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(trouble(&error, has_password)),
-        Err(_) => Err(silence(has_password)),
+        Ok(Err(error)) => Err(trouble(&error, signature)),
+        Err(_) => Err(Trouble::silence(signature)),
     }
 }
 
@@ -49,7 +52,7 @@ fn destination(to: &Target) -> Result<SocketAddr, Trouble> {
 }
 
 fn prepare(to: &Target, address: SocketAddr, transport: &Transport) -> Result<Socket, Trouble> {
-    let other = |error: io::Error| trouble(&error, false);
+    let other = |error: io::Error| trouble(&error, None);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(other)?;
     socket.set_nonblocking(true).map_err(other)?;
     // The interface of an unnumbered peer; a VRF is bound to by its device in the same way.
@@ -65,18 +68,21 @@ fn prepare(to: &Target, address: SocketAddr, transport: &Transport) -> Result<So
             _ => other(error),
         })?;
     }
-    if let Some(key) = &transport.password {
-        sockopt::set_md5_key(&socket, to.address.into(), Some(key)).map_err(unsupported)?;
+    if let Some(signature) = &transport.signature {
+        sockopt::sign(&socket, to.address.into(), signature).map_err(|error| unsigned(&error, signature))?;
     }
     dress(&socket, address.is_ipv4(), transport.ttl).map_err(other)?;
     Ok(socket)
 }
 
-fn unsupported(error: io::Error) -> Trouble {
-    match Errno::try_from(error) {
-        Ok(Errno::ENOPROTOOPT | Errno::ENOENT) => Trouble::Unsupported("TCP MD5 signatures (CONFIG_TCP_MD5SIG)"),
-        Ok(errno) => Trouble::Other(format!("cannot set the password of the connection: {errno}")),
-        Err(error) => Trouble::Other(error.to_string()),
+/// Why segments cannot be signed. Then there is no connection.
+fn unsigned(error: &io::Error, signature: &Signature) -> Trouble {
+    match signature {
+        Signature::Md5(_) if sockopt::is_missing(error) => {
+            Trouble::Unsupported("TCP MD5 signatures (CONFIG_TCP_MD5SIG)")
+        }
+        Signature::Ao { terms, .. } if sockopt::is_missing(error) => Trouble::NoTcpAo(terms.algorithm),
+        _ => Trouble::Other(format!("cannot set the password of the connection: {error}")),
     }
 }
 
@@ -101,14 +107,10 @@ pub(super) fn dress(socket: &Socket, is_ipv4: bool, ttl: Ttl) -> io::Result<()> 
     socket.set_tcp_nodelay(true)
 }
 
-fn silence(has_password: bool) -> Trouble {
-    if has_password { Trouble::Md5Mismatch } else { Trouble::TimedOut }
-}
-
-fn trouble(error: &io::Error, has_password: bool) -> Trouble {
+fn trouble(error: &io::Error, signature: Option<&Signature>) -> Trouble {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Trouble::ConnectionRefused,
-        io::ErrorKind::TimedOut => silence(has_password),
+        io::ErrorKind::TimedOut => Trouble::silence(signature),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
             Trouble::Unreachable(error.to_string())
         }

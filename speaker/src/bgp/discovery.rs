@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv6Addr, SocketAddrV6},
     os::fd::AsRawFd,
+    sync::Arc,
     time::Duration,
 };
 
@@ -125,7 +126,7 @@ async fn talk(interface: &InterfaceName, events: &mpsc::Sender<Event>) -> io::Re
 }
 
 struct Link {
-    socket: AsyncFd<Socket>,
+    socket: AsyncFd<Arc<Socket>>,
     index: u32,
     mac: Mac,
 }
@@ -145,7 +146,7 @@ impl Link {
         setsockopt(&socket, nix_sockopt::Ipv6RecvHopLimit, &true)?;
         // Routers that advertise to routers alone are heard too.
         socket.join_multicast_v6(&ALL_ROUTERS, index)?;
-        Ok(Self { socket: packet::register(socket)?, index, mac: Mac(mac.octets()) })
+        Ok(Self { socket: packet::register(Arc::new(socket))?, index, mac: Mac(mac.octets()) })
     }
 
     fn send(&self, to: Ipv6Addr, message: &[u8]) -> io::Result<()> {

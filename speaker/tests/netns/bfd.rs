@@ -49,7 +49,7 @@ impl End {
     }
 
     fn watches(&self, remote: IpAddr, local: IpAddr) {
-        let path = Path { remote, local, interface: Some("eth0".into()) };
+        let path = Path { remote, local, interface: Some("eth0".into()), vrf: None };
         let wish = Wish { settings: STEADY, minimum_ttl: NonZeroU8::MAX };
         self.bfd.want(Wanted { sessions: [(path, wish)].into(), ..Wanted::default() });
     }

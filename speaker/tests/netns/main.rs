@@ -5,11 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod bfd;
+mod narrow;
 mod stand;
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use ferrogate_wire::{
 };
 
 use rustix::thread::CapabilitySet;
+use socket2::{Domain, Socket, Type};
 
 use crate::stand::{
     CLIENT_IP, CLIENT_IP6, NODE_IP, NODE_MAC, Namespace, PATIENCE, RunningSpeaker, Seen, Stand, VIP, VIP6, question,
@@ -110,7 +112,15 @@ fn n_100_the_kernel_of_a_client_reaches_the_node_by_both_families() {
     both_announced(&mut client);
 
     for address in BOTH {
-        let listener = stand.node.run(move || std::net::UdpSocket::bind((address, 0)).unwrap());
+        // As the proxy does: no interface has the address.
+        let listener = stand.node.run(move || {
+            let socket = Socket::new(Domain::for_address((address, 0).into()), Type::DGRAM, None).unwrap();
+            if address.is_ipv6() {
+                socket.set_freebind_v6(true).unwrap();
+            }
+            socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+            std::net::UdpSocket::from(socket)
+        });
         listener.set_read_timeout(Some(PATIENCE)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let source: IpAddr = if address.is_ipv4() { CLIENT_IP.into() } else { CLIENT_IP6.into() };
@@ -429,6 +439,61 @@ fn what_a_killed_speaker_left_on_the_host_is_swept_and_nothing_else() {
     stand.node.wait_until_held([VIP.into(), foreign]);
     again.stop().unwrap();
     stand.node.wait_until_held([foreign]);
+}
+
+#[test]
+fn what_the_loopback_interface_lost_when_it_went_down_is_put_on_it_again() {
+    let stand = Stand::new();
+    let mut client = stand.watch("eth0");
+    let speaker = stand.speaker(snapshot([&BOTH[..]]), ONCE);
+    both_announced(&mut client);
+
+    stand.node.down("lo");
+    // The kernel keeps local routes of IPv4.
+    stand.node.wait_until_held([VIP.into()]);
+    stand.node.up("lo");
+
+    stand.node.wait_until_held(BOTH);
+    speaker.stop().unwrap();
+    assert_eq!(stand.node.held(), BTreeSet::new());
+}
+
+#[test]
+fn what_the_loopback_interface_lost_is_put_on_it_again_though_nobody_saw_it_down() {
+    let stand = Stand::new();
+    let mut client = stand.watch("eth0");
+    let speaker = stand.speaker(snapshot([&BOTH[..]]), ONCE);
+    both_announced(&mut client);
+
+    // Some of the times it is up again before the speaker looks.
+    for _ in 0..20 {
+        stand.node.flap("lo");
+        stand.node.wait_until_held(BOTH);
+    }
+
+    speaker.stop().unwrap();
+    assert_eq!(stand.node.held(), BTreeSet::new());
+}
+
+#[test]
+fn what_a_killed_speaker_left_and_the_loopback_interface_lost_is_put_on_it_again() {
+    let stand = Stand::new();
+    let mut client = stand.watch("eth0");
+    let speaker = stand.speaker(snapshot([&BOTH[..]]), ONCE);
+    both_announced(&mut client);
+    speaker.kill();
+    let other = [IpAddr::from(OTHER6)];
+    let again = stand.speaker(snapshot([&other[..]]), &[ONCE, &["--hand-over-grace=60s"]].concat());
+    stand.node.wait_until_held([BOTH[0], BOTH[1], other[0]]);
+
+    stand.node.flap("lo");
+    // What is held is back, so the speaker knows.
+    stand.node.wait_until_held([BOTH[0], other[0]]);
+    again.snapshots.send_replace(Arc::new(snapshot([&other[..], &BOTH[..]])));
+
+    stand.node.wait_until_held([BOTH[0], BOTH[1], other[0]]);
+    again.stop().unwrap();
+    assert_eq!(stand.node.held(), BTreeSet::new());
 }
 
 #[test]

@@ -48,10 +48,11 @@ use nix::{
 use pnet::datalink::{self, Channel, DataLinkSender};
 use prometheus_client::registry::Registry;
 use rtnetlink::{
-    Handle, LinkUnspec, LinkVeth, MulticastGroup,
+    Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressHeaderFlags},
         neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -123,42 +124,43 @@ impl Namespace {
         })
     }
 
-    /// Addresses on `lo` that were not there from the start.
+    /// Addresses that the kernel takes in by `lo` and that were not there from the start.
     pub fn held(&self) -> BTreeSet<IpAddr> {
-        let mut held = self.netlink(async |netlink| addresses_on(&netlink, "lo").await);
-        held.retain(|address| !address.is_loopback());
-        held
+        self.netlink(async |netlink| held_by(&netlink).await)
     }
 
-    /// Waits until the addresses on `lo` are exactly these.
+    /// Waits until the addresses that the kernel takes in by `lo` are exactly these.
     pub fn wait_until_held(&self, expected: impl IntoIterator<Item = IpAddr>) {
         let expected: BTreeSet<IpAddr> = expected.into_iter().collect();
-        self.wait_for_addresses("lo", move |held| held.iter().filter(|address| !address.is_loopback()).eq(&expected));
+        let groups = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+        self.wait_for(groups, async |netlink| held_by(netlink).await, move |held| *held == expected);
     }
 
     /// Waits until an interface has its link-local address, and so a carrier.
     pub fn wait_until_linked(&self, interface: &'static str) {
         let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        self.wait_for_addresses(interface, move |addresses| addresses.iter().any(is_link_local));
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let look = async move |netlink: &Handle| addresses_on(netlink, interface).await;
+        self.wait_for(groups, look, move |addresses| addresses.iter().any(is_link_local));
     }
 
-    fn wait_for_addresses(
+    fn wait_for(
         &self,
-        interface: &'static str,
+        groups: [MulticastGroup; 2],
+        look: impl AsyncFn(&Handle) -> BTreeSet<IpAddr> + Send + 'static,
         are_right: impl Fn(&BTreeSet<IpAddr>) -> bool + Send + 'static,
     ) {
         self.run(move || {
             runtime().block_on(async {
-                let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
                 let (connection, netlink, mut changes) = rtnetlink::new_multicast_connection(&groups).unwrap();
                 tokio::spawn(connection);
                 loop {
-                    let addresses = addresses_on(&netlink, interface).await;
+                    let addresses = look(&netlink).await;
                     if are_right(&addresses) {
                         return;
                     }
                     let change = tokio::time::timeout(PATIENCE, changes.next()).await;
-                    assert!(change.is_ok(), "not what is expected on {interface}: {addresses:?}");
+                    assert!(change.is_ok(), "not what is expected: {addresses:?}");
                 }
             });
         });
@@ -216,6 +218,15 @@ impl Namespace {
         });
     }
 
+    /// Down and up again at once.
+    pub fn flap(&self, interface: &'static str) {
+        self.netlink(async move |netlink| {
+            let link = LinkUnspec::new_with_name(interface).down().build();
+            netlink.link().set(link).execute().await.unwrap();
+            up(&netlink, interface).await;
+        });
+    }
+
     pub fn delete(&self, interface: &'static str) {
         self.netlink(async move |netlink| {
             netlink.link().del(index(&netlink, interface).await).execute().await.unwrap()
@@ -254,6 +265,25 @@ pub async fn addresses_on(netlink: &Handle, interface: &str) -> BTreeSet<IpAddr>
         _ => None,
     });
     addresses.collect()
+}
+
+/// The addresses with a local route by `lo`, but for those that every host has.
+async fn held_by(netlink: &Handle) -> BTreeSet<IpAddr> {
+    let index = index(netlink, "lo").await;
+    let mut held = BTreeSet::new();
+    for question in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let routes: Vec<RouteMessage> = netlink.route().get(question).execute().try_collect().await.unwrap();
+        let local = routes.iter().filter(|route| {
+            route.header.kind == RouteType::Local && route.attributes.contains(&RouteAttribute::Oif(index))
+        });
+        held.extend(local.flat_map(|route| &route.attributes).filter_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+            _ => None,
+        }));
+    }
+    held.retain(|address| !address.is_loopback());
+    held
 }
 
 /// The node and the client on one cable, `eth0` at both ends.

@@ -28,6 +28,16 @@ pub enum MessageType {
     RouteRefresh,
 }
 
+impl MessageType {
+    /// Every type.
+    pub const ALL: [Self; 5] = [Self::Open, Self::Update, Self::Notification, Self::Keepalive, Self::RouteRefresh];
+
+    /// The type with this number; `None` for one we do not know.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().zip(1..).find_map(|(kind, known)| (known == code).then_some(kind))
+    }
+}
+
 /// One message as it arrived, its header checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {

@@ -15,7 +15,7 @@ use ferrogate_core::{
         advertisement::BgpAdvertisement,
         bfd_profile::BfdProfile,
         node::Node,
-        peer::{BgpPeer, Key, Password, PeerPlace},
+        peer::{BgpPeer, Key, Password, PasswordPlace, PeerPlace},
     },
     snapshot::{Fault, PasswordFault, Problem},
 };
@@ -131,15 +131,18 @@ impl Peers {
 impl Translator {
     /// A peer with the password of its Secret, if it names one and that can be used.
     pub(super) fn with_password(&self, peer: &Arc<BgpPeer>) -> Arc<BgpPeer> {
-        let Some(Password::Secret { name, .. }) = &peer.password else { return peer.clone() };
+        let Some(Password { place: PasswordPlace::Secret { name, .. }, tcp_ao }) = &peer.password else {
+            return peer.clone();
+        };
         let Ok(key) = self.password(peer, name) else { return peer.clone() };
-        let password = Password::Secret { name: name.clone(), key: Some(key) };
+        let place = PasswordPlace::Secret { name: name.clone(), key: Some(key) };
+        let password = Password { place, tcp_ao: *tcp_ao };
         Arc::new(BgpPeer { password: Some(password), ..(**peer).clone() })
     }
 
     /// Why the password of this peer is not to be had, where Secrets are looked at.
     pub(super) fn no_password(&self, peer: &BgpPeer) -> Option<Fault> {
-        let Some(Password::Secret { name, .. }) = &peer.password else { return None };
+        let Some(Password { place: PasswordPlace::Secret { name, .. }, .. }) = &peer.password else { return None };
         let fault = self.password(peer, name).err().filter(|_| self.rules.secrets)?;
         Some(Fault::NoPassword { secret: format!("{}/{name}", peer.key.namespace), fault })
     }

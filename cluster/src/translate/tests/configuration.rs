@@ -2,7 +2,7 @@
 
 use ferrogate_core::model::{
     community::Community,
-    peer::{Asn, BgpPeer, NodeKey, PeerAsn, PeerPlace, PerNode, RestartTime, Role, router_id_of},
+    peer::{AoAlgorithm, Asn, BgpPeer, NodeKey, PeerAsn, PeerPlace, PerNode, RestartTime, Role, TcpAo, router_id_of},
 };
 
 use super::*;
@@ -58,6 +58,24 @@ fn a_peer_is_read_with_all_that_metallb_does_not_have() {
     assert_eq!((peer.role, peer.shutdown.as_deref()), (Some(Role::RouteServerClient), Some("until monday")));
     assert_eq!(peer.max_prefixes.map(|most| most.get()), Some(10));
     assert_eq!(peer.graceful_restart.map(RestartTime::seconds), Some(300));
+}
+
+#[test]
+fn n_063_a_peer_is_signed_by_tcp_ao_where_it_says_so_and_needs_a_key_for_it() {
+    let short = the_peer(", password: secret, tcpAO: {sendID: 7}");
+    let long = the_peer(", password: secret, tcpAO: {sendID: 1, recvID: 2, algorithm: aes-128-cmac-96}");
+    let bare = snapshot(&peer("tor", "192.0.2.1", ", tcpAO: {sendID: 1}"));
+    let of = |peer: &BgpPeer| peer.password.as_ref().and_then(|password| password.tcp_ao);
+
+    assert_eq!(of(&short), Some(TcpAo { send_id: 7, receive_id: 7, algorithm: AoAlgorithm::HmacSha1 }));
+    assert_eq!(of(&long), Some(TcpAo { send_id: 1, receive_id: 2, algorithm: AoAlgorithm::AesCmac }));
+    assert_eq!(
+        problems(&bare),
+        ["BGPPeer ferrogate-system/tor: spec.tcpAO: does not fit the schema of its kind: needs password or \
+          passwordSecret, which holds its key; set one, or remove tcpAO"]
+    );
+    // Nobody speaks with it unsigned.
+    assert!(bare.bgp_peers.is_empty());
 }
 
 #[test]
@@ -185,12 +203,15 @@ fn a_route_is_read_with_its_attributes() {
 fn bfd_runs_without_echo_and_the_profile_says_so() {
     let text = ours("BFDProfile", "fast", "echoMode: true, transmitInterval: 50");
 
-    assert_eq!(snapshot(&text).bfd_profiles.len(), 1);
-    assert!(
-        complaint(&text).starts_with("spec.echoMode: is ignored: echo packets are not sent"),
-        "{}",
-        complaint(&text)
-    );
+    let snapshot = snapshot(&text);
+    assert_eq!(snapshot.bfd_profiles.len(), 1);
+    // A warning: the condition Accepted stays true, with this as its reason and message.
+    let problems: Vec<_> = snapshot.problems.values().flatten().collect();
+    let [problem] = problems[..] else { panic!("{problems:?}") };
+    assert_eq!((problem.fault.reason(), problem.fault.is_warning()), ("Ignored", true));
+    let said = complaint(&text);
+    assert!(said.starts_with("spec.echoMode: is ignored: echo packets are not sent"), "{said}");
+    assert!(said.ends_with("set that as short as it has to be, and remove echoMode"), "{said}");
 }
 
 /// A peer whose password is in the Secret `key`, as it stands beside these Secrets, and what is wrong.

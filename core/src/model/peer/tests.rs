@@ -186,8 +186,9 @@ fn of_two_peers_that_come_to_one_place_on_a_node_the_one_counts_that_is_there_ev
 #[test]
 fn n_065_a_key_shows_in_no_debug_output_and_is_one_to_eighty_bytes() {
     let key = Key::new("open sesame").unwrap();
-    let secret = Password::Secret { name: "s".to_owned(), key: Some(key.clone()) };
-    let peer = BgpPeer { password: Some(Password::Clear(key.clone())), ..peer("tor", at("192.0.2.1")) };
+    let secret = PasswordPlace::Secret { name: "s".to_owned(), key: Some(key.clone()) };
+    let password = Password { place: PasswordPlace::Clear(key.clone()), tcp_ao: None };
+    let peer = BgpPeer { password: Some(password), ..peer("tor", at("192.0.2.1")) };
 
     for shown in [format!("{key:?}"), format!("{secret:#?}"), format!("{peer:#?}")] {
         assert!(!shown.contains("sesame") && shown.contains("Key(…)"), "{shown}");

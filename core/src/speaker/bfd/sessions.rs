@@ -28,6 +28,9 @@ pub struct Path {
     pub local: IpAddr,
     /// Where it is a neighbour; `None` where routers are, or may be, in between.
     pub interface: Option<InterfaceName>,
+    /// The VRF device by which it goes over several hops; `None` in the main routing table, and wherever the interface
+    /// says as much.
+    pub vrf: Option<InterfaceName>,
 }
 
 /// Somebody on the link who may open a session.
@@ -61,7 +64,7 @@ pub struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// The IP source as remote, the IP destination as local; without the interface where it came to the port for
-    /// several hops.
+    /// several hops, and with the VRF then.
     pub path: Path,
     /// Its TTL or hop limit.
     pub ttl: u8,
@@ -337,7 +340,8 @@ impl Sessions {
             Some(discriminator) => {
                 let entry = self.sessions.get(&discriminator).ok_or(Discard::UnknownDiscriminator)?;
                 // The address may be another one than before (RFC 5881 §3); the interface is what we watch.
-                if entry.path.interface != arrival.path.interface {
+                let by = |path: &Path| (path.interface.clone(), path.vrf.clone());
+                if by(&entry.path) != by(&arrival.path) {
                     return Err(Discard::WrongInterface);
                 }
                 discriminator

@@ -307,6 +307,32 @@ fn n_085_a_neighbor_cannot_make_a_session_that_is_not_up_send_faster() {
 }
 
 #[test]
+fn n_091_a_millisecond_once_from_either_side_makes_no_busy_loop() {
+    let start = Instant::now();
+    let shortest = Interval::nearest(MS);
+    let settings = Settings {
+        desired_min_tx_interval: shortest,
+        required_min_rx_interval: shortest,
+        detect_mult: mult(1),
+        ..Settings::DEFAULT
+    };
+    let mut session = session_in(start, State::Up, settings);
+    let quick = Packet {
+        detect_mult: mult(1),
+        desired_min_tx_interval_us: 1000,
+        required_min_rx_interval_us: 1000,
+        ..says(State::Up)
+    };
+
+    let actions = run(&mut session, start, start + 10 * SLOW_INTERVAL, Some((quick, 9 * MS)));
+
+    // One packet in 10 ms, less a jitter of a quarter at most.
+    let gaps = gaps(&sent_at(&actions));
+    assert!(gaps.len() <= 10 * 134 + 1 && gaps.iter().all(|gap| *gap >= 7500 * MS / 1000), "{}", gaps.len());
+    assert_eq!(session.state(), State::Up);
+}
+
+#[test]
 fn n_086_a_poll_is_answered_at_once_in_every_state_but_admin_down() {
     for state in [State::Init, State::Up] {
         let now = Instant::now();

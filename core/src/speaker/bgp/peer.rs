@@ -7,12 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrogate_wire::bgp::{Cease, Message, MessageError, Notification, Update};
+use ferrogate_wire::{
+    bfd::Diagnostic,
+    bgp::{Cease, Message, MessageError, Notification, Update, frame::MessageType},
+};
 use rand::Rng;
 
 use super::{
-    Action, BfdState, BfdWish, COALESCE, Closing, Common, Connection, DRAIN_TIME, Departure, Ends, Loss, Neighbor,
-    PeerId, Remote, SessionStatus, State, Target, Trouble, WITHDRAW_TIME,
+    Action, BfdState, COALESCE, Closing, Common, Connection, DRAIN_TIME, Departure, Direction, Ends, Loss, Messages,
+    Neighbor, PeerId, Remote, SessionStatus, State, Target, Trouble, WITHDRAW_TIME, Watched,
     rib_out::{self, RibOut, Terms},
     session::{Input, Output, Session},
 };
@@ -56,12 +59,18 @@ pub(super) struct Peer {
     /// Attempts that came to nothing, one after the other.
     failures: u32,
     live: BTreeMap<Connection, Live>,
+    /// Why there is to be no connection, whoever would make it. As long as there is such a reason nothing is tried.
+    hindrance: Option<Trouble>,
+    /// Why the last attempt came to nothing.
     trouble: Option<Trouble>,
     last_close: Option<Closing>,
     flaps: u32,
     /// Between which addresses BFD watches, from the last connection.
     path: Option<Path>,
     bfd: BfdState,
+    bfd_losses: u32,
+    bfd_last_loss: Option<Diagnostic>,
+    messages: Messages,
     received: Received,
     leaving: Option<Leaving>,
     retired: bool,
@@ -133,11 +142,15 @@ impl Peer {
             attempt: Attempt::None,
             failures: 0,
             live: BTreeMap::new(),
+            hindrance: None,
             trouble: None,
             last_close: None,
             flaps: 0,
             path: None,
             bfd: BfdState::Down,
+            bfd_losses: 0,
+            bfd_last_loss: None,
+            messages: Messages::new(),
             received: Received::default(),
             leaving: None,
             retired: false,
@@ -149,6 +162,15 @@ impl Peer {
 
     pub(super) fn neighbor(&self) -> &Neighbor {
         &self.neighbor
+    }
+
+    /// How many messages went which way.
+    pub(super) fn messages(&self) -> &Messages {
+        &self.messages
+    }
+
+    pub(super) fn count_message(&mut self, direction: Direction, kind: MessageType) {
+        *self.messages.entry((direction, kind)).or_default() += 1;
     }
 
     /// For how long after the start of this speaker the peer may hold routes of its earlier life.
@@ -176,10 +198,12 @@ impl Peer {
     }
 
     /// How BFD is to watch it, once it is known between which addresses.
-    pub(super) fn watch(&self) -> Option<(Path, BfdWish)> {
+    pub(super) fn watch(&self) -> Option<(Path, Watched)> {
         let is_going =
             self.retired || self.neighbor.shutdown.is_some() || matches!(self.leaving, Some(Leaving::Parted));
-        self.path.clone().zip(self.neighbor.bfd).filter(|_| !is_going)
+        let vrf = self.neighbor.transport.vrf.clone();
+        let watched = self.neighbor.bfd.map(|wish| Watched { wish, vrf });
+        self.path.clone().zip(watched).filter(|_| !is_going)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -201,8 +225,11 @@ impl Peer {
 
     /// Sets out to reach it.
     pub(super) fn start(&mut self, common: &mut Common<'_>, actions: &mut Vec<Action>) {
-        let waits = self.neighbor.passive || self.dynamic.is_some() || self.neighbor.shutdown.is_some();
-        if waits || self.leaving.is_some() || self.retired || !self.live.is_empty() {
+        let is_off = self.neighbor.shutdown.is_some() || self.leaving.is_some() || self.retired;
+        if is_off || !self.live.is_empty() {
+            return;
+        }
+        if self.hindrance.is_some() || self.neighbor.passive || self.dynamic.is_some() {
             return;
         }
         let (address, port, interface) = match &self.neighbor.remote {
@@ -222,6 +249,11 @@ impl Peer {
         self.attempt = Attempt::Connecting { connection };
         let to = Target { address, port, interface };
         actions.push(Action::Connect { connection, to, transport: self.neighbor.transport.clone() });
+    }
+
+    /// Takes in why there is to be no connection with it from now on, if there is a reason.
+    pub(super) fn hinder(&mut self, hindrance: Option<Trouble>) {
+        self.hindrance = hindrance;
     }
 
     /// A router has been found where this one is to be.
@@ -420,15 +452,24 @@ impl Peer {
     /// The kernel has dropped segments for their signatures, whoever sent them.
     pub(super) fn mistrust(&mut self) {
         let is_unexplained = matches!(self.trouble, None | Some(Trouble::TimedOut));
-        if is_unexplained && self.live.is_empty() && self.neighbor.transport.password.is_some() {
-            self.trouble = Some(Trouble::Md5Mismatch);
+        let signature = self.neighbor.transport.signature.as_ref();
+        if is_unexplained && self.live.is_empty() && signature.is_some() {
+            self.trouble = Some(Trouble::silence(signature));
         }
     }
 
     /// What BFD sees of it.
-    pub(super) fn bfd(&mut self, common: &mut Common<'_>, is_up: bool, is_failure: bool, actions: &mut Vec<Action>) {
+    pub(super) fn bfd(
+        &mut self,
+        common: &mut Common<'_>,
+        is_up: bool,
+        failure: Option<Diagnostic>,
+        actions: &mut Vec<Action>,
+    ) {
         self.bfd = if is_up { BfdState::Up } else { BfdState::Down };
-        if is_failure {
+        if failure.is_some() {
+            self.bfd_losses = self.bfd_losses.saturating_add(1);
+            self.bfd_last_loss = failure;
             self.close_all(common, Notification::cease(Cease::BfdDown), true, actions);
         }
     }
@@ -548,7 +589,8 @@ impl Peer {
         // Only now is it sure who is there, and by which way.
         let is_multi_hop = self.neighbor.is_far() || !live.ends.is_on_link();
         let interface = live.ends.interface.clone().filter(|_| !is_multi_hop);
-        let path = Path { remote: live.ends.remote, local: live.ends.local, interface };
+        let vrf = self.neighbor.transport.vrf.clone().filter(|_| is_multi_hop);
+        let path = Path { remote: live.ends.remote, local: live.ends.local, interface, vrf };
         if self.path.as_ref() != Some(&path) {
             self.path = Some(path);
             self.bfd = BfdState::Down;
@@ -647,6 +689,7 @@ impl Peer {
             && self.dynamic.is_none()
             && !self.neighbor.passive
             && self.neighbor.shutdown.is_none()
+            && self.hindrance.is_none()
             && self.live.is_empty()
             && self.attempt == Attempt::None;
         if is_wanted {
@@ -668,8 +711,15 @@ impl Peer {
             Attempt::Connecting { .. } => State::Active,
             Attempt::Waiting { .. } => State::Active,
             Attempt::None if self.neighbor.shutdown.is_some() || self.leaving.is_some() => State::Idle,
+            Attempt::None if self.hindrance.is_some() => State::Idle,
             Attempt::None => State::Active,
         })
+    }
+
+    /// Why it is not spoken with. Who is not to be spoken with needs no other reason.
+    fn trouble(&self) -> Option<Trouble> {
+        let hindrance = self.hindrance.as_ref().filter(|_| self.neighbor.shutdown.is_none());
+        hindrance.or(self.trouble.as_ref()).cloned()
     }
 
     pub(super) fn status(&self, id: &PeerId) -> SessionStatus {
@@ -684,8 +734,9 @@ impl Peer {
                 Remote::Prefix(_) => None,
             },
             dynamic: id.dynamic,
+            vrf: self.neighbor.transport.vrf.clone(),
             state: self.state(),
-            trouble: self.trouble.clone(),
+            trouble: self.trouble(),
             remote_asn: both.map(|both| both.remote_asn),
             remote_identifier: both.map(|both| both.remote_identifier),
             local_address: foremost.map(|live| live.ends.local),
@@ -698,7 +749,16 @@ impl Peer {
             flaps: self.flaps,
             last_close: self.last_close.clone(),
             bfd: self.neighbor.bfd.map(|_| self.bfd),
+            bfd_losses: self.bfd_losses,
+            bfd_last_loss: self.bfd_last_loss,
         }
+    }
+
+    /// How it was lost, if it is one of a prefix that has gone by itself: nobody can ask for its status any more. Who has
+    /// never had a session is anybody.
+    pub(super) fn last_news(&self, id: &PeerId) -> Option<SessionStatus> {
+        let was_up = self.told.as_ref().is_some_and(|told| told.state == State::Established);
+        (was_up && !self.retired).then(|| self.status(id))
     }
 
     /// How it stands, if that is worth telling: at once where the session is another, and now and then where numbers are.

@@ -7,9 +7,15 @@ use std::{
     num::NonZeroU16,
 };
 
-use ferrogate_wire::bgp::{Asn, BgpIdentifier, Family, Notification};
+use ferrogate_wire::{
+    bfd::Diagnostic,
+    bgp::{Asn, BgpIdentifier, Family, Notification},
+};
 
-use crate::model::{InterfaceName, PeerName};
+use crate::model::{
+    InterfaceName, PeerName,
+    peer::{AoAlgorithm, Signature},
+};
 
 /// States of RFC 4271 §8.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +129,12 @@ pub enum Trouble {
     /// Nobody answers, and a password is in use.
     #[error("MD5 mismatch suspected: nobody answers what is signed with the password; compare it with the peer's")]
     Md5Mismatch,
+    /// Nobody answers, and TCP-AO is in use.
+    #[error(
+        "TCP-AO mismatch suspected: nobody answers what is signed with the password; compare it, sendID, recvID and \
+         algorithm with the peer's"
+    )]
+    AoMismatch,
     /// There is no way there.
     #[error("the peer cannot be reached from this node: {0}")]
     Unreachable(String),
@@ -138,6 +150,21 @@ pub enum Trouble {
     /// The kernel does not have it.
     #[error("this kernel does not support {0}; nothing is started without it")]
     Unsupported(&'static str),
+    /// The kernel does not have TCP-AO, or not with this algorithm.
+    #[error(
+        "this kernel does not support TCP-AO with {0}, which spec.tcpAO asks for, and no session is started without it; \
+         give the node Linux 6.7 or later with CONFIG_TCP_AO, or remove spec.tcpAO here and at the peer, which leaves MD5"
+    )]
+    NoTcpAo(AoAlgorithm),
+    /// A listening socket could take its key for that of another peer, or the reverse.
+    #[error(
+        "its prefix holds the place of BGPPeer {other}, and with tcpAO the kernel does not tell apart by which key each \
+         is to be taken; choose a prefix without that place, another VRF, or MD5 for both"
+    )]
+    KeyOverlap {
+        /// The peer within its prefix.
+        other: PeerName,
+    },
     /// The process may not.
     #[error("not permitted: {0}")]
     NotPermitted(&'static str),
@@ -147,17 +174,28 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// What it means that nobody answers what is signed like this.
+    pub fn silence(signature: Option<&Signature>) -> Self {
+        match signature {
+            None => Self::TimedOut,
+            Some(Signature::Md5(_)) => Self::Md5Mismatch,
+            Some(Signature::Ao { .. }) => Self::AoMismatch,
+        }
+    }
+
     /// One CamelCase word for conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ConnectionRefused => "ConnectionRefused",
             Self::TimedOut => "TimedOut",
             Self::Md5Mismatch => "MD5MismatchSuspected",
+            Self::AoMismatch => "TCPAOMismatchSuspected",
             Self::Unreachable(_) => "Unreachable",
             Self::NoSourceAddress(_) => "NoSourceAddress",
             Self::NoInterface(_) => "NoInterface",
             Self::NoRouter(_) => "NoRouterFound",
-            Self::Unsupported(_) => "Unsupported",
+            Self::Unsupported(_) | Self::NoTcpAo(_) => "Unsupported",
+            Self::KeyOverlap { .. } => "TCPAOKeyOverlap",
             Self::NotPermitted(_) => "NotPermitted",
             Self::Other(_) => "ConnectFailed",
         }
@@ -212,6 +250,8 @@ pub struct SessionStatus {
     pub port: Option<NonZeroU16>,
     /// Its own address where the object stands for a prefix.
     pub dynamic: Option<IpAddr>,
+    /// The VRF device by which it is spoken with.
+    pub vrf: Option<InterfaceName>,
     /// The state.
     pub state: State,
     /// Why it is not established, if that is known.
@@ -241,6 +281,10 @@ pub struct SessionStatus {
     pub last_close: Option<Closing>,
     /// What BFD sees of it; `None` where it is not watched.
     pub bfd: Option<BfdState>,
+    /// How often BFD has lost it.
+    pub bfd_losses: u32,
+    /// Why it did so last.
+    pub bfd_last_loss: Option<Diagnostic>,
 }
 
 /// What BFD sees of a peer.

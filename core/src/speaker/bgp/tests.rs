@@ -6,16 +6,20 @@ use std::{
     ops::RangeInclusive,
 };
 
-use ferrogate_wire::bgp::{
-    self, Asn, BgpIdentifier, Capabilities, ExtendedNextHop, Family, HoldTime, Message, Open, Refresh, Role, Update,
-    frame::{Cutter, MAX_LEN},
+use ferrogate_wire::{
+    bfd::Diagnostic,
+    bgp::{
+        self, Asn, BgpIdentifier, Capabilities, ExtendedNextHop, Family, HoldTime, Message, Open, Refresh, Role,
+        Update,
+        frame::{Cutter, MAX_LEN, MessageType},
+    },
 };
 
 use super::*;
 use crate::{
     model::{
         community::Community,
-        peer::{Key, PeerAsn},
+        peer::{AoAlgorithm, Key, PeerAsn, Signature, TcpAo},
     },
     speaker::bfd,
 };
@@ -77,7 +81,7 @@ fn neighbor() -> Neighbor {
         max_prefixes: None,
         shutdown: None,
         bfd: None,
-        transport: Transport { source: None, vrf: None, password: None, ttl: Ttl::Direct },
+        transport: Transport { source: None, vrf: None, signature: None, ttl: Ttl::Direct },
     }
 }
 
@@ -358,7 +362,7 @@ impl Bench {
         self.status_of("tor")
     }
 
-    fn watched(&self) -> Option<&BTreeMap<Path, BfdWish>> {
+    fn watched(&self) -> Option<&BTreeMap<Path, Watched>> {
         self.done.iter().rev().find_map(|action| match action {
             Action::Watch(watched) => Some(watched),
             _ => None,
@@ -366,7 +370,7 @@ impl Bench {
     }
 
     fn path(&self) -> Path {
-        Path { remote: ip(ROUTER), local: ip("192.0.2.1"), interface: Some("eth1".into()) }
+        Path { remote: ip(ROUTER), local: ip("192.0.2.1"), interface: Some("eth1".into()), vrf: None }
     }
 }
 

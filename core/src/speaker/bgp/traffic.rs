@@ -7,9 +7,15 @@ use std::{
     num::NonZeroU16,
 };
 
-use ferrogate_wire::bgp::{Message, MessageError};
+use ferrogate_wire::{
+    bfd::Diagnostic,
+    bgp::{
+        Message, MessageError,
+        frame::{HEADER_LEN, MessageType},
+    },
+};
 
-use super::{BfdWish, Loss, MAX_DYNAMIC, SessionStatus, Transport, Trouble, Wanted};
+use super::{Loss, MAX_DYNAMIC, SessionStatus, Transport, Trouble, Wanted, Watched};
 use crate::{
     model::{InterfaceName, PeerName, Prefix},
     speaker::bfd::sessions::Path,
@@ -18,6 +24,49 @@ use crate::{
 /// A number for a connection, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub(super) u64);
+
+/// How many messages of each type went which way.
+pub type Messages = BTreeMap<(Direction, MessageType), u64>;
+
+/// Which way a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// From this node.
+    Sent,
+    /// To it.
+    Received,
+}
+
+impl Direction {
+    /// One word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Received => "received",
+        }
+    }
+}
+
+/// The type of a message.
+pub(super) fn type_of(message: &Message) -> MessageType {
+    match message {
+        Message::Open(_) => MessageType::Open,
+        Message::Update(_) => MessageType::Update,
+        Message::Notification(_) => MessageType::Notification,
+        Message::Keepalive => MessageType::Keepalive,
+        Message::RouteRefresh { .. } => MessageType::RouteRefresh,
+    }
+}
+
+/// The types of messages of ours that follow one another.
+pub(super) fn types_of(mut bytes: &[u8]) -> Vec<MessageType> {
+    let mut types = Vec::new();
+    while let Some([.., high, low, kind]) = bytes.first_chunk::<HEADER_LEN>() {
+        types.extend(MessageType::from_code(*kind));
+        bytes = bytes.get(usize::from(u16::from_be_bytes([*high, *low])).max(HEADER_LEN)..).unwrap_or_default();
+    }
+    types
+}
 
 /// The ends of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +149,8 @@ pub enum Event {
         path: Path,
         /// The state now.
         is_up: bool,
-        /// Whether it was up and the way has failed, other than by intention.
-        is_failure: bool,
+        /// Why the way has failed, if it was up and has, other than by intention.
+        failure: Option<Diagnostic>,
     },
     /// The kernel has dropped segments because their signatures were wrong, or were there or missing without cause
     /// (RFC 2385). Whose they were it does not say.
@@ -148,7 +197,7 @@ pub enum Action {
         reason: Rejection,
     },
     /// Have exactly these BFD sessions.
-    Watch(BTreeMap<Path, BfdWish>),
+    Watch(BTreeMap<Path, Watched>),
     /// How a session stands has changed.
     Status(Box<SessionStatus>),
     /// A router is spoken with no more, and its status goes.
@@ -169,6 +218,10 @@ pub enum Rejection {
     Stranger,
     /// The BGPPeer stands for a prefix, and [`MAX_DYNAMIC`] routers of it are spoken with.
     TooManyRouters,
+    /// Its BGPPeer wants it signed in a way that this node does not have, or not here.
+    Unsigned,
+    /// Its BGPPeer has a password and stands for an interface: no listening socket can have its key.
+    Keyless,
     /// Everybody was told that this speaker stops.
     Parted,
 }
@@ -179,6 +232,8 @@ impl Rejection {
         match self {
             Self::Stranger => "Stranger",
             Self::TooManyRouters => "TooManyRouters",
+            Self::Unsigned => "Unsigned",
+            Self::Keyless => "Keyless",
             Self::Parted => "Parted",
         }
     }
@@ -191,6 +246,12 @@ impl fmt::Display for Rejection {
             Self::TooManyRouters => {
                 write!(f, "{MAX_DYNAMIC} routers of its BGPPeer are spoken with; use a longer prefix")
             }
+            Self::Unsigned => f.write_str(
+                "the signature that its BGPPeer asks for cannot be checked on this node, as its status says",
+            ),
+            Self::Keyless => f.write_str(
+                "its BGPPeer has a password and stands for an interface; only this node connects, and signs",
+            ),
             Self::Parted => f.write_str("this speaker stops"),
         }
     }

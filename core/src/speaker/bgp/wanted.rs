@@ -16,7 +16,7 @@ use crate::{
     model::{
         InterfaceName, PeerName, Prefix,
         community::Community,
-        peer::{Key, PeerAsn},
+        peer::{PeerAsn, Signature},
     },
     speaker::bfd,
 };
@@ -174,8 +174,8 @@ pub struct Transport {
     pub source: Option<IpAddr>,
     /// The VRF device to connect from.
     pub vrf: Option<InterfaceName>,
-    /// The key that segments are signed with (RFC 2385).
-    pub password: Option<Key>,
+    /// How segments are signed; `None` leaves them unsigned.
+    pub signature: Option<Signature>,
     /// How far away the peer may be.
     pub ttl: Ttl,
 }
@@ -201,6 +201,15 @@ pub struct BfdWish {
     pub settings: bfd::Settings,
     /// The lowest TTL or hop limit that is taken over several hops.
     pub minimum_ttl: NonZeroU8,
+}
+
+/// A BFD session that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// How.
+    pub wish: BfdWish,
+    /// The VRF device of the peer; over one hop the path does not name it.
+    pub vrf: Option<InterfaceName>,
 }
 
 /// What a peer is asked to do while this speaker restarts (RFC 4724).

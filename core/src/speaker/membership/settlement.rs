@@ -25,6 +25,9 @@ use ferrogate_wire::gossip::NodeTag;
 
 use crate::model::InterfaceName;
 
+/// How many of those who can answer for an accused interface go on looking at it: more than one, as one may leave.
+const WITNESSES: usize = 2;
+
 /// What is accused or vouched for: a node, or one of its interfaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Subject {
@@ -99,6 +102,17 @@ impl Testimonies {
             });
             !is_mutual || subject.node > accuser
         })
+    }
+
+    /// Whether somebody is to look at an interface as well: everyone while it is dead, and the first few as long as it is
+    /// accused. Once it is answered for, whoever accuses may go on for as long as a session that flaps is held down; if those
+    /// who answer stopped looking, it would be dead again, and so on, and addresses would move each time.
+    pub(super) fn needs_witness(&self, subject: &Subject, witness: NodeTag, reached: &BTreeSet<NodeTag>) -> bool {
+        let others = || self.0.iter().filter(|(node, _)| reached.contains(node) && **node != subject.node);
+        // By its own accusation alone nobody goes on once that is answered, or both would go on because of each other.
+        let is_accused = others().any(|(node, own)| *node != witness && own.accuses.contains_key(subject));
+        let earlier = others().filter(|(node, own)| **node < witness && own.vouches.contains_key(subject));
+        self.is_dead(subject, reached) || (is_accused && earlier.count() < WITNESSES)
     }
 
     /// Those within reach whose accusation of a subject nobody answers.
@@ -197,6 +211,27 @@ mod tests {
 
         words.0.0.entry(C).or_default().vouches.insert(link(A), 1);
         assert!(!words.0.is_dead(&link(A), &all()));
+    }
+
+    #[test]
+    fn while_an_interface_is_dead_all_look_at_it_and_while_it_is_accused_the_first_two_who_see_it() {
+        let [subject, accuser] = [NodeTag(9), NodeTag(5)];
+        let needs = |witness: u64, vouchers: &[(u64, u32)]| {
+            let mut words = Testimonies::default();
+            words.0.entry(accuser).or_default().accuses.insert(link(subject), 3);
+            for (voucher, number) in vouchers {
+                words.0.entry(NodeTag(*voucher)).or_default().vouches.insert(link(subject), *number);
+            }
+            words.needs_witness(&link(subject), NodeTag(witness), &(1..=9).map(NodeTag).collect())
+        };
+
+        assert!(needs(1, &[]) && needs(8, &[]), "nobody answers");
+        assert!(needs(8, &[(1, 2), (2, 2)]), "nobody answers the newest accusation");
+        assert!(needs(1, &[(1, 3)]) && needs(8, &[(1, 3)]), "one is too few");
+        let all = [(1, 3), (2, 3), (8, 3)];
+        assert!(needs(1, &all) && needs(2, &all));
+        assert!(!needs(8, &all), "two before it go on");
+        assert!(!needs(5, &[(1, 3)]), "it is told that it is wrong");
     }
 
     #[test]

@@ -171,7 +171,7 @@ fn m_111_excluded_enslaved_down_and_no_arp_interfaces_are_never_used() {
         ("docker0", good.clone()),
         ("veth1234", good.clone()),
         ("lo", good.clone()),
-        ("enslaved", Interface { enslaved: true, ..good.clone() }),
+        ("enslaved", Interface { controller: Some(9), ..good.clone() }),
         ("down", Interface { up: false, ..good.clone() }),
         ("nocarrier", Interface { carrier: false, ..good.clone() }),
         ("noarp", Interface { no_arp: true, ..good.clone() }),

@@ -45,6 +45,31 @@ fn m_120_a_speaker_that_says_it_is_leaving_is_replaced_at_once() {
 }
 
 #[test]
+fn a_takeover_from_a_node_that_failed_says_since_when_and_a_planned_one_does_not() {
+    let since = |actions: &[Action]| {
+        let taken = reports(actions).into_iter().find_map(|report| match report {
+            Report::Owned { address, failed_at, .. } if *address == ip(SECOND) => Some(*failed_at),
+            _ => None,
+        });
+        taken.unwrap()
+    };
+    let mut stand = settled(DataPath::KubeProxy);
+    stand.hear(3);
+    stand.hear(2);
+    let heard = stand.now;
+    assert_eq!(since(&only(stand.pass(DETECTION * 2))), Some(heard));
+
+    let mut stand = settled(DataPath::KubeProxy);
+    let leaving = Word { leaving: true, ..stand.word(2) };
+    assert_eq!(since(&stand.receive(2, leaving)), None);
+
+    let mut stand = settled(DataPath::KubeProxy);
+    let mut facts = facts(3);
+    facts.nodes.remove("k2");
+    assert_eq!(since(&stand.snapshot(&facts)), None);
+}
+
+#[test]
 fn a_starting_speaker_believes_in_everyone_for_one_detection_time() {
     let mut stand = Stand::started(DataPath::KubeProxy, facts(3));
     assert!(stand.owns(WON) && !stand.owns(SECOND));
@@ -132,6 +157,31 @@ fn news_about_this_node_does_not_wait_for_the_next_interval() {
     let actions = stand.step(Event::ProxyReady(false));
 
     assert_eq!(words(&actions).iter().map(|word| word.proxy_ready).collect::<Vec<_>>(), [false]);
+}
+
+#[test]
+fn a_flood_of_questions_holds_up_nothing_that_is_due() {
+    let [mut flooded, mut quiet] = [(); 2].map(|()| {
+        let mut stand = settled(DataPath::KubeProxy);
+        stand.hear(2);
+        stand.hear(3);
+        stand
+    });
+    let question = Arp { sender: v4("192.0.2.200"), ..Arp::probe(v4(WON), mac(100)) };
+
+    let mut actions = Vec::new();
+    for _ in 0..150 {
+        flooded.now += MS;
+        actions.extend(flooded.step(Event::Arp { interface: "eth1".into(), arp: question.clone() }));
+    }
+    let expected = only(quiet.pass(DETECTION));
+
+    let answer = Frame::Arp(Arp::answer(&question, mac(1)));
+    assert_eq!(frames(&actions).iter().filter(|(_, frame)| **frame == answer).count(), 150);
+    assert!(!words(&expected).is_empty());
+    assert_eq!(words(&actions), words(&expected));
+    // The others have been silent for the detection time.
+    assert!(flooded.owns(SECOND) && quiet.owns(SECOND));
 }
 
 #[test]
@@ -524,6 +574,31 @@ proptest! {
                 }
             }
             prop_assert_eq!(&watched, &to_watch);
+        }
+    }
+
+    /// Deadlines are kept by nothing but the frames themselves.
+    #[test]
+    fn no_frame_leaves_anything_undone_that_is_due(frames in prop::collection::vec((0_usize..5, 0_u64..40), 1..60)) {
+        let frame = |sender: &str, target: &str, from| Arp { sender: v4(sender), ..Arp::probe(v4(target), mac(from)) };
+        let frames = frames.into_iter().map(|(which, wait)| {
+            let arp = match which {
+                0 => frame("192.0.2.200", WON, 100),
+                1 => frame("192.0.2.200", "192.0.2.201", 100),
+                2 => frame("0.0.0.0", WON, 100),
+                3 => frame(WON, WON, 100),
+                _ => frame(WON, WON, 1),
+            };
+            (arp, MS * u32::try_from(wait).unwrap())
+        });
+        let mut stand = settled(DataPath::KubeProxy);
+        for (arp, wait) in frames {
+            stand.now += wait;
+            stand.step(Event::Arp { interface: "eth1".into(), arp });
+            let deadline = stand.speaker.deadline();
+
+            prop_assert_eq!(stand.step(Event::Tick), vec![]);
+            prop_assert_eq!(stand.speaker.deadline(), deadline);
         }
     }
 

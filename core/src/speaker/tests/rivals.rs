@@ -64,6 +64,21 @@ fn rival(address: &str, yields: bool) -> Report {
 }
 
 #[test]
+fn a_speaker_that_announces_before_its_word_has_come_is_no_stranger() {
+    let mut stand = Stand::started(DataPath::KubeProxy, snapshot(2, [service("web", &[WON])]));
+    assert!(stand.owns(WON));
+
+    let mut actions = stand.step(of_k2(WON));
+    actions.extend(only(stand.pass(INTERVAL)));
+    let word = told(&mut stand);
+    actions.extend(stand.receive(2, word));
+    actions.extend(only(stand.pass(DETECTION * 2)));
+
+    assert_eq!(events(&actions).into_iter().filter(|(_, reason, _)| *reason == "addressConflict").count(), 0);
+    assert!(!reports(&actions).iter().any(|report| matches!(report, Report::Conflict { .. })));
+}
+
+#[test]
 fn of_two_owners_that_do_not_hear_each_other_the_lower_ranked_yields_within_one_detection_time() {
     for address in ["192.0.2.11", SECOND] {
         // Of k1 and k2 the first is ahead for one, the second for the other.
@@ -76,6 +91,28 @@ fn of_two_owners_that_do_not_hear_each_other_the_lower_ranked_yields_within_one_
         assert_eq!(reports(&actions)[0], &rival(address, is_second));
         assert_eq!(stand.owns(address), !is_second);
         assert_eq!(events(&actions), [], "it is no stranger");
+    }
+}
+
+#[test]
+fn of_two_owners_that_hear_each_other_the_same_one_yields_by_both_families() {
+    const SIX: &str = "2001:db8::1";
+    let is_ahead = |address| elect::hash(&"k1".into(), ip(address)) < elect::hash(&"k2".into(), ip(address));
+    assert!(is_ahead("192.0.2.11") && !is_ahead(SIX));
+    for address in ["192.0.2.11", SIX] {
+        let mut stand = Stand::started(DataPath::KubeProxy, snapshot(2, [service("web", &["192.0.2.11", SIX])]));
+        let hear = |stand: &mut Stand| {
+            let word = told(stand);
+            stand.receive(2, word);
+        };
+        hear(&mut stand);
+
+        stand.step(of_k2(address));
+        let mut actions = pass_with_k2(&mut stand, DETECTION / 2, address);
+        hear(&mut stand);
+        actions.extend(pass_with_k2(&mut stand, DETECTION / 2, address));
+
+        assert_eq!(reports(&actions), [&rival(address, false)]);
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use ferrogate_wire::bgp::{self as wire, Notification};
+use ferrogate_wire::{
+    bfd::Diagnostic,
+    bgp::{self as wire, Notification},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -12,13 +15,16 @@ use crate::{
         advertisement::{Aggregation, BgpAdvertisement},
         bfd_profile::BfdProfile,
         community::Community,
-        peer::{Asn, BgpIdentifier, BgpPeer, HoldTime, Key, Password, PeerAsn, PeerPlace, PerNode, RestartTime},
+        peer::{
+            Asn, BgpIdentifier, BgpPeer, HoldTime, Key, Password, PasswordPlace, PeerAsn, PeerPlace, PerNode,
+            RestartTime, Signature,
+        },
     },
     speaker::{
         advertise::{Advertised, Peering, Terms, Unpeered, peering},
         bgp::{
-            Closing, Departure, GracefulRestart, Loss, Neighbor, Part, Remote, Route, SessionStatus, State, Trouble,
-            Ttl, Wanted,
+            BfdState, Closing, Departure, GracefulRestart, Loss, Neighbor, Part, Remote, Route, SessionStatus, State,
+            Trouble, Ttl, Wanted,
         },
     },
     write::{BgpClose, BgpReport, BgpSession, ClosedBy},
@@ -181,6 +187,7 @@ fn session(peer: &str) -> SessionStatus {
         remote: "198.51.100.1".to_owned(),
         port: None,
         dynamic: None,
+        vrf: None,
         state: State::Established,
         trouble: None,
         remote_asn: Some(asn(64501)),
@@ -195,6 +202,8 @@ fn session(peer: &str) -> SessionStatus {
         flaps: 0,
         last_close: None,
         bfd: None,
+        bfd_losses: 0,
+        bfd_last_loss: None,
     }
 }
 
@@ -224,6 +233,18 @@ fn m_123_with_policy_local_a_node_stops_before_its_last_endpoint_is_gone_if_anot
     {
         assert!(advertised(facts, node, "web").is_ok());
     }
+}
+
+#[test]
+fn routers_are_told_of_a_service_before_those_who_read_about_it() {
+    let mut stand = Stand::started(DataPath::KubeProxy, routed(1, []));
+
+    let actions = stand.snapshot(&routed(1, [service("web", &["192.0.2.1"])]));
+
+    let first = |is: fn(&Action) -> bool| actions.iter().position(is).unwrap();
+    let told = first(|action| matches!(action, Action::Peer(_)));
+    let written = first(|action| matches!(action, Action::Write(Write::BgpStatus { .. } | Write::Event(_))));
+    assert!(told < written, "{actions:?}");
 }
 
 #[test]
@@ -393,7 +414,7 @@ fn m_132_what_several_advertisements_say_of_one_prefix_stands_together_in_its_ro
 }
 
 #[test]
-fn m_140_a_session_carries_the_family_of_its_address_and_both_on_request() {
+fn m_139_m_140_a_session_carries_the_family_of_its_address_and_both_on_request() {
     let mut facts = routed(1, [service("web", &["192.0.2.1", "2001:db8::1"])]);
     set_peer(&mut facts, peer("six", "2001:db8:f::1"));
     set_peer(&mut facts, BgpPeer { dual_stack: true, ..peer("both", "2001:db8:f::2") });
@@ -639,7 +660,7 @@ fn a_peer_is_resolved_to_what_it_is_on_this_node() {
         minimum_ttl: NonZeroU8::new(250).unwrap(),
     };
     facts.bfd_profiles.insert(profile.key.clone(), Arc::new(profile.clone()));
-    let password = Some(Password::Clear(Key::new("secret").unwrap()));
+    let password = Some(in_clear(Key::new("secret").unwrap()));
     set_peer(
         &mut facts,
         BgpPeer {
@@ -660,7 +681,7 @@ fn a_peer_is_resolved_to_what_it_is_on_this_node() {
     let inside = neighbor(&facts, "inside");
     assert_eq!(inside.identifier, BgpIdentifier::new(7).unwrap());
     assert_eq!(inside.transport.ttl, Ttl::MultiHop);
-    assert_eq!(inside.transport.password.as_ref(), password.as_ref().unwrap().key());
+    assert_eq!(inside.transport.signature, password.as_ref().unwrap().key().cloned().map(Signature::Md5));
     let wish = inside.bfd.unwrap();
     assert_eq!((wish.settings, wish.minimum_ttl.get()), (super::super::bfd::Settings::of(&profile), 250));
     let restart = |forwarding_preserved| Some(GracefulRestart { restart_time_seconds: 60, forwarding_preserved });
@@ -692,10 +713,18 @@ fn without_an_ipv4_address_the_identifier_is_made_of_the_name_and_stays() {
     assert_eq!(identifier(1, vec![ip("2001:db8::1"), ip("198.51.100.7")]).to_string(), "198.51.100.7");
 }
 
+fn in_clear(key: Key) -> Password {
+    Password { place: PasswordPlace::Clear(key), tcp_ao: None }
+}
+
+fn in_secret(key: Option<Key>) -> Password {
+    Password { place: PasswordPlace::Secret { name: "tor-password".to_owned(), key }, tcp_ao: None }
+}
+
 #[test]
 fn a_peer_whose_password_nobody_knows_is_left_out_and_that_is_told_once() {
     let mut facts = routed(1, [service("web", &["192.0.2.1"])]);
-    let password = Password::Secret { name: "tor-password".to_owned(), key: None };
+    let password = in_secret(None);
     set_peer(&mut facts, BgpPeer { password: Some(password), ..peer("tor", "198.51.100.1") });
     let mut stand = Stand::new(DataPath::KubeProxy);
     stand.step(Event::Interfaces(interfaces(1)));
@@ -718,10 +747,10 @@ fn a_peer_whose_password_nobody_knows_is_left_out_and_that_is_told_once() {
     assert_eq!((reports(&actions), sessions(&actions)), (vec![], vec![]));
 
     let key = Some(Key::new("secret").unwrap());
-    let password = Password::Secret { name: "tor-password".to_owned(), key };
+    let password = in_secret(key);
     set_peer(&mut facts, BgpPeer { password: Some(password), ..peer("tor", "198.51.100.1") });
     let actions = stand.snapshot(&facts);
-    assert!(wanted(&actions).unwrap().neighbors["tor"].transport.password.is_some());
+    assert!(wanted(&actions).unwrap().neighbors["tor"].transport.signature.is_some());
     assert_eq!(sessions(&actions), [("tor", None)]);
     assert!(!format!("{actions:?}").contains("\"secret\""));
 }
@@ -773,6 +802,16 @@ fn a_session_is_written_when_what_is_known_of_it_changes() {
 
     assert_eq!(step(&mut stand, &session("tor")), [("tor".to_owned(), Some(expected))]);
     assert_eq!(step(&mut stand, &session("tor")), []);
+    let watched = SessionStatus {
+        bfd: Some(BfdState::Down),
+        bfd_losses: 2,
+        bfd_last_loss: Some(Diagnostic::ControlDetectionTimeExpired),
+        ..session("tor")
+    };
+    let written = step(&mut stand, &watched);
+    let written = written[0].1.as_ref().unwrap();
+    assert_eq!((written.bfd.as_deref(), written.bfd_losses), (Some("Down"), 2));
+    assert_eq!(written.bfd_last_loss, "nothing was heard for the detection time");
     let closed = SessionStatus {
         state: State::Idle,
         trouble: Some(Trouble::ConnectionRefused),
@@ -1020,8 +1059,8 @@ proptest! {
             told.retain(|_, peers| !peers.is_empty());
             prop_assert_eq!(&told, &bgp_statuses(&actions).into_iter().collect::<BTreeMap<_, _>>());
             let held = |stand: &Stand| {
-                let held = stand.speaker.held.iter().filter(|(_, due)| due.is_none());
-                held.map(|(address, _)| *address).collect::<BTreeSet<_>>()
+                let host = &stand.speaker.host;
+                host.addresses().filter(|address| host.needs(*address)).collect::<BTreeSet<_>>()
             };
             prop_assert_eq!(held(&stand), held(&fresh));
         }

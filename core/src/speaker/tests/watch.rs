@@ -37,11 +37,12 @@ pub(super) fn path(node: u8) -> Path {
         remote: IpAddr::from([198, 51, 100, 110 + node]),
         local: ip("198.51.100.11"),
         interface: Some("eth1".into()),
+        vrf: None,
     }
 }
 
 fn path6(node: u8) -> Path {
-    Path { remote: link_local(node).into(), local: link_local(1).into(), interface: Some("eth1".into()) }
+    Path { remote: link_local(node).into(), local: link_local(1).into(), interface: Some("eth1".into()), vrf: None }
 }
 
 /// The last [`Action::Watch`].
@@ -161,7 +162,7 @@ fn each_interface_that_the_owner_announces_on_is_watched_from_where_it_is_a_neig
 
     actions.extend(stand.hear_links(2, vec![watch_link(2), second, no_family]));
 
-    let lan = Path { remote: ip("203.0.113.12"), local: ip("203.0.113.11"), interface: Some("eth3".into()) };
+    let lan = Path { remote: ip("203.0.113.12"), local: ip("203.0.113.11"), interface: Some("eth3".into()), vrf: None };
     assert_eq!(sessions(watch(&actions).as_ref()), [path(2), lan]);
 }
 
@@ -236,6 +237,24 @@ fn whoever_is_not_next_in_line_looks_too_where_another_finds_an_interface_dead()
     let actions = stand.hear_accused(1);
 
     assert_eq!(sessions(watch(&actions).as_ref()), [path(2)]);
+}
+
+/// Else it would be dead again, be looked at again, and its addresses would move each time: a session that flaps is held
+/// down, and accuses, for up to a minute.
+#[test]
+fn whoever_sees_what_another_finds_dead_goes_on_while_that_one_says_so_though_it_does_not_come_next() {
+    let (mut stand, _) = meeting([service("won", &[WON])]);
+    stand.hear_accused(1);
+    stand.see(2, Verdict::Up);
+
+    let meanwhile: Vec<Action> = (0..20).flat_map(|_| stand.hear_accused(1)).collect();
+    assert_eq!(watch(&meanwhile), None);
+    assert_eq!(words(&meanwhile).last().unwrap().vouches, [accusation(1)]);
+
+    let word = Word { links: vec![watch_link(3)], ..stand.word(3) };
+    let after = stand.receive(3, word);
+    assert_eq!(sessions(watch(&after).as_ref()), []);
+    assert!(watch(&after).is_some());
 }
 
 #[test]
@@ -318,6 +337,39 @@ fn whoever_was_found_dead_is_watched_until_it_is_seen_again_though_another_is_ah
     let actions = stand.see(2, Verdict::Up);
     assert!(!stand.owns(SECOND));
     assert_eq!(watch(&actions), None);
+}
+
+/// Whom proxies are told to miss, one time after the other.
+fn missed(actions: &[Action]) -> Vec<BTreeSet<NodeName>> {
+    let told = actions.iter().filter_map(|action| match action {
+        Action::Write(Write::Membership { unreachable, .. }) => Some(unreachable.clone()),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// A proxy that waited for the detection time of words would give requests to a node that is cut off.
+#[test]
+fn a_node_whose_interface_is_found_dead_is_missed_until_its_next_word() {
+    let (mut stand, _) = meeting([service("second", &[SECOND])]);
+    stand.see(2, Verdict::Up);
+
+    let dead = stand.see(2, Verdict::Down);
+    let heard = stand.hear_links(2, vec![watch_link(2)]);
+    let silent = only(stand.pass(DETECTION * 2));
+
+    assert_eq!(missed(&dead), [BTreeSet::from(["k2".into()])]);
+    assert_eq!(missed(&heard), [BTreeSet::new()]);
+    assert_eq!(missed(&silent).last(), Some(&BTreeSet::from(["k2".into(), "k3".into()])));
+}
+
+#[test]
+fn a_node_whose_interface_another_finds_dead_is_missed_too_until_its_next_word() {
+    let (mut stand, _) = meeting([service("won", &[WON])]);
+
+    let actions = stand.hear_accused(1);
+
+    assert_eq!(missed(&actions), [BTreeSet::from(["k2".into()]), BTreeSet::new()]);
 }
 
 #[test]

@@ -206,7 +206,12 @@ impl Stand {
         self.afterwards(&streams)?;
         let seen = finish(streams).map(Seen::from);
         match event {
-            Event::LinkCut => self.ground.topology.heal(&self.ground.topology.nodes[node])?,
+            Event::LinkCut => {
+                self.ground.topology.heal(&self.ground.topology.nodes[node])?;
+                // A session of BFD that was lost often is held down for up to a minute. A new speaker has lost none.
+                self.product.stop("speaker", node)?;
+                self.product.start_one(&self.ground.topology, "speaker", node)?;
+            }
             Event::SpeakerKill => self.product.start_one(&self.ground.topology, "speaker", node)?,
             _ => self.wish(Wishes::default())?,
         }

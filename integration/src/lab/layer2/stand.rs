@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -115,7 +115,7 @@ impl Stand {
         ensure!(metrics.lines().any(|line| line == WATCHED), "nobody watches {} by BFD", self.name(owner));
         for node in self.topology.nodes.iter().filter(|node| node.name != self.name(owner)) {
             for address in self.addresses {
-                let holds = node.namespace.run(|| UdpSocket::bind((address, 0))).is_ok();
+                let holds = node.namespace.run(|| is_local(address));
                 ensure!(!holds, "{} still has {address} on its host", node.name);
             }
         }
@@ -154,6 +154,10 @@ impl Stand {
         self.afterwards(&streams)?;
         let seen = finish(streams).map(Seen::from);
         self.undo(event, owner)?;
+        if matches!(event, Event::LinkCut | Event::CarrierUpCut) {
+            // A session of BFD that was lost often is held down for up to a minute. Speakers that are new have lost none.
+            (0..self.topology.nodes.len()).try_for_each(|node| self.restart_speaker(node))?;
+        }
         Ok(seen)
     }
 
@@ -311,6 +315,16 @@ fn alone_since(claims: &[Claim], addresses: [IpAddr; 2], moment: Instant) -> Res
 
 fn mac(claim: Option<&Claim>) -> String {
     claim.map_or_else(|| "nobody".to_owned(), |claim| claim.mac.to_string())
+}
+
+/// Whether the kernel takes an address for one of its host: it would speak with it by loopback.
+fn is_local(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address || source.ip().is_loopback())
 }
 
 /// How often somebody else than before said to have an address.

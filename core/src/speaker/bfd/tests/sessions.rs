@@ -7,7 +7,12 @@ use crate::{
 };
 
 fn path() -> Path {
-    Path { remote: [192, 0, 2, 2].into(), local: [192, 0, 2, 1].into(), interface: Some(InterfaceName::from("eth0")) }
+    Path {
+        remote: [192, 0, 2, 2].into(),
+        local: [192, 0, 2, 1].into(),
+        interface: Some(InterfaceName::from("eth0")),
+        vrf: None,
+    }
 }
 
 fn multihop() -> Path {
@@ -347,4 +352,25 @@ fn sessions_that_were_never_heard_finish_at_once() {
 #[test]
 fn every_reason_to_discard_is_listed_once() {
     assert_eq!(BTreeSet::from(Discard::ALL).len(), Discard::ALL.len());
+}
+
+#[test]
+fn m_139_the_same_two_addresses_in_two_vrfs_are_two_sessions_and_neither_takes_what_is_for_the_other() {
+    let in_vrf = |vrf: Option<&str>| Path { vrf: vrf.map(InterfaceName::from), ..multihop() };
+    let mut world = World::new(wanting([in_vrf(Some("red")), in_vrf(Some("blue"))]));
+    assert_eq!(world.sessions.statuses().count(), 2);
+
+    let number = world.sessions.status(&in_vrf(Some("red"))).unwrap().local_discriminator;
+    for (vrf, is_taken) in [(Some("blue"), false), (None, false), (Some("red"), true)] {
+        let to_red = Packet { your_discriminator: Some(number), ..says(State::Down) };
+        let actions = world.hears_from(in_vrf(vrf), to_red);
+        let expected = if is_taken { vec![] } else { vec![Discard::WrongInterface] };
+        assert_eq!(discards(&actions), expected, "{vrf:?}");
+    }
+    // One that names no session belongs to that of its VRF, if there is one.
+    for (vrf, expected) in [(None, vec![Discard::NoSession]), (Some("blue"), vec![])] {
+        let nameless = Packet { your_discriminator: None, ..says(State::Down) };
+        let actions = world.hears_from(in_vrf(vrf), nameless);
+        assert_eq!(discards(&actions), expected, "{vrf:?}");
+    }
 }

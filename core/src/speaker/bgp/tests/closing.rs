@@ -174,7 +174,13 @@ fn n_035_every_close_states_who_and_why() {
         (|bench, _| bench.pass(90 * SECOND), "NotificationSent", "this node sent 4/0 hold timer expired"),
         (|bench, connection| bench.say(connection, Message::Open(open())), "NotificationSent", "this node sent 5/3"),
         (
-            |bench, _| bench.step(Event::Bfd { path: bench.path(), is_up: false, is_failure: true }),
+            |bench, _| {
+                bench.step(Event::Bfd {
+                    path: bench.path(),
+                    is_up: false,
+                    failure: Some(Diagnostic::ControlDetectionTimeExpired),
+                })
+            },
             "NotificationSent",
             "this node sent 6/10 BFD down",
         ),
@@ -232,10 +238,10 @@ fn n_054_what_a_peer_announces_is_counted_and_goes_no_further() {
 fn n_084_bfd_down_closes_with_cease_10_and_the_status_says_so() {
     let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..neighbor() }, open());
     assert_eq!(bench.watched().unwrap().keys().collect::<Vec<_>>(), [&bench.path()]);
-    bench.step(Event::Bfd { path: bench.path(), is_up: true, is_failure: false });
+    bench.step(Event::Bfd { path: bench.path(), is_up: true, failure: None });
     assert_eq!(bench.status().bfd, Some(BfdState::Up));
 
-    bench.step(Event::Bfd { path: bench.path(), is_up: false, is_failure: true });
+    bench.step(Event::Bfd { path: bench.path(), is_up: false, failure: Some(Diagnostic::ControlDetectionTimeExpired) });
 
     assert_eq!(bench.farewell(connection), Some(Notification::new(6, 10, [])));
     assert_eq!(bench.status().bfd, Some(BfdState::Down));
@@ -247,7 +253,7 @@ fn n_077_bfd_down_is_a_hard_reset_where_a_notification_would_keep_routes() {
     let neighbor = Neighbor { bfd: bfd_wish(), graceful_restart: restarts(), ..neighbor() };
     let (mut bench, connection) = Bench::up(neighbor, restarting_open(true));
 
-    bench.step(Event::Bfd { path: bench.path(), is_up: false, is_failure: true });
+    bench.step(Event::Bfd { path: bench.path(), is_up: false, failure: Some(Diagnostic::ControlDetectionTimeExpired) });
 
     assert_eq!(bench.farewell(connection), Some(Notification::new(6, 9, [6, 10])));
     assert_eq!(bench.status().last_close, Some(Closing::Sent(Notification::new(6, 10, []))));
@@ -256,9 +262,9 @@ fn n_077_bfd_down_is_a_hard_reset_where_a_notification_would_keep_routes() {
 #[test]
 fn bfd_that_is_switched_off_on_the_other_side_is_no_failure() {
     let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..neighbor() }, open());
-    bench.step(Event::Bfd { path: bench.path(), is_up: true, is_failure: false });
+    bench.step(Event::Bfd { path: bench.path(), is_up: true, failure: None });
 
-    bench.step(Event::Bfd { path: bench.path(), is_up: false, is_failure: false });
+    bench.step(Event::Bfd { path: bench.path(), is_up: false, failure: None });
 
     assert!(bench.is_open(connection));
 }
@@ -266,7 +272,7 @@ fn bfd_that_is_switched_off_on_the_other_side_is_no_failure() {
 #[test]
 fn n_093_bfd_comes_and_goes_on_a_live_session_without_a_reset() {
     let (mut bench, connection) = Bench::up(Neighbor { bfd: bfd_wish(), ..neighbor() }, open());
-    bench.step(Event::Bfd { path: bench.path(), is_up: true, is_failure: false });
+    bench.step(Event::Bfd { path: bench.path(), is_up: true, failure: None });
 
     bench.configure("tor", |neighbor| neighbor.bfd = None);
 
@@ -286,4 +292,27 @@ fn bfd_looks_over_several_hops_where_routers_may_be_in_between() {
 
     let path = Path { interface: None, ..bench.path() };
     assert_eq!(bench.watched().unwrap().keys().collect::<Vec<_>>(), [&path]);
+}
+
+#[test]
+fn n_092_the_status_tells_how_often_bfd_has_lost_the_peer_and_why_it_did_last() {
+    let mut bench = Bench::with(Neighbor { bfd: bfd_wish(), ..neighbor() });
+    for (losses, failure) in
+        [(1, Diagnostic::ControlDetectionTimeExpired), (2, Diagnostic::NeighborSignaledSessionDown)]
+    {
+        bench.pass(10 * SECOND);
+        bench.establish(open());
+        bench.step(Event::Bfd { path: bench.path(), is_up: true, failure: None });
+
+        bench.step(Event::Bfd { path: bench.path(), is_up: false, failure: Some(failure) });
+
+        let status = bench.status();
+        assert_eq!(
+            (status.bfd, status.bfd_losses, status.bfd_last_loss),
+            (Some(BfdState::Down), losses, Some(failure))
+        );
+    }
+    // What ends by intention is no loss.
+    bench.step(Event::Bfd { path: bench.path(), is_up: false, failure: None });
+    assert_eq!(bench.status().bfd_losses, 2);
 }

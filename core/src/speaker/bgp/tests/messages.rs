@@ -15,7 +15,7 @@ fn refusal(neighbor: Neighbor, open: Open) -> Option<(u8, u8)> {
 }
 
 #[test]
-fn n_006_an_open_of_the_wrong_peer_is_refused_with_the_reason() {
+fn m_139_n_006_an_open_of_the_wrong_peer_is_refused_with_the_reason() {
     let ours = identifier("192.0.2.1");
     let fixed = |number| PeerAsn::Fixed(asn(number));
     let table = [
@@ -55,6 +55,45 @@ fn n_006_an_open_that_cannot_be_read_is_refused_with_the_reason() {
         assert_eq!(bench.farewell(connection), Some(expected.clone()));
         assert_eq!(bench.status().last_close, Some(Closing::Sent(expected)));
     }
+}
+
+#[test]
+fn messages_are_counted_by_direction_and_type_for_as_long_as_the_peer_is_spoken_with() {
+    let (mut bench, connection) = Bench::up(neighbor(), open());
+    let counted = |bench: &Bench| -> Vec<(Direction, MessageType, u64)> {
+        let mut all = bench.peers.messages();
+        let (key, messages) = all.next().expect("there is one peer");
+        assert_eq!((key, all.count()), (("tor".into(), None), 0));
+        messages.iter().map(|((direction, kind), count)| (*direction, *kind, *count)).collect()
+    };
+    // The end of the routes is an UPDATE.
+    let (sent, received) = (Direction::Sent, Direction::Received);
+    let first = [
+        (sent, MessageType::Open, 1),
+        (sent, MessageType::Update, 1),
+        (sent, MessageType::Keepalive, 1),
+        (received, MessageType::Open, 1),
+        (received, MessageType::Keepalive, 1),
+    ];
+    assert_eq!(counted(&bench), first);
+
+    bench.say(connection, announces(&["203.0.113.0/24"]));
+    bench.say(connection, Message::RouteRefresh { family: None, kind: Refresh::Request });
+    bench.configure("tor", |neighbor| neighbor.hold_time = hold(30));
+
+    let then = [
+        (sent, MessageType::Open, 1),
+        (sent, MessageType::Update, 1),
+        (sent, MessageType::Notification, 1),
+        (sent, MessageType::Keepalive, 1),
+        (received, MessageType::Open, 1),
+        (received, MessageType::Update, 1),
+        (received, MessageType::Keepalive, 1),
+        (received, MessageType::RouteRefresh, 1),
+    ];
+    assert_eq!(counted(&bench), then);
+    bench.want(|wanted| wanted.neighbors.clear());
+    assert_eq!(bench.peers.messages().count(), 0);
 }
 
 #[test]

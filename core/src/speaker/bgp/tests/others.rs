@@ -100,9 +100,17 @@ fn every_router_of_a_prefix_has_a_session_and_a_status_of_its_own_until_it_close
         assert_eq!((status.state, &status.remote[..]), (State::Established, address));
         assert!(bench.hear(connection).contains(&announces(&["198.51.100.1/32"])));
     }
+    bench.done.clear();
     bench.step(Event::Ended { connection: first, loss: Loss::Closed });
-    assert!(bench.done.contains(&Action::Gone { peer: "tor".into(), remote: Some(ip("192.0.2.10")) }));
+    let [.., Action::Status(last), gone] = &bench.done[..] else { panic!("{:?}", bench.done) };
+    assert_eq!(*gone, Action::Gone { peer: "tor".into(), remote: Some(ip("192.0.2.10")) });
+    assert_eq!((last.state, &last.last_close), (State::Active, &Some(Closing::Lost(Loss::Closed))));
     assert_eq!(bench.statuses.len(), 1);
+    // Anybody may come and go, and the log is not told of it.
+    let stranger = bench.accept(from("192.0.2.12"));
+    bench.done.clear();
+    bench.step(Event::Ended { connection: stranger, loss: Loss::Closed });
+    assert_eq!(bench.done.iter().filter(|action| matches!(action, Action::Status(_))).count(), 0);
     bench.pass(60 * SECOND);
     assert!(bench.attempts.is_empty());
 }
@@ -231,8 +239,10 @@ fn n_057_routes_of_both_families_go_by_the_link_local_address_outside_and_inside
 
 #[test]
 fn a_wrong_signature_is_suspected_where_a_password_is_in_use_and_no_connection_stands() {
-    let secret =
-        Neighbor { transport: Transport { password: Key::new("secret"), ..neighbor().transport }, ..neighbor() };
+    let secret = Neighbor {
+        transport: Transport { signature: Key::new("secret").map(Signature::Md5), ..neighbor().transport },
+        ..neighbor()
+    };
     let other = Neighbor { remote: Remote::Address { address: ip("192.0.2.253"), port: port() }, ..neighbor() };
     let mut bench = Bench::new([("tor", secret), ("open", other)]);
 
@@ -241,4 +251,204 @@ fn a_wrong_signature_is_suspected_where_a_password_is_in_use_and_no_connection_s
     assert_eq!(bench.status().trouble, Some(Trouble::Md5Mismatch));
     assert_eq!(bench.status_of("open").trouble, None);
     assert!(!format!("{:?}", bench.peers).contains("secret"), "n_065: no key is shown");
+}
+
+fn by_tcp_ao(neighbor: Neighbor) -> Neighbor {
+    let terms = TcpAo { send_id: 1, receive_id: 2, algorithm: AoAlgorithm::HmacSha1 };
+    let signature = Key::new("secret").map(|key| Signature::Ao { key, terms });
+    Neighbor { transport: Transport { signature, ..neighbor.transport.clone() }, ..neighbor }
+}
+
+fn listens(bench: &Bench) -> usize {
+    let last = bench.done.iter().rev().find_map(|action| match action {
+        Action::Listen(expected) => Some(expected.len()),
+        _ => None,
+    });
+    last.unwrap_or_default()
+}
+
+#[test]
+fn n_063_without_tcp_ao_in_the_kernel_nothing_is_started_and_the_status_says_why() {
+    let trouble = Some(Trouble::NoTcpAo(AoAlgorithm::HmacSha1));
+    let prefix = Remote::Prefix(prefix("192.0.2.0/24"));
+    for neighbor in [
+        neighbor(),
+        Neighbor { passive: true, ..neighbor() },
+        Neighbor { remote: prefix, ..neighbor() },
+        Neighbor { remote: Remote::Interface { name: "eth1".into(), port: port() }, ..neighbor() },
+    ] {
+        let mut bench = Bench::with(by_tcp_ao(neighbor.clone()));
+        bench.step(Event::Found { interface: "eth1".into(), address: ip("fe80::1") });
+        bench.pass(600 * SECOND);
+
+        assert!(bench.attempts.is_empty(), "{:?}", neighbor.remote);
+        assert_eq!(listens(&bench), 0, "{:?}", neighbor.remote);
+        assert_eq!((bench.status().state, &bench.status().trouble), (State::Idle, &trouble), "{:?}", neighbor.remote);
+        // Somebody else may be listened for.
+        let connection = bench.accept(ends());
+        assert!(!bench.is_open(connection) && bench.hear(connection).is_empty(), "{:?}", neighbor.remote);
+
+        bench.configure("tor", |neighbor| neighbor.transport.signature = None);
+
+        let status = bench.statuses.get(&("tor".into(), None));
+        assert!(status.is_none_or(|status| status.trouble != trouble), "{:?}: {status:?}", neighbor.remote);
+        bench.configure("tor", |neighbor| *neighbor = by_tcp_ao(neighbor.clone()));
+        assert_eq!(bench.status().trouble, trouble, "{:?}", neighbor.remote);
+    }
+}
+
+#[test]
+fn n_063_a_session_that_is_to_have_a_key_the_kernel_cannot_use_ends_and_is_not_waited_for() {
+    let (mut bench, connection) = Bench::up(neighbor(), open());
+
+    bench.configure("tor", |neighbor| *neighbor = by_tcp_ao(neighbor.clone()));
+
+    let trouble = Some(Trouble::NoTcpAo(AoAlgorithm::HmacSha1));
+    assert!(!bench.is_open(connection));
+    assert_eq!((bench.status().state, &bench.status().trouble), (State::Idle, &trouble));
+    assert_eq!(bench.peers.deadline(), None);
+    // Segments that are dropped meanwhile say nothing new.
+    bench.step(Event::Mistrusted);
+    assert_eq!(bench.status().trouble, trouble);
+
+    bench.configure("tor", |neighbor| neighbor.transport.signature = None);
+
+    assert_eq!((bench.attempts.len(), &bench.status().trouble), (1, &None));
+}
+
+#[test]
+fn n_063_with_tcp_ao_in_the_kernel_connections_are_made_and_waited_for_with_its_key() {
+    let other = Neighbor { remote: Remote::Prefix(prefix("198.51.100.0/24")), ..neighbor() };
+    let mut bench = Bench::new([]);
+    bench.peers = Peers::new(bench.now, 7).on(Kernel { tcp_ao: [AoAlgorithm::HmacSha1].into() });
+    bench.want(|wanted| {
+        wanted.neighbors.insert("tor".into(), Arc::new(by_tcp_ao(neighbor())));
+        wanted.neighbors.insert("racks".into(), Arc::new(by_tcp_ao(other.clone())));
+    });
+
+    let signed = by_tcp_ao(neighbor()).transport;
+    let is_signed = |action: &Action| match action {
+        Action::Connect { transport, .. } => *transport == signed,
+        Action::Listen(expected) => expected.iter().all(|expected| expected.transport == signed),
+        _ => false,
+    };
+    assert_eq!(bench.done.iter().filter(|action| is_signed(action)).count(), 2, "{:?}", bench.done);
+    assert_eq!((listens(&bench), bench.attempts.len()), (2, 1));
+    bench.step(Event::Mistrusted);
+    assert_eq!(bench.status().trouble, Some(Trouble::AoMismatch));
+    assert!(!format!("{:?}", bench.peers).contains("secret"));
+}
+
+#[test]
+fn n_065_a_router_behind_an_interface_that_has_a_password_is_connected_to_and_never_taken_without_it() {
+    let key = || Key::new("secret");
+    let terms = TcpAo { send_id: 1, receive_id: 2, algorithm: AoAlgorithm::HmacSha1 };
+    for signature in [key().map(Signature::Md5), key().map(|key| Signature::Ao { key, terms })] {
+        let transport = Transport { signature, ..neighbor().transport };
+        let mut bench = Bench::new([]);
+        bench.peers = Peers::new(bench.now, 7).on(Kernel { tcp_ao: [AoAlgorithm::HmacSha1].into() });
+        bench.want(|wanted| {
+            wanted.neighbors.insert("tor".into(), Arc::new(Neighbor { transport, ..unnumbered() }));
+            // Somebody is waited for, so that there is a listening socket, and it has no key for the link.
+            wanted.neighbors.insert("other".into(), Arc::new(Neighbor { passive: true, ..neighbor() }));
+        });
+        bench.step(Event::Found { interface: "eth1".into(), address: ip("fe80::1") });
+        assert_eq!(bench.attempts.len(), 1);
+
+        let forged = bench.accept(from("fe80::1"));
+
+        let rejected = Action::Reject { connection: forged, remote: ip("fe80::1"), reason: Rejection::Keyless };
+        assert!(bench.done.contains(&rejected) && bench.hear(forged).is_empty(), "{:?}", bench.done);
+        assert_eq!(bench.attempts.len(), 1);
+    }
+}
+
+/// Somebody at an address or in a prefix, by the IPv4 documentation network.
+fn at(place: &str, is_passive: bool) -> Neighbor {
+    let remote = match place.parse() {
+        Ok(address) => Remote::Address { address, port: port() },
+        Err(_) => Remote::Prefix(prefix(place)),
+    };
+    Neighbor { remote, passive: is_passive, ..neighbor() }
+}
+
+fn by_md5(neighbor: Neighbor) -> Neighbor {
+    let signature = Key::new("other").map(Signature::Md5);
+    Neighbor { transport: Transport { signature, ..neighbor.transport.clone() }, ..neighbor }
+}
+
+fn with_ao(neighbors: &[(&str, Neighbor)]) -> Bench {
+    let mut bench = Bench::new([]);
+    bench.peers = Peers::new(bench.now, 7).on(Kernel { tcp_ao: [AoAlgorithm::HmacSha1].into() });
+    bench.want(|wanted| {
+        let all = neighbors.iter().map(|(name, neighbor)| ((*name).into(), Arc::new(neighbor.clone())));
+        wanted.neighbors = all.collect();
+    });
+    bench
+}
+
+#[test]
+fn n_063_keys_of_tcp_ao_that_a_listening_socket_could_mistake_are_refused_to_the_wider_peer_aloud() {
+    let (racks, tor) = ("192.0.2.0/24", "192.0.2.9");
+    for (what, outer, inner) in [
+        ("two keys of TCP-AO", by_tcp_ao(at(racks, true)), by_tcp_ao(at(tor, false))),
+        ("MD5 within TCP-AO", by_tcp_ao(at(racks, true)), by_md5(at(tor, false))),
+        ("TCP-AO within MD5", by_md5(at(racks, true)), by_tcp_ao(at(tor, false))),
+        ("prefixes", by_tcp_ao(at(racks, true)), by_tcp_ao(at("192.0.2.0/28", true))),
+        ("one address as a prefix", by_tcp_ao(at("192.0.2.9/32", true)), by_tcp_ao(at(tor, true))),
+        ("none within TCP-AO, where it is waited for", by_tcp_ao(at(racks, true)), at(tor, true)),
+    ] {
+        let waited = ("waited", Neighbor { passive: true, ..at("198.51.100.1", true) });
+        let mut bench = with_ao(&[("racks", outer.clone()), ("tor", inner.clone()), waited.clone()]);
+
+        let status = bench.status_of("racks");
+        let trouble = Trouble::KeyOverlap { other: "tor".into() };
+        assert_eq!((status.state, &status.trouble), (State::Idle, &Some(trouble.clone())), "{what}");
+        assert_eq!(trouble.reason(), "TCPAOKeyOverlap");
+        let inner_prefix = match &inner.remote {
+            Remote::Prefix(prefix) => *prefix,
+            _ => prefix("192.0.2.9/32"),
+        };
+        assert_eq!(listening(&bench), [inner_prefix, prefix("198.51.100.1/32")], "{what}");
+        if outer.remote == Remote::Prefix(prefix(racks)) {
+            let connection = bench.accept(from("192.0.2.200"));
+            assert!(!bench.is_open(connection) && bench.hear(connection).is_empty(), "{what}");
+        }
+
+        // Once the other one is gone it is waited for.
+        bench.want(|wanted| drop(wanted.neighbors.remove(&PeerName::from("tor"))));
+
+        assert!(!bench.statuses.contains_key(&("racks".into(), None)), "{what}");
+        assert_eq!(listening(&bench).len(), 2, "{what}");
+        let connection = bench.accept(from("192.0.2.9"));
+        assert!(bench.is_open(connection), "{what}");
+
+        // And when it comes back, nobody stays who has come by the wider one meanwhile.
+        bench.want(|wanted| drop(wanted.neighbors.insert("tor".into(), Arc::new(inner.clone()))));
+
+        assert!(!bench.is_open(connection), "{what}");
+        assert_eq!(bench.status_of("racks").trouble, Some(trouble), "{what}");
+    }
+}
+
+#[test]
+fn n_063_keys_that_a_listening_socket_tells_apart_are_refused_to_nobody() {
+    let (racks, tor) = ("192.0.2.0/24", "192.0.2.9");
+    let in_vrf = |neighbor: Neighbor| Neighbor {
+        transport: Transport { vrf: Some("red".into()), ..neighbor.transport.clone() },
+        ..neighbor
+    };
+    for (what, outer, inner) in [
+        ("MD5 within MD5", by_md5(at(racks, true)), by_md5(at(tor, true))),
+        ("TCP-AO within none", at(racks, true), by_tcp_ao(at(tor, true))),
+        ("none within TCP-AO, connected to", by_tcp_ao(at(racks, true)), at(tor, false)),
+        ("another VRF", by_tcp_ao(at(racks, true)), in_vrf(by_tcp_ao(at(tor, true)))),
+        ("beside it", by_tcp_ao(at(racks, true)), by_tcp_ao(at("198.51.100.9", true))),
+        ("the other family", by_tcp_ao(at(racks, true)), by_tcp_ao(at("2001:db8::9", true))),
+    ] {
+        let bench = with_ao(&[("racks", outer), ("tor", inner)]);
+
+        assert!(!bench.statuses.contains_key(&("racks".into(), None)), "{what}: {:?}", bench.statuses);
+        assert_eq!(listening(&bench).len(), 2, "{what}");
+    }
 }

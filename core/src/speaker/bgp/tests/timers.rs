@@ -113,7 +113,7 @@ fn n_023_attempts_follow_one_another_at_growing_jittered_waits_up_to_a_cap_and_n
 }
 
 #[test]
-fn n_023_the_cap_is_the_connect_retry_time() {
+fn m_139_n_023_the_cap_is_the_connect_retry_time() {
     let waits = waits(Neighbor { connect_retry_time: Some(2 * SECOND), ..neighbor() }, 60 * SECOND);
 
     assert_within(&waits[..2], &[500 * MS, SECOND]);
