@@ -3,29 +3,33 @@
 //! What one client address sends is a *flow*. A flow has an endpoint and a connected socket to it; answers leave from
 //! the listener's own socket, so that they come from the address the client asked. A flow ends when it has been
 //! silent for a while. It gets another endpoint at once when its endpoint refuses (ICMP port unreachable), goes away,
-//! or is on a node that went out of sight while other endpoints did not.
+//! or is on a node that went out of sight while other endpoints did not. What the former one was asked it may still
+//! answer for a moment.
 //!
 //! ```text
 //! client ──► listener socket ──► flow's socket ──► endpoint      task of the listener
 //! client ◄── listener socket ◄── flow's socket ◄── endpoint      one task for each flow
 //! ```
 //!
-//! The flows of a listener are bounded. When they are full, the oldest that never had an answer goes first (a flood
-//! of forged addresses therefore displaces itself), then the oldest that is silent.
+//! The flows of a listener are bounded. When they are full, one that has no client any more goes first, then the oldest
+//! that never had an answer (a flood of forged addresses therefore displaces itself), then the oldest that is silent.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    rc::Rc,
+    rc::{Rc, Weak},
     time::Duration,
 };
 
 use ferrogate_core::proxy::{ListenerKey, Serves, Transport};
 use rustix::io::Errno;
 use socket2::{SockAddr, SockRef};
-use tokio::{task::AbortHandle, time::MissedTickBehavior};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -41,7 +45,8 @@ const BATCH: usize = 64;
 /// A flow ends after so many looks in a row that found it silent; they are spread over the idle timeout.
 const LOOKS: u8 = 4;
 
-/// How long a listener goes on after the thread began to drain: what was asked shortly before still gets its answer.
+/// How long a listener goes on after the thread began to drain, and an endpoint is heard whose client has another one: what
+/// was asked shortly before still gets its answer.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one listener until it is closed.
@@ -96,6 +101,8 @@ struct Flows {
     asking: VecDeque<(SocketAddr, u64)>,
     /// Flows that had an answer, next to be displaced first. Some have ended since.
     answered: VecDeque<(SocketAddr, u64)>,
+    /// Flows whose clients have another endpoint, or none, and until when answers are taken from their own.
+    parted: VecDeque<(Instant, Entry)>,
 }
 
 struct Entry {
@@ -253,10 +260,12 @@ impl Listener {
 
     fn insert(self: &Rc<Self>, client: SocketAddr, endpoint: SocketAddr, socket: Socket, work: Work) -> Rc<Flow> {
         let replaced = self.flows.borrow_mut().by_client.remove(&client);
-        match replaced {
-            Some(_) => self.thread.counters.flows_moved.add(1),
-            None if self.flows.borrow().by_client.len() >= self.thread.config.udp_flows => self.make_room(),
-            None => {}
+        if let Some(entry) = replaced {
+            self.thread.counters.flows_moved.add(1);
+            self.part(entry);
+        }
+        if self.flows.borrow().len() >= self.thread.config.udp_flows {
+            self.make_room();
         }
         let mut flows = self.flows.borrow_mut();
         let number = flows.begun;
@@ -278,8 +287,11 @@ impl Listener {
     }
 
     fn make_room(&self) {
-        self.thread.counters.flows_displaced.add(1);
-        self.flows.borrow_mut().displace();
+        let mut flows = self.flows.borrow_mut();
+        if flows.parted.pop_front().is_none() {
+            self.thread.counters.flows_displaced.add(1);
+            flows.displace();
+        }
     }
 
     /// The endpoint of a flow refuses: gives its client another one, if there is any.
@@ -314,10 +326,25 @@ impl Listener {
         };
         for client in unsettled {
             let allowed = listener.source_ranges.allows(client.ip());
-            if !allowed || self.open(client, None).is_none() {
-                self.flows.borrow_mut().by_client.remove(&client);
+            if allowed && self.open(client, None).is_some() {
+                continue;
+            }
+            let left = self.flows.borrow_mut().by_client.remove(&client);
+            if let Some(entry) = left.filter(|_| allowed) {
+                self.part(entry);
             }
         }
+        let may_hear = |flow: &Flow| listener.source_ranges.allows(flow.client.ip());
+        self.flows.borrow_mut().parted.retain(|(_, entry)| may_hear(&entry.flow));
+    }
+
+    /// Hears an endpoint out for a moment whose client is not its own any more.
+    fn part(self: &Rc<Self>, entry: Entry) {
+        let mut flows = self.flows.borrow_mut();
+        if flows.parted.is_empty() {
+            tokio::task::spawn_local(end_parted(Rc::downgrade(self)));
+        }
+        flows.parted.push_back((Instant::now() + LINGER, entry));
     }
 
     /// Ends every flow, and with them the tasks that keep this listener alive.
@@ -346,7 +373,6 @@ async fn answers(listener: Rc<Listener>, flow: Rc<Flow>) {
                         Err(_) => counters.datagrams_lost.add(1),
                     }
                 }
-                // The task ends here if the client has another endpoint now.
                 Err(error) if is_refusal(&error) => drop(listener.leave(&flow)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
@@ -377,6 +403,10 @@ impl Flows {
         answered.retain(|queued| flow(queued).is_some());
     }
 
+    fn len(&self) -> usize {
+        self.by_client.len() + self.parted.len()
+    }
+
     /// Ends one flow to make room.
     fn displace(&mut self) {
         while let Some((client, number)) = self.asking.pop_front() {
@@ -401,6 +431,16 @@ impl Flows {
                 None => {}
             }
         }
+    }
+}
+
+/// Ends flows that have no client when their time is over, until there are none.
+async fn end_parted(listener: Weak<Listener>) {
+    let parted = |listener: &Listener| listener.flows.borrow().parted.front().map(|(until, _)| *until);
+    while let Some(until) = listener.upgrade().and_then(|listener| parted(&listener)) {
+        tokio::time::sleep_until(until).await;
+        let Some(listener) = listener.upgrade() else { return };
+        listener.flows.borrow_mut().parted.pop_front_if(|(due, _)| *due <= until);
     }
 }
 

@@ -195,6 +195,74 @@ fn a_new_table_moves_the_flows_of_endpoints_that_are_gone() {
 }
 
 #[test]
+fn what_an_endpoint_was_asked_before_its_client_left_is_still_answered() {
+    run(async {
+        let (one, other) = (peer().await, peer().await);
+        let mut stand = Stand::new(Config::default(), |world| world.endpoint(at(&one), "a"));
+        let client = stand.client().await;
+        client.send(b"question").await.unwrap();
+        let (_, from) = hear(&one).await;
+
+        stand
+            .adopt(|world| {
+                let moved = World::new(world.key.socket, Transport::Udp).endpoint(at(&other), "a");
+                world.service.endpoints = moved.service.endpoints;
+            })
+            .await;
+        exchange(&client, &[&other]).await;
+        one.send_to(b"late", from).await.unwrap();
+        assert_eq!(hear(&client).await.0, b"late");
+
+        // Nor is it lost where nobody else is there to ask.
+        client.send(b"question").await.unwrap();
+        let (_, from) = hear(&other).await;
+        stand.adopt(|world| world.service.endpoints.clear()).await;
+        other.send_to(b"later", from).await.unwrap();
+        assert_eq!(hear(&client).await.0, b"later");
+
+        // Who may not ask any more does not hear either.
+        stand.adopt(|world| world.service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()]).await;
+        assert!(client.try_recv(&mut [0; 6]).is_err());
+        other.send_to(b"too late", from).await.unwrap();
+        stand.adopt(|world| world.service.source_ranges.clear()).await;
+        assert_eq!(stand.thread.counters.datagrams_out.value(), 3);
+    });
+}
+
+#[test]
+fn endpoints_without_a_client_are_heard_for_a_moment_and_make_room_first() {
+    run(async {
+        let pod = peer().await;
+        let world = World::new(loopback(), Transport::Udp).endpoint(at(&pod), "a");
+        let listener = listener(&world, Config { udp_flows: 3, ..Config::default() });
+        let client = |port| SocketAddr::from(([127, 0, 0, 2], port));
+        let parted = || {
+            let flows = listener.flows.borrow();
+            flows.parted.iter().map(|(_, entry)| entry.flow.client.port()).collect::<Vec<_>>()
+        };
+        for port in [1, 2, 1, 2] {
+            listener.open(client(port), None).unwrap();
+        }
+        // The second time each has left an endpoint, and there is room for three.
+        assert_eq!(parted(), [2]);
+
+        listener.open(client(3), None).unwrap();
+        assert_eq!(parted(), [0; 0]);
+        assert_eq!(listener.thread.counters.flows_displaced.value(), 0);
+
+        listener.open(client(3), None).unwrap();
+        let entry = listener.flows.borrow_mut().by_client.remove(&client(3)).unwrap();
+        let begun = Instant::now();
+        listener.part(entry);
+        while !parted().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(begun.elapsed() >= LINGER);
+        assert_eq!(listener.flows.borrow().by_client.len(), 2);
+    });
+}
+
+#[test]
 fn flows_to_a_node_out_of_sight_move_at_once_and_those_to_a_terminating_endpoint_stay() {
     run(async {
         let (near, far) = (peer().await, peer().await);
