@@ -8,8 +8,9 @@
 //!   └───────── reports ────────┴──── UDP 3784 and 4784: packets in
 //! ```
 //!
-//! The thread waits in `ppoll` until a packet, a command or the deadline of a session comes, and takes every packet that
-//! has arrived before it looks at a deadline.
+//! The thread waits in `ppoll` until news, a command or the deadline of a session comes, and takes every packet that has
+//! arrived before it looks at a deadline. Each counts from when the kernel had it, so that one that says that its sender is
+//! up, as it was, need wake nobody.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,17 +30,24 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, trace, warn};
 
-use self::socket::{Receiver, Sender};
+use self::{
+    clock::Clocks,
+    socket::{Kind, Received, Receiver, Sender},
+};
 use crate::{
     metrics::{BfdMetrics, BfdPeerMetrics, Metrics, PathCounters, PeerPath},
     realtime,
 };
 
+mod clock;
 mod socket;
 
 /// Packets taken from one socket before deadlines are looked at: more than one holds by default, so that everything that had
 /// arrived by a deadline is taken before it.
 const BATCH: usize = 1024;
+
+/// For how long packets are taken as they come after a socket had no room for all.
+const ALERT: Duration = Duration::from_secs(60);
 
 /// When sockets that could not be opened are tried again.
 const OPEN_AGAIN: Duration = Duration::from_secs(10);
@@ -53,7 +61,7 @@ pub enum Report {
         path: Path,
         /// How.
         change: Change,
-        /// When the thread saw it.
+        /// When it came about.
         at: Instant,
     },
     /// Sessions that are wanted are up already. Told together, so that they leave room for others.
@@ -130,6 +138,9 @@ impl Bfd {
             open_at: None,
             senders: BTreeMap::new(),
             priority: None,
+            looked: Clocks::read(),
+            stepped_at: Instant::now(),
+            alert_until: None,
             is_stopping: false,
         };
         let thread = thread::Builder::new().name("bfd".to_owned()).spawn(move || runner.run())?;
@@ -198,24 +209,23 @@ struct Runner {
     senders: BTreeMap<Path, Sender>,
     /// What was wanted when the kernel was asked.
     priority: Option<Priority>,
+    /// When packets were last taken.
+    looked: Clocks,
+    /// When the sessions were last told something.
+    stepped_at: Instant,
+    /// Until when packets are taken as they come, whatever the sessions say.
+    alert_until: Option<Instant>,
     is_stopping: bool,
-}
-
-/// What there is to do.
-struct Ready {
-    has_commands: bool,
-    has_packets: bool,
 }
 
 impl Runner {
     fn run(mut self) {
         while !self.is_stopping {
-            let ready = self.wait();
+            // Whatever ends the wait, packets are looked for, as they may have lain unread.
+            let has_commands = self.wait();
             let is_due = self.sessions.deadline().is_some_and(|deadline| deadline <= Instant::now());
-            if ready.has_packets || is_due {
-                self.receive();
-            }
-            if ready.has_commands {
+            self.receive();
+            if has_commands {
                 self.obey();
             }
             let now = Instant::now();
@@ -228,44 +238,53 @@ impl Runner {
         }
     }
 
-    /// Waits for whatever is next.
-    fn wait(&self) -> Ready {
-        let deadline = [self.sessions.deadline(), self.open_at].into_iter().flatten().min();
-        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).into());
-        let sockets = self.receivers.values().map(|receiver| receiver.as_fd());
+    /// Waits for whatever is next. Returns whether that may be a command.
+    fn wait(&self) -> bool {
+        let now = Instant::now();
+        let is_alert = self.alert_until.is_some_and(|alert_until| now < alert_until);
+        let unread_until = self.sessions.unread_until(now).filter(|_| !is_alert);
+        let deadline = [self.sessions.deadline(), self.open_at, unread_until].into_iter().flatten().min();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now).into());
+        let awaited = if unread_until.is_some() { &[Kind::News][..] } else { &Kind::BOTH };
+        let sockets = self.receivers.values().flat_map(|receiver| awaited.iter().map(|kind| receiver.socket(*kind)));
         let all = [self.rung.as_fd()].into_iter().chain(sockets);
         let mut all: Vec<PollFd> = all.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
-        match ppoll(&mut all, timeout, None) {
-            Ok(_) => {
-                let mut ready = all.iter().map(|socket| socket.any().unwrap_or(true));
-                Ready { has_commands: ready.next().unwrap_or(true), has_packets: ready.any(|is_ready| is_ready) }
-            }
-            // A signal, or memory is short: whatever may have come is looked at.
-            Err(_) => Ready { has_commands: true, has_packets: true },
-        }
+        // After a signal, or where memory is short, whatever may have come is looked at.
+        ppoll(&mut all, timeout, None).is_err() || all.first().is_none_or(|rung| rung.any().unwrap_or(true))
     }
 
+    /// Takes every packet that has arrived.
     fn receive(&mut self) {
-        let mut arrivals = Vec::new();
+        let mut arrived = Vec::new();
         for receiver in self.receivers.values_mut() {
-            for _ in 0..BATCH {
-                match receiver.next() {
-                    Ok(Some(arrival)) => arrivals.push(arrival),
-                    Ok(None) => break,
-                    Err(error) => {
-                        trace!(%error, "BFD socket interrupted");
-                        break;
-                    }
-                }
+            for kind in Kind::BOTH {
+                let mut next = || {
+                    receiver.next(kind).unwrap_or_else(|error| {
+                        trace!(%error, "BFD packet not received");
+                        None
+                    })
+                };
+                arrived.extend(std::iter::from_fn(next).take(BATCH));
             }
         }
-        let now = Instant::now();
-        for (arrival, packet) in arrivals {
+        let clocks = Clocks::read();
+        let looked = std::mem::replace(&mut self.looked, clocks);
+        if self.receivers.values_mut().fold(false, |any, receiver| receiver.has_overflowed() || any) {
+            self.alert_until = Some(clocks.now() + ALERT);
+        }
+        let mut arrived: Vec<_> =
+            arrived.into_iter().map(|received| (clocks.when(received.stamp, &looked), received)).collect();
+        // Each socket has them in order, but there may be several.
+        arrived.sort_by_key(|(at, _)| *at);
+        for (at, Received { arrival, packet, .. }) in arrived {
+            // What should have been sent by then is not sent in the past.
+            let is_in_time = self.sessions.deadline().is_none_or(|deadline| at < deadline);
+            let at = if is_in_time { at.max(self.stepped_at) } else { clocks.now() };
             self.metrics.received.inc();
             if let Some((_, counters)) = self.counted.get(&arrival.path) {
                 counters.received();
             }
-            self.step(now, Event::Received { arrival, packet });
+            self.step(at, Event::Received { arrival, packet });
         }
     }
 
@@ -348,7 +367,7 @@ impl Runner {
             if self.receivers.contains_key(port) {
                 continue;
             }
-            match Receiver::open(port.clone(), self.receivers.values()) {
+            match Receiver::open(port.clone()) {
                 Ok(receiver) => drop(self.receivers.insert(port.clone(), receiver)),
                 Err(error) => {
                     warn!(
@@ -363,6 +382,7 @@ impl Runner {
     }
 
     fn step(&mut self, now: Instant, event: Event) {
+        self.stepped_at = now;
         let mut is_different = false;
         for action in self.sessions.step(now, event) {
             match action {

@@ -27,6 +27,11 @@ pub use sessions::Sessions;
 /// While a session is not up it sends no faster than this (RFC 5880 §6.8.3).
 pub const SLOW_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How much of an interval jitter leaves at least, in thousandths (RFC 5880 §6.8.7).
+const LEAST_JITTER: u32 = 750;
+
+const PER_MILLE: u32 = 1000;
+
 /// A desired or required interval: 10 ms to 60 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interval(Duration);
@@ -144,6 +149,8 @@ pub enum Event {
     Configure(Settings),
     /// The deadline has come.
     Tick,
+    /// Other sessions send. A packet that jitter could bring forward to now goes with theirs.
+    Join,
 }
 
 /// What a session wants done, in the order given.
@@ -294,7 +301,7 @@ pub struct Status {
 
 /// One BFD session.
 ///
-/// Whoever drives it calls [`step`](Self::step) with every packet as it arrives, and with [`Event::Tick`] when
+/// Whoever drives it calls [`step`](Self::step) with every packet by when it arrived, and with [`Event::Tick`] when
 /// [`deadline`](Self::deadline) has come and every packet that had arrived before is handed over, and carries out the
 /// actions in their order.
 ///
@@ -418,7 +425,7 @@ impl Session {
             Event::Enable => self.enable(now, &mut actions),
             Event::Disable => self.disable(now, &mut actions),
             Event::Configure(settings) => self.configure(settings),
-            Event::Tick => {}
+            Event::Tick | Event::Join => {}
         }
         if !matches!(event, Event::Received(_)) {
             self.expire(now, &mut actions);
@@ -429,7 +436,8 @@ impl Session {
             _ => self.packet(Sequence::None) != before,
         };
         let is_urgent = is_news && self.may_hurry(now, was);
-        self.transmit(now, is_urgent, &mut actions);
+        let joins = event == Event::Join && self.may_join(now);
+        self.transmit(now, is_urgent || joins, &mut actions);
         self.finish(now, &mut actions);
         actions
     }
@@ -443,6 +451,15 @@ impl Session {
     /// `bfd.SessionState`.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// Until when a packet may lie unread, if both ends are up and know of each other's intervals: one is to be left that may
+    /// still come in time.
+    pub fn unread_until(&self) -> Option<Instant> {
+        let remote = self.remote.filter(|remote| remote.state == State::Up && self.poll.is_none())?;
+        let expires_at = remote.heard_at + self.detection_time(&remote);
+        let until = expires_at.checked_sub(remote.interval(self.rx_interval))?;
+        (self.state == State::Up).then_some(until)
     }
 
     /// Whether the other end is heard, whatever it says.
@@ -622,15 +639,21 @@ impl Session {
         !is_soon
     }
 
-    /// Sends if it is time, and reckons when it is next (RFC 5880 §6.8.7).
-    fn transmit(&mut self, now: Instant, is_urgent: bool, actions: &mut Vec<Action>) {
+    /// Whether jitter could have had the next packet go now.
+    fn may_join(&self, now: Instant) -> bool {
+        let earliest = self.transmit_interval() * LEAST_JITTER / PER_MILLE;
+        self.sent_at.is_some_and(|sent_at| sent_at + earliest <= now)
+    }
+
+    /// Sends if it is time or `is_early`, and reckons when it is next (RFC 5880 §6.8.7).
+    fn transmit(&mut self, now: Instant, is_early: bool, actions: &mut Vec<Action>) {
         if !self.may_transmit() {
             self.send_at = None;
             return;
         }
         let interval = self.transmit_interval();
         let due = match (self.send_at, self.sent_at) {
-            _ if is_urgent => now,
+            _ if is_early => now,
             (Some(send_at), _) if self.paced_by == interval => send_at,
             // The interval is another one now, or there was none. One that shrinks must not wait for its end: the other
             // end reckons with the new one already.
@@ -711,8 +734,8 @@ impl Session {
 
     /// 75 to 100 % of an interval, and no more than 90 % where a single late packet would be fatal.
     fn jittered(&mut self, interval: Duration) -> Duration {
-        let most = if self.settings.detect_mult.get() == 1 { 90 } else { 100 };
-        interval * self.dice.random_range(75_000..=most * 1000) / 100_000
+        let most = if self.settings.detect_mult.get() == 1 { 900 } else { PER_MILLE };
+        interval * self.dice.random_range(LEAST_JITTER * 100..=most * 100) / (PER_MILLE * 100)
     }
 }
 

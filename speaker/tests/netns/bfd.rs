@@ -187,6 +187,35 @@ fn n_082_n_083_what_is_no_packet_of_a_neighbour_is_counted_and_nothing_else() {
     );
 }
 
+#[test]
+fn n_083_datagrams_of_strangers_that_fill_the_socket_take_no_session_down() {
+    let stand = Stand::new();
+    let (mut watcher, mut watched) = (End::start(&stand.node), End::start(&stand.client));
+    watched.lets_watch(NODE_IP.into());
+    watcher.watches(CLIENT_IP.into(), NODE_IP.into());
+    watcher.comes_to(State::Up);
+    watched.comes_to(State::Up);
+    watcher.reckons_with(Duration::from_millis(150));
+    let stranger = stand.client.run(|| UdpSocket::bind((CLIENT_IP, 0)).unwrap());
+    stranger.set_ttl(255).unwrap();
+
+    // A socket holds less than a hundred of these, and between two looks at it come twice as many.
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < Duration::from_secs(4) {
+        while f64::from(sent) < 5000.0 * begun.elapsed().as_secs_f64() {
+            stranger.send_to(&[0; 1400], (NODE_IP, 3784)).unwrap();
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+
+    let discarded = watcher.metrics("ferrogate_speaker_bfd_discarded_total");
+    assert!(discarded.iter().any(|line| line.contains("Version") && !line.ends_with(" 0")), "{discarded:?}");
+    assert_eq!(watcher.changes_within(Duration::ZERO), None);
+    assert_eq!(watched.changes_within(Duration::ZERO), None);
+}
+
 /// Two nodes on the cable.
 fn two_nodes() -> Snapshot {
     let mut snapshot = snapshot([&[IpAddr::from(VIP)][..]]);

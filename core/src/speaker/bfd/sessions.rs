@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     num::{NonZeroU8, NonZeroU32},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ferrogate_wire::bfd::{DecodeError, Packet, State};
@@ -15,6 +15,18 @@ use crate::{model::InterfaceName, speaker::bfd};
 
 /// How many sessions there may be at a time.
 pub const MAX_SESSIONS: usize = 4096;
+
+/// How soon a session must be due to be asked whether it sends with others already: what jitter can take of 100 ms.
+const TOGETHER: Duration = Duration::from_millis(25);
+
+/// How many send together at most, so that a burst holds nothing up.
+const MAX_TOGETHER: usize = 64;
+
+/// For how long packets may lie unread.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// With how many sessions they may: a socket holds what all these send in that time, at 10 ms each.
+const MAX_UNREAD: usize = 16;
 
 /// TTL or hop limit of a packet that no router has touched; over a single hop no other is taken (RFC 5881 §5).
 const SINGLE_HOP_TTL: NonZeroU8 = NonZeroU8::MAX;
@@ -224,10 +236,14 @@ impl Sessions {
                 }
             }
             Event::Tick => {
+                let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
                 while let Some(&(at, discriminator)) = self.due.first()
                     && at <= now
                 {
                     self.drive(now, discriminator, bfd::Event::Tick, &mut actions);
+                }
+                if is_due {
+                    self.gather(now, &mut actions);
                 }
             }
         }
@@ -243,6 +259,18 @@ impl Sessions {
         self.due.first().map(|(at, _)| *at)
     }
 
+    /// Until when packets may lie unread that say no more than that their sender is up, if each is then taken in by when it
+    /// arrived: until the next deadline, where that is near and every session is up. `None`: they are wanted as they come.
+    /// Silence is noticed no later for it.
+    pub fn unread_until(&self, now: Instant) -> Option<Instant> {
+        if self.phase != Phase::Running || self.sessions.len() > MAX_UNREAD {
+            return None;
+        }
+        let sessions = self.sessions.values().map(|entry| entry.session.unread_until());
+        let until = sessions.chain([self.deadline()]).collect::<Option<Vec<_>>>()?.into_iter().min()?;
+        (now < until && until <= now + PATIENCE).then_some(until)
+    }
+
     /// How every session stands.
     pub fn statuses(&self) -> impl Iterator<Item = (&Path, Status)> {
         self.sessions.values().map(|entry| (&entry.path, entry.session.status()))
@@ -252,6 +280,15 @@ impl Sessions {
     pub fn status(&self, path: &Path) -> Option<Status> {
         let entry = self.sessions.get(self.by_path.get(path)?)?;
         Some(entry.session.status())
+    }
+
+    /// Lets sessions that are due soon send with those that were due, so that all are served at one time.
+    fn gather(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let soon = self.due.range(..=(now + TOGETHER, NonZeroU32::MAX)).take(MAX_TOGETHER);
+        let soon: Vec<NonZeroU32> = soon.map(|(_, discriminator)| *discriminator).collect();
+        for discriminator in soon {
+            self.drive(now, discriminator, bfd::Event::Join, actions);
+        }
     }
 
     fn want(&mut self, now: Instant, wanted: Wanted, actions: &mut Vec<Action>) {

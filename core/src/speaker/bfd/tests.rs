@@ -703,3 +703,17 @@ fn intervals_stay_between_ten_milliseconds_and_a_minute() {
     assert_eq!(Settings::FAST.required_min_rx_interval.get(), 10 * MS);
     assert_eq!(Settings::DEFAULT.damping, Some(Damping::default()));
 }
+
+#[test]
+fn a_packet_goes_with_those_of_others_no_sooner_than_jitter_allows() {
+    let now = Instant::now();
+    let mut session = settled(now);
+
+    assert_eq!(sent(&session.step(now + 37 * MS, Event::Join)), []);
+    let joined = now + INTERVAL * 3 / 4;
+    assert_eq!(sent(&session.step(joined, Event::Join)).len(), 1);
+    assert_eq!(sent(&session.step(joined, Event::Join)), []);
+
+    let next = session.deadline().unwrap() - joined;
+    assert!((INTERVAL * 3 / 4..=INTERVAL).contains(&next), "{next:?}");
+}

@@ -56,6 +56,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => packet().prop_map(Event::Received),
         4 => Just(Event::Tick),
+        4 => Just(Event::Join),
         1 => Just(Event::Enable),
         1 => Just(Event::Disable),
         1 => settings().prop_map(|settings| Event::Configure(settings.passive())),

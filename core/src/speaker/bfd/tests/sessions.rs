@@ -1,5 +1,7 @@
 //! Many sessions: which one a packet belongs to, and which there are.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
     model::InterfaceName,
@@ -373,4 +375,141 @@ fn m_139_the_same_two_addresses_in_two_vrfs_are_two_sessions_and_neither_takes_w
         let actions = world.hears_from(in_vrf(vrf), nameless);
         assert_eq!(discards(&actions), expected, "{vrf:?}");
     }
+}
+
+/// Sessions with so many neighbours, settled, which go on speaking every 50 ms without jitter.
+fn with_neighbors(count: u8, settings: Settings) -> (World, Vec<Path>) {
+    let paths: Vec<Path> =
+        (2..).take(count.into()).map(|last| Path { remote: [192, 0, 2, last].into(), ..path() }).collect();
+    let wishes = paths.iter().map(|path| (path.clone(), Wish { settings, ..wish() }));
+    let mut world = World::new(Wanted { sessions: wishes.collect(), ..Wanted::default() });
+    for path in &paths {
+        // None of them begins with the others.
+        world.run(3 * MS);
+        for said in [says(State::Init), Packet { sequence: Sequence::Final, ..says(State::Up) }] {
+            let your_discriminator = world.sessions.status(path).map(|status| status.local_discriminator);
+            world.hears_from(path.clone(), Packet { your_discriminator, ..said });
+        }
+    }
+    (world, paths)
+}
+
+#[test]
+fn sessions_send_together_as_far_as_jitter_lets_them() {
+    let (mut world, paths) = with_neighbors(4, Settings::DEFAULT);
+    let mut sent: BTreeMap<Path, Vec<Instant>> = BTreeMap::new();
+    let mut wakes = 0;
+    let begin = world.now;
+    while world.now < begin + 10 * SLOW_INTERVAL {
+        world.now = world.sessions.deadline().unwrap();
+        wakes += 1;
+        for action in world.step(Event::Tick) {
+            let Action::Send { path, .. } = action else { panic!("{action:?}") };
+            sent.entry(path).or_default().push(world.now);
+        }
+        for path in &paths {
+            let your_discriminator = world.sessions.status(path).map(|status| status.local_discriminator);
+            world.hears_from(path.clone(), Packet { your_discriminator, ..says(State::Up) });
+        }
+    }
+
+    assert_eq!(sent.len(), 4);
+    for times in sent.values() {
+        let gaps: Vec<Duration> = times.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(gaps.iter().all(|gap| (37 * MS..=50 * MS).contains(gap)), "{gaps:?}");
+        // Jitter stays: no two gaps need be alike.
+        assert!(gaps.iter().collect::<BTreeSet<_>>().len() > gaps.len() / 2);
+    }
+    // Each for itself would be 4 times as many.
+    assert!(wakes < 10 * 1000 / 37 + 10, "{wakes}");
+}
+
+#[test]
+fn a_session_of_another_pace_is_not_hurried() {
+    let (mut world, paths) = with_neighbors(2, Settings::DEFAULT);
+    let slow = Settings { desired_min_tx_interval: Interval::nearest(SLOW_INTERVAL), ..Settings::DEFAULT };
+    let wishes = [(paths[0].clone(), wish()), (paths[1].clone(), Wish { settings: slow, ..wish() })];
+    world.step(Event::Want(Wanted { sessions: wishes.into(), ..Wanted::default() }));
+    let mut times = Vec::new();
+    for turn in 0..1000 {
+        for path in &paths {
+            let your_discriminator = world.sessions.status(path).map(|status| status.local_discriminator);
+            // The second is told of its new pace, and knows it.
+            let sequence = if turn == 5 { Sequence::Final } else { Sequence::None };
+            world.hears_from(path.clone(), Packet { your_discriminator, sequence, ..says(State::Up) });
+        }
+        let sent = world.run(10 * MS);
+        let of_slow = |action: &Action| matches!(action, Action::Send { path, .. } if *path == paths[1]);
+        times.extend(sent.iter().any(of_slow).then_some(turn));
+    }
+
+    let late: Vec<i32> = times.windows(2).filter(|two| two[0] > 5).map(|two| two[1] - two[0]).collect();
+    assert!(late.len() > 5 && late.iter().all(|turns| (74..=101).contains(turns)), "{late:?}");
+}
+
+#[test]
+fn packets_lie_unread_only_while_no_session_waits_for_one() {
+    let (mut world, paths) = with_neighbors(4, Settings::DEFAULT);
+    let unread = |world: &World| world.sessions.unread_until(world.now);
+    assert!(unread(&world).is_some());
+    assert_eq!(unread(&world), world.sessions.deadline());
+
+    // A change is told by a Poll, which somebody answers.
+    let faster = Wish { settings: Settings::FAST, ..wish() };
+    let wishes = paths.iter().map(|path| (path.clone(), faster)).collect();
+    world.step(Event::Want(Wanted { sessions: wishes, ..Wanted::default() }));
+    assert_eq!(unread(&world), None);
+
+    let (mut world, _) = with_neighbors(4, Settings::DEFAULT);
+    world.hears(State::Down);
+    assert_eq!(unread(&world), None);
+
+    let (mut world, _) = with_neighbors(4, Settings::DEFAULT);
+    world.step(Event::Shutdown);
+    assert_eq!(unread(&world), None);
+
+    // Two seldom speak, and are not to be kept waiting for each other.
+    let seldom = Settings { desired_min_tx_interval: Interval::nearest(SLOW_INTERVAL), ..Settings::DEFAULT };
+    let (mut world, _) = with_neighbors(2, seldom);
+    world.run(MS);
+    assert!(world.sessions.deadline().unwrap() > world.now + 50 * MS);
+    assert_eq!(unread(&world), None);
+
+    // More than these fill a socket.
+    assert!(unread(&with_neighbors(16, Settings::DEFAULT).0).is_some());
+    assert_eq!(unread(&with_neighbors(17, Settings::DEFAULT).0), None);
+}
+
+#[test]
+fn a_packet_that_could_be_the_last_in_time_is_not_left_unread() {
+    let (mut world, paths) =
+        with_neighbors(1, Settings { desired_min_tx_interval: Interval::nearest(45 * MS), ..Settings::DEFAULT });
+    let your_discriminator = Some(world.discriminator());
+    let hears = |world: &mut World, detect_mult, interval_us| {
+        let said =
+            Packet { detect_mult: mult(detect_mult), desired_min_tx_interval_us: interval_us, ..says(State::Up) };
+        world.hears_from(paths[0].clone(), Packet { your_discriminator, ..said });
+        world.sessions.unread_until(world.now).map(|until| until - world.now)
+    };
+
+    // Its next one may be the last that is not too late.
+    assert_eq!(hears(&mut world, 1, 50_000), None);
+    assert!(hears(&mut world, 2, 50_000).is_some_and(|time| time <= 50 * MS));
+    // Ours goes out within 50 ms; of the neighbour's three that may be missing two have come by 20 ms.
+    world.step(Event::Want(wanting_fast_answers(&paths)));
+    assert_eq!(hears(&mut world, 3, 10_000), None, "a Poll waits for its answer");
+    let answer = Packet { sequence: Sequence::Final, ..says(State::Up) };
+    world.hears_from(paths[0].clone(), Packet { your_discriminator, ..answer });
+    assert_eq!(hears(&mut world, 3, 10_000), Some(20 * MS));
+}
+
+/// The sessions of 45 ms, with neighbours that may speak each 10 ms.
+fn wanting_fast_answers(paths: &[Path]) -> Wanted {
+    let settings = Settings {
+        required_min_rx_interval: Interval::MIN,
+        desired_min_tx_interval: Interval::nearest(45 * MS),
+        ..Settings::DEFAULT
+    };
+    let wishes = paths.iter().map(|path| (path.clone(), Wish { settings, ..wish() }));
+    Wanted { sessions: wishes.collect(), ..Wanted::default() }
 }
