@@ -181,6 +181,8 @@ struct Watch {
     accused: u32,
     /// The newest accusation after which it was seen.
     seen_after: u32,
+    /// The newest accusation by its node of an interface of this one after which it was seen again.
+    back_after: u32,
     /// When it will have been up for long enough to answer an accusation that came in the meantime.
     answers_at: Option<(Instant, u32)>,
 }
@@ -571,12 +573,11 @@ impl Membership {
             Verdict::Unwatched => drop(member.watches.remove(&interface)),
             Verdict::Up if member.watches.contains_key(&interface) || member.watches.len() < MAX_LINKS => {
                 let watch = member.watches.entry(interface).or_default();
-                *watch = Watch {
-                    is_up: true,
-                    accused: 0,
-                    seen_after: self.testimonies.accusation(&subject, self.tag),
-                    answers_at: None,
-                };
+                let by_it = self.testimonies.links_accused_by(member.tag, self.tag).map(|(_, number)| number).max();
+                // Only what was lost is seen again.
+                let back_after = by_it.filter(|_| watch.accused != 0).unwrap_or(watch.back_after);
+                let seen_after = self.testimonies.accusation(&subject, self.tag);
+                *watch = Watch { is_up: true, accused: 0, seen_after, back_after, answers_at: None };
             }
             // What was never up cannot have gone down.
             Verdict::Down => {
@@ -744,6 +745,13 @@ impl Membership {
                     testimony.vouches.insert(subject, number);
                 }
             }
+        }
+        for member in self.members.values() {
+            let back_after = member.watches.values().filter(|watch| watch.is_up).map(|watch| watch.back_after).max();
+            let sees_all = member.watches.values().all(|watch| watch.accused == 0);
+            let by_it = self.testimonies.links_accused_by(member.tag, self.tag);
+            let answered = by_it.filter(|(_, number)| sees_all && back_after >= Some(*number));
+            testimony.vouches.extend(answered.map(|(subject, number)| (subject.clone(), number)));
         }
         let accused = self.testimonies.accusation(&Subject::node(self.tag), self.tag);
         // Whoever is accused speaks up, so that others can answer.

@@ -46,7 +46,8 @@ impl Subject {
 pub(super) struct Testimony {
     /// Whom it does not hear, with the number of the accusation.
     pub(super) accuses: BTreeMap<Subject, u32>,
-    /// Whom it has heard, with the number of the newest accusation that this answers.
+    /// Whom it has heard, with the number of the newest accusation that this answers. Of its own interfaces, those whose
+    /// accusers it sees again.
     pub(super) vouches: BTreeMap<Subject, u32>,
 }
 
@@ -85,6 +86,13 @@ impl Testimonies {
     pub(super) fn accusation(&self, subject: &Subject, but: NodeTag) -> u32 {
         let others = self.0.iter().filter(|(node, _)| **node != but && **node != subject.node);
         others.filter_map(|(_, testimony)| testimony.accuses.get(subject)).max().copied().unwrap_or_default()
+    }
+
+    /// The interfaces of a node that another accuses, each with the number of that.
+    pub(super) fn links_accused_by(&self, accuser: NodeTag, node: NodeTag) -> impl Iterator<Item = (&Subject, u32)> {
+        let accused = self.0.get(&accuser).into_iter().flat_map(|own| &own.accuses);
+        let of_node = accused.filter(move |(subject, _)| subject.node == node && subject.interface.is_some());
+        of_node.map(|(subject, number)| (subject, *number))
     }
 
     /// The greatest number that was ever used about a subject, as far as words that stand can tell.
@@ -129,7 +137,8 @@ impl Testimonies {
     }
 
     fn is_answered(&self, subject: &Subject, number: u32, by: &BTreeSet<NodeTag>) -> bool {
-        by.iter().filter(|voucher| **voucher != subject.node).any(|voucher| {
+        let may_answer = |voucher: &&NodeTag| **voucher != subject.node || subject.interface.is_some();
+        by.iter().filter(may_answer).any(|voucher| {
             self.0.get(voucher).and_then(|own| own.vouches.get(subject)).is_some_and(|answered| *answered >= number)
         })
     }
@@ -187,6 +196,31 @@ mod tests {
         assert_eq!(accused().vouches(C, A, 2).reach(B), [A, B, C, D]);
         assert_eq!(accused().vouches(C, A, 3).reach(B), [A, B, C, D]);
         assert_eq!(accused().vouches(C, A, 2).accuses(B, C, 1).reach(B), [B, D]);
+    }
+
+    #[test]
+    fn whoever_takes_back_first_answers_for_itself_and_nobody_does_so_for_a_whole_node() {
+        let mut words = Testimonies::default();
+        words.0.entry(A).or_default().accuses.insert(link(B), 1);
+        words.0.entry(B).or_default().accuses.insert(link(A), 1);
+        let is_dead = |words: &Testimonies| [A, B].map(|node| words.is_dead(&link(node), &all()));
+        assert_eq!(is_dead(&words), [false, true]);
+
+        let mut alone = words.clone();
+        alone.0.entry(A).or_default().accuses.clear();
+        assert_eq!(is_dead(&alone), [true, false]);
+        for (first, other) in [(A, B), (B, A)] {
+            let mut words = words.clone();
+            let own = words.0.entry(first).or_default();
+            own.accuses.clear();
+            own.vouches.insert(link(first), 1);
+            assert_eq!(is_dead(&words), [false, false], "{first:?}, {other:?}");
+            // Another accusation is another matter.
+            words.0.entry(other).or_default().accuses.insert(link(first), 2);
+            assert!(words.is_dead(&link(first), &all()));
+        }
+
+        assert_eq!(Words::default().accuses(B, A, 1).vouches(A, A, 1).reach(B), [B, C, D]);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Stand {
         actions
     }
 
+    fn hear_from_k2(&mut self, accuses: Vec<Statement>, vouches: Vec<Statement>) -> Vec<Action> {
+        let word = Word { accuses, vouches, links: vec![watch_link(2)], ..self.word(2) };
+        self.receive(2, word)
+    }
+
     fn see(&mut self, node: u8, verdict: Verdict) -> Vec<Action> {
         let node = format!("k{node}").as_str().into();
         self.step(Event::Watched { node, interface: "eth1".into(), verdict })
@@ -226,6 +231,61 @@ fn who_still_sees_what_another_finds_dead_goes_on_watching_and_says_so() {
     assert!(!stand.owns(SECOND));
     assert_eq!(watch(&later), None);
     assert_eq!(words(&later).last().unwrap().vouches, [accusation(1)]);
+}
+
+/// `k2` and this node find each other's interface dead, and that of this node is by both.
+fn mutual() -> Stand {
+    let (mut stand, _) = meeting([service("second", &[SECOND])]);
+    stand.see(2, Verdict::Up);
+    stand.see(2, Verdict::Down);
+    for _ in 0..4 {
+        stand.hear_from_k2(vec![own_accused()], Vec::new());
+        stand.receive(3, Word { links: vec![watch_link(3)], ..stand.word(3) });
+        stand.pass(INTERVAL);
+    }
+    assert!(!stand.owns(SECOND), "of two that accuse each other {:?} stays", tag("k2"));
+    stand
+}
+
+/// That the interface of `k1` is dead.
+fn own_accused() -> Statement {
+    Statement { node: tag("k1"), ..accusation(1) }
+}
+
+#[test]
+fn whoever_takes_back_what_it_said_of_this_node_is_not_dead_by_what_this_node_says_of_it() {
+    let mut stand = mutual();
+
+    stand.hear_from_k2(Vec::new(), vec![accusation(1)]);
+    assert!(!stand.owns(SECOND));
+    // That was the answer to this accusation, and to no later one.
+    stand.see(2, Verdict::Up);
+    stand.see(2, Verdict::Down);
+    assert!(stand.owns(SECOND));
+
+    let mut stand = mutual();
+    stand.hear_from_k2(Vec::new(), Vec::new());
+    assert!(stand.owns(SECOND), "it takes nothing back by forgetting what it said");
+}
+
+#[test]
+fn this_node_answers_for_its_own_interface_when_it_sees_its_accuser_again() {
+    let mut stand = mutual();
+    let actions = [stand.see(2, Verdict::Up), only(stand.pass(INTERVAL))].concat();
+    let word = words(&actions).last().copied().unwrap();
+    assert_eq!((&word.accuses[..], &word.vouches[..]), (&[][..], &[own_accused()][..]));
+
+    // Another accusation is not answered by what was seen before it.
+    let later = Statement { number: 2, ..own_accused() };
+    let actions = [stand.hear_from_k2(vec![later], Vec::new()), only(stand.pass(INTERVAL))].concat();
+    assert_eq!(words(&actions).last().unwrap().vouches, []);
+
+    // Nor is one by whoever was never lost from sight.
+    let (mut stand, _) = meeting([service("second", &[SECOND])]);
+    stand.see(2, Verdict::Up);
+    stand.hear_from_k2(vec![own_accused()], Vec::new());
+    let actions = [stand.see(2, Verdict::Up), only(stand.pass(INTERVAL))].concat();
+    assert_eq!(words(&actions).last().unwrap().vouches, []);
 }
 
 /// Else nobody could tell whose way is lost, that of the accused or that of the one who accuses.
