@@ -15,13 +15,7 @@
 //! The kernel makes one change of nftables at a time, and those of others (kube-proxy's, say) can take long. So ours are made
 //! on a thread of their own, and nobody waits for them longer than [`WAIT`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    net::IpAddr,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::IpAddr, thread, time::Duration};
 
 use ferrogate_core::{model::Family, speaker::NextHop};
 use netlink_packet_netfilter::{
@@ -46,7 +40,7 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER},
 };
 use tokio::{runtime::Builder, sync::watch, time::timeout};
-use tracing::{Span, debug, warn};
+use tracing::{Span, warn};
 
 use crate::metrics::Metrics;
 
@@ -61,12 +55,16 @@ const PRIORITY: i32 = -150;
 /// Elements of a map that go into one message; its length has 16 bits.
 const ELEMENTS: usize = 512;
 
+/// Messages of one transaction: a table with its elements, or elements of both maps that go and come. All together may be
+/// more than the socket takes at once.
+const MESSAGES: usize = 9;
+
 /// How long the kernel may take for an answer, which it usually gives within the call.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
 
 /// How long announcements wait for the rules: longer than these take while nobody else changes any, and no time in which a
 /// client would notice.
-const WAIT: Duration = Duration::from_millis(5);
+const WAIT: Duration = Duration::from_millis(20);
 
 /// Why packets are not passed on. Connections that began at the former owner end with the move.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +82,9 @@ enum DetourError {
         "the kernel lacks tables with an owner (Linux 5.12), or CONFIG_NF_TABLES, CONFIG_NFT_CT or CONFIG_NFT_DUP_{0}"
     )]
     Unsupported(&'static str),
+    /// Others held nftables for so long that the addresses were announced before.
+    #[error("others change nftables for long; it begins a little after the address is announced")]
+    Late,
     /// Anything else.
     #[error("nftables cannot be changed: {0}")]
     Failed(io::Error),
@@ -112,6 +113,7 @@ impl DetourError {
             Self::NotPermitted => "NotPermitted",
             Self::Taken(_) => "TableTaken",
             Self::Unsupported(_) => "Unsupported",
+            Self::Late => "Late",
             Self::Failed(_) => "Failed",
         }
     }
@@ -156,16 +158,16 @@ impl Detours {
     pub(crate) async fn follow(&mut self, next_hops: BTreeMap<IpAddr, NextHop>) {
         let number = self.wanted.borrow().number + 1;
         self.wanted.send_replace(Wanted { number, next_hops });
-        match timeout(WAIT, self.done.wait_for(|done| *done >= number)).await {
-            Ok(Ok(_)) => {}
+        let error = match timeout(WAIT, self.done.wait_for(|done| *done >= number)).await {
+            Ok(Ok(_)) => return,
             Ok(Err(_)) => {
-                let error = DetourError::Failed(io::Error::other("the thread that does it has ended"));
-                warn!(%error, reason = error.reason(), "TCP connections end when an address moves here");
                 self.metrics.passing_on.set(0);
-                self.metrics.not_passed_on(error.reason());
+                DetourError::Failed(io::Error::other("the thread that does it has ended"))
             }
-            Err(_) => debug!("others change nftables for long; addresses are announced meanwhile"),
-        }
+            Err(_) => DetourError::Late,
+        };
+        warn!(%error, reason = error.reason(), "TCP connections end when an address moves here");
+        self.metrics.not_passed_on(error.reason());
     }
 }
 
@@ -195,8 +197,8 @@ async fn work(mut wanted: watch::Receiver<Wanted>, done: &watch::Sender<u64>, me
 #[derive(Default)]
 struct Tables {
     socket: Option<Socket>,
-    /// Families that have one.
-    standing: BTreeSet<Family>,
+    /// What the table of a family passes on, where it has one.
+    standing: BTreeMap<Family, BTreeMap<IpAddr, NextHop>>,
     sequence: u32,
 }
 
@@ -209,47 +211,59 @@ impl Tables {
     fn follow(&mut self, next_hops: &BTreeMap<IpAddr, NextHop>) -> Result<(), DetourError> {
         let by_family = |family| {
             let of_family = next_hops.iter().filter(move |(address, _)| Family::of(**address) == family);
-            of_family.map(|(address, next_hop)| (*address, *next_hop)).collect::<Vec<_>>()
+            of_family.map(|(address, next_hop)| (*address, *next_hop)).collect()
         };
         let done = [Family::V4, Family::V6].map(|family| {
-            let changed = self.change(family, &by_family(family));
+            let changed = self.change(family, by_family(family));
             if changed.is_err() {
                 // What was there belongs to addresses that are elsewhere by now.
-                _ = self.change(family, &[]);
+                _ = self.change(family, BTreeMap::new());
             }
             changed.map_err(|errno| DetourError::new(errno, family))
         });
         done.into_iter().collect()
     }
 
-    fn change(&mut self, family: Family, next_hops: &[(IpAddr, NextHop)]) -> Result<(), Errno> {
-        let mut first = Vec::new();
-        if self.standing.contains(&family) {
-            first.push((NfTablesMessage::DeleteTable(TableMessage { attributes: vec![name()] }), 0));
-        }
-        if !next_hops.is_empty() {
-            first.extend(table(family).map(|message| (message, NLM_F_CREATE | NLM_F_EXCL)));
-        }
-        if first.is_empty() {
-            return Ok(());
-        }
-        self.transact(family, first)?;
-        if next_hops.is_empty() {
-            self.standing.remove(&family);
-            return Ok(());
-        }
-        self.standing.insert(family);
-        // A message each, as all together may be more than the socket takes at once.
-        for some in next_hops.chunks(ELEMENTS) {
-            for message in elements(some) {
-                self.transact(family, vec![(message, NLM_F_CREATE)])?;
+    /// What stays is passed on all the while.
+    fn change(&mut self, family: Family, wanted: BTreeMap<IpAddr, NextHop>) -> Result<(), Errno> {
+        let standing = self.standing.get(&family);
+        if wanted.is_empty() {
+            if standing.is_some() {
+                let table = NfTablesMessage::DeleteTable(TableMessage { attributes: vec![name()] });
+                self.transact(family, &[(table, 0)])?;
+                self.standing.remove(&family);
             }
+            return Ok(());
         }
+        let of = |all: Option<&BTreeMap<IpAddr, NextHop>>, address| all.and_then(|all| all.get(address)).copied();
+        let beyond = |these: &BTreeMap<IpAddr, NextHop>, those: Option<&BTreeMap<IpAddr, NextHop>>| -> Vec<_> {
+            let beyond = these.iter().filter(|(address, next_hop)| of(those, address) != Some(**next_hop));
+            beyond.map(|(address, next_hop)| (*address, *next_hop)).collect()
+        };
+        let gone = standing.map(|standing| beyond(standing, Some(&wanted))).unwrap_or_default();
+        let new = beyond(&wanted, standing);
+        let mut messages = Vec::new();
+        if standing.is_none() {
+            messages.extend(table(family).map(|message| (message, NLM_F_CREATE | NLM_F_EXCL)));
+        }
+        for some in gone.chunks(ELEMENTS) {
+            messages.extend(elements(some, Side::Key).map(|message| (NfTablesMessage::DeleteSetElement(message), 0)));
+        }
+        for some in new.chunks(ELEMENTS) {
+            let both = elements(some, Side::KeyAndValue);
+            messages.extend(both.map(|message| (NfTablesMessage::NewSetElement(message), NLM_F_CREATE)));
+        }
+        for some in messages.chunks(MESSAGES) {
+            self.transact(family, some)?;
+            // There is a table from the first on, whatever becomes of the others.
+            self.standing.entry(family).or_default();
+        }
+        self.standing.insert(family, wanted);
         Ok(())
     }
 
     /// Does all of this or nothing.
-    fn transact(&mut self, family: Family, messages: Vec<(NfTablesMessage, u16)>) -> Result<(), Errno> {
+    fn transact(&mut self, family: Family, messages: &[(NfTablesMessage, u16)]) -> Result<(), Errno> {
         let family = match family {
             Family::V4 => NetfilterProtoFamily::IPv4,
             Family::V6 => NetfilterProtoFamily::IPv6,
@@ -262,7 +276,7 @@ impl Tables {
             (NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message), flags)
         };
         let mut batch = vec![frame(ControlMessage::BatchBegin)];
-        batch.extend(messages.into_iter().map(own));
+        batch.extend(messages.iter().cloned().map(own));
         if let Some((_, flags)) = batch.last_mut() {
             *flags |= NLM_F_ACK;
         }
@@ -372,22 +386,30 @@ fn map(name: &str, id: u32, key: (u32, u32), value: (u32, u32)) -> NfTablesMessa
     })
 }
 
-/// What goes into the two maps.
-fn elements(next_hops: &[(IpAddr, NextHop)]) -> [NfTablesMessage; 2] {
+/// What of an element a message has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Key,
+    KeyAndValue,
+}
+
+/// What goes into the two maps, or out of them.
+fn elements(next_hops: &[(IpAddr, NextHop)], side: Side) -> [SetElementMessage; 2] {
     let message = |map: &str, value: fn(&NextHop) -> Vec<u8>| {
         let element = |(address, next_hop): &(IpAddr, NextHop)| {
-            ListAttribute::Element(vec![
-                SetElementAttribute::Key(DataAttribute::Value(bytes(*address))),
-                SetElementAttribute::Data(DataAttribute::Value(value(next_hop))),
-            ])
+            let mut element = vec![SetElementAttribute::Key(DataAttribute::Value(bytes(*address)))];
+            if side == Side::KeyAndValue {
+                element.push(SetElementAttribute::Data(DataAttribute::Value(value(next_hop))));
+            }
+            ListAttribute::Element(element)
         };
-        NfTablesMessage::NewSetElement(SetElementMessage {
+        SetElementMessage {
             attributes: vec![
                 SetElementList::Table(TABLE.to_owned()),
                 SetElementList::Set(map.to_owned()),
                 SetElementList::Elements(next_hops.iter().map(element).collect()),
             ],
-        })
+        }
     };
     [
         message(NEXT_HOPS, |next_hop| bytes(next_hop.address)),
