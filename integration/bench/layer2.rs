@@ -7,7 +7,8 @@
 //! program fails above a limit; what a speaker is told of a proxy that is ready comes from here.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::ExitCode,
     thread,
@@ -36,6 +37,10 @@ const SERVICES: u16 = 500;
 const QUESTIONS: f64 = 10_000.0;
 /// Unrelated datagrams a second, to the node itself.
 const UNRELATED: f64 = 20_000.0;
+/// Unrelated bits a second of one stream, to the node itself.
+const STREAMED: f64 = 8e9;
+/// Bytes that are written to it at a time.
+const BLOCK: usize = 1 << 20;
 /// How long anything may take to become true.
 const LIMIT: Duration = Duration::from_secs(60);
 /// So long nobody announces anything before a speaker counts as idle: longer than between two announcements, and longer
@@ -55,6 +60,10 @@ const ANSWERING_CPU: f64 = 0.05;
 const ANSWERED: f64 = 0.99;
 /// How often an idle speaker may wake up under unrelated traffic, over how often it does without.
 const WAKES: f64 = 1.1;
+/// Share of a core that the stream may cost a speaker.
+const STREAM_CPU: f64 = 0.01;
+/// How much of the stream must have come through, of what was to.
+const CAME_THROUGH: f64 = 0.99;
 
 fn main() -> ExitCode {
     measure(SECONDS, inside)
@@ -76,6 +85,11 @@ fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
     })?;
     let answered = answers()? - answered;
     let unrelated = bench.over(time, || bench.unrelated(time))?;
+    let mut streamed = 0.0;
+    let beside = bench.over(time, || {
+        streamed = bench.stream(time)?;
+        Ok(())
+    })?;
 
     let worst = |spent: &[Spent]| spent.iter().map(|spent| spent.cpu).fold(0.0, f64::max);
     let wakes = |spent: &[Spent]| spent.first().map_or(0.0, |spent| spent.wakes);
@@ -92,6 +106,12 @@ fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
         Row::free("CPU of the others, who hear them too, % of a core", 100.0 * worst(&asking[1..])),
         Row::at_most("wake-ups under 20,000 unrelated datagrams/s, over idle", wakes(&unrelated) / wakes(&idle), WAKES),
         Row::free("CPU then, % of a core", 100.0 * unrelated[0].cpu),
+        Row::at_most(
+            "CPU beside an unrelated stream, less that of an idle speaker, % of a core",
+            100.0 * (beside[0].cpu - idle[0].cpu),
+            100.0 * STREAM_CPU,
+        ),
+        Row::at_least("that stream, Gbit/s", streamed / 1e9, CAME_THROUGH * STREAMED / 1e9),
     ];
     rows.iter().for_each(|row| println!("{row}"));
     let failed: Vec<_> = rows.iter().filter(|row| !row.holds()).map(|row| row.what).collect();
@@ -240,6 +260,33 @@ impl Bench {
         }
         steadily(UNRELATED, time, |number| pairs[number % 2].0.send(&[0; 64]).map(drop))?;
         Ok(())
+    }
+
+    /// A stream by TCP to the first node. Returns its bits a second.
+    fn stream(&self, time: Duration) -> Result<f64> {
+        let node = &self.topology.nodes[0];
+        let listener = node.namespace.run(|| TcpListener::bind((uplink(1), 0)))?;
+        let to = listener.local_addr()?;
+        let sink = node.namespace.spawn_thread(move || swallow(&listener))?;
+        let mut source = self.topology.client.run(|| TcpStream::connect(to))?;
+        let block = vec![0; BLOCK];
+        let begun = Instant::now();
+        steadily(STREAMED / 8.0 / BLOCK as f64, time, |_| source.write_all(&block))?;
+        drop(source);
+        let bytes = sink.join().expect("it does not panic")?;
+        Ok(8.0 * bytes as f64 / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// Reads until the other end has finished. Returns how many bytes came.
+fn swallow(listener: &TcpListener) -> io::Result<usize> {
+    let mut stream = listener.accept()?.0;
+    let (mut space, mut all) = (vec![0; BLOCK], 0);
+    loop {
+        match stream.read(&mut space)? {
+            0 => return Ok(all),
+            length => all += length,
+        }
     }
 }
 

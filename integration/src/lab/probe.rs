@@ -34,6 +34,9 @@ const DUE: Duration = Duration::from_millis(50);
 /// How many busy loops keep the processors from everyone else.
 const LOOPS: usize = 4;
 
+/// Of how many requests that failed the reasons are printed.
+const REASONS: usize = 4;
+
 /// How many TCP connections stand while the stream flows.
 const CONNECTIONS: usize = 20;
 
@@ -174,7 +177,12 @@ pub struct Stream {
     stop: Arc<AtomicBool>,
     datagrams: Arc<Mutex<Vec<Question>>>,
     requests: Arc<Mutex<Vec<Question>>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Why requests failed.
+    reasons: Arc<Mutex<Vec<String>>>,
+    asking: Vec<JoinHandle<io::Result<()>>>,
+    /// Everything was asked.
+    is_over: Arc<AtomicBool>,
+    hearing: Option<JoinHandle<io::Result<()>>>,
     connections: Vec<TcpStream>,
 }
 
@@ -205,16 +213,20 @@ impl Stream {
             stop: Arc::default(),
             datagrams: Arc::default(),
             requests: Arc::default(),
-            threads: Vec::new(),
+            reasons: Arc::default(),
+            asking: Vec::new(),
+            is_over: Arc::default(),
+            hearing: None,
             connections,
         };
         let (sender, log, stop) = (socket.try_clone()?, Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
         let to = targets.udp;
-        stream.threads.push(client.spawn_thread(move || ask_datagrams(&sender, to, &log, &stop))?);
-        let (log, stop) = (Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
-        stream.threads.push(client.spawn_thread(move || hear_datagrams(&socket, &log, &stop))?);
+        stream.asking.push(client.spawn_thread(move || ask_datagrams(&sender, to, &log, &stop))?);
+        let (log, is_over) = (Arc::clone(&stream.datagrams), Arc::clone(&stream.is_over));
+        stream.hearing = Some(client.spawn_thread(move || hear_datagrams(&socket, &log, &is_over))?);
         let (log, stop, http) = (Arc::clone(&stream.requests), Arc::clone(&stream.stop), targets.http.clone());
-        stream.threads.push(client.spawn_thread(move || ask_requests(http, &log, &stop))?);
+        let reasons = Arc::clone(&stream.reasons);
+        stream.asking.push(client.spawn_thread(move || ask_requests(http, &log, &reasons, &stop))?);
         Ok(stream)
     }
 
@@ -235,9 +247,17 @@ impl Stream {
     /// Stops asking, waits for answers that are under way, and adds up what was lost.
     pub fn finish(mut self) -> Losses {
         self.stop();
-        for thread in self.threads.drain(..) {
+        for thread in self.asking.drain(..) {
             // A thread that could no longer ask has stopped answering questions too, and that shows in the numbers.
             let _ = thread.join();
+        }
+        // Only now: whoever hears would else be gone before the last question.
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.hearing.take() {
+            let _ = thread.join();
+        }
+        for reason in self.reasons.lock().unwrap_or_else(PoisonError::into_inner).iter().take(REASONS) {
+            println!("    request {reason}");
         }
         let broken = self.connections.iter().filter(|stream| say(stream, "still there").is_err()).count();
         let (datagrams, requests) = (lock(&self.datagrams), lock(&self.requests));
@@ -284,6 +304,7 @@ pub fn busy(time: Duration) -> Result<()> {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.stop();
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -327,7 +348,7 @@ fn ask_datagrams(socket: &UdpSocket, to: SocketAddr, log: &Mutex<Vec<Question>>,
     Ok(())
 }
 
-fn hear_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, stop: &AtomicBool) -> io::Result<()> {
+fn hear_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, is_over: &AtomicBool) -> io::Result<()> {
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let mut buffer = [0; 2048];
     let mut stopped = None::<Instant>;
@@ -338,7 +359,7 @@ fn hear_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, stop: &AtomicB
                 lock(log)[question].answered.get_or_insert_with(Instant::now);
             }
         }
-        if stop.load(Ordering::Relaxed) {
+        if is_over.load(Ordering::Relaxed) {
             let since = *stopped.get_or_insert_with(Instant::now);
             if since.elapsed() > PATIENCE || lock(log).iter().all(|question| question.answered.is_some()) {
                 return Ok(());
@@ -350,17 +371,26 @@ fn hear_datagrams(socket: &UdpSocket, log: &Mutex<Vec<Question>>, stop: &AtomicB
 fn ask_requests(
     (to, host): (SocketAddr, String),
     log: &Arc<Mutex<Vec<Question>>>,
+    reasons: &Arc<Mutex<Vec<String>>>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
     // Each request has a thread of its own, so that one that hangs holds up no other. The threads inherit the namespace.
     let mut asking: Vec<JoinHandle<()>> = Vec::new();
     at_rhythm(REQUEST_EVERY, stop, |number| {
         lock(log).push(Question { asked: Instant::now(), answered: None });
-        let (log, host) = (Arc::clone(log), host.clone());
+        let (log, reasons, host) = (Arc::clone(log), Arc::clone(reasons), host.clone());
         asking.push(thread::spawn(move || {
-            if get(to, &host, "/").is_ok_and(|(code, _)| code == 200) {
-                lock(&log)[number].answered = Some(Instant::now());
-            }
+            let begun = Instant::now();
+            let reason = match get(to, &host, "/") {
+                Ok((200, _)) => {
+                    lock(&log)[number].answered = Some(Instant::now());
+                    return;
+                }
+                Ok((code, _)) => format!("got {code}"),
+                Err(error) => format!("failed: {error}"),
+            };
+            let told = format!("{number} to {to} {reason} after {:.1} ms", milliseconds(begun.elapsed()));
+            reasons.lock().unwrap_or_else(PoisonError::into_inner).push(told);
         }));
         asking.retain(|request| !request.is_finished());
     });
