@@ -523,8 +523,11 @@ fn n_079_what_is_passed_on_goes_on_while_another_address_moves() {
     let before = stand.owner();
     let to = |stand: &Stand, node: usize| {
         stand.product.write("other.yaml", &other(stand.port, stand.topology.nodes[node].number)).unwrap();
-        let owner = || Ok::<_, anyhow::Error>(one_owner(&stand.topology, OTHER_VIP.into())?.0);
-        let is_there = || owner().and_then(|owner| Ok(ensure!(owner == node, "node {owner} has it")));
+        let is_there = || {
+            let (owner, _) = one_owner(&stand.topology, OTHER_VIP.into())?;
+            ensure!(owner == node, "node {owner} has it");
+            Ok(())
+        };
         until(LIMIT, is_there).unwrap_or_else(|error| panic!("{error:#}\n{}", stand.logs()));
     };
     to(&stand, before);

@@ -258,7 +258,7 @@ impl Runner {
         let mut arrived = Vec::new();
         for receiver in self.receivers.values_mut() {
             for kind in Kind::BOTH {
-                let mut next = || {
+                let next = || {
                     receiver.next(kind).unwrap_or_else(|error| {
                         trace!(%error, "BFD packet not received");
                         None
@@ -269,7 +269,7 @@ impl Runner {
         }
         let clocks = Clocks::read();
         let looked = std::mem::replace(&mut self.looked, clocks);
-        if self.receivers.values_mut().fold(false, |any, receiver| receiver.has_overflowed() || any) {
+        if self.receivers.values_mut().any(Receiver::has_overflowed) {
             self.alert_until = Some(clocks.now() + ALERT);
         }
         let mut arrived: Vec<_> =

@@ -235,13 +235,9 @@ impl Tables {
             }
             return Ok(());
         }
-        let of = |all: Option<&BTreeMap<IpAddr, NextHop>>, address| all.and_then(|all| all.get(address)).copied();
-        let beyond = |these: &BTreeMap<IpAddr, NextHop>, those: Option<&BTreeMap<IpAddr, NextHop>>| -> Vec<_> {
-            let beyond = these.iter().filter(|(address, next_hop)| of(those, address) != Some(**next_hop));
-            beyond.map(|(address, next_hop)| (*address, *next_hop)).collect()
-        };
-        let gone = standing.map(|standing| beyond(standing, Some(&wanted))).unwrap_or_default();
-        let new = beyond(&wanted, standing);
+        let none = BTreeMap::new();
+        let gone = beyond(standing.unwrap_or(&none), &wanted);
+        let new = beyond(&wanted, standing.unwrap_or(&none));
         let mut messages = Vec::new();
         if standing.is_none() {
             messages.extend(table(family).map(|message| (message, NLM_F_CREATE | NLM_F_EXCL)));
@@ -306,6 +302,12 @@ impl Tables {
             }
         }
     }
+}
+
+/// What is in one and not, or another way, in the other.
+fn beyond(these: &BTreeMap<IpAddr, NextHop>, those: &BTreeMap<IpAddr, NextHop>) -> Vec<(IpAddr, NextHop)> {
+    let beyond = these.iter().filter(|(address, next_hop)| those.get(address) != Some(next_hop));
+    beyond.map(|(address, next_hop)| (*address, *next_hop)).collect()
 }
 
 /// What an answer says of the batch whose messages have these numbers: nothing yet, that it is done, or the first error of

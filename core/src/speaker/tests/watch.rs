@@ -240,7 +240,7 @@ fn mutual() -> Stand {
     stand.see(2, Verdict::Down);
     for _ in 0..4 {
         stand.hear_from_k2(vec![own_accused()], Vec::new());
-        stand.receive(3, Word { links: vec![watch_link(3)], ..stand.word(3) });
+        stand.hear_links(3, vec![watch_link(3)]);
         stand.pass(INTERVAL);
     }
     assert!(!stand.owns(SECOND), "of two that accuse each other {:?} stays", tag("k2"));
