@@ -196,8 +196,10 @@ enum Origin {
     Wanted,
     /// A permitted neighbour has opened it.
     Neighbor,
-    /// It was wanted, or permitted, and is on its way out.
+    /// It was wanted, and is on its way out.
     Past,
+    /// A neighbour has opened it that may have none any more, and it is on its way out.
+    Barred,
 }
 
 impl Sessions {
@@ -317,8 +319,10 @@ impl Sessions {
                 entry.minimum_ttl = wish.minimum_ttl;
                 (Origin::Wanted, Some(wish.settings))
             }
-            (None, Some(settings), Origin::Neighbor) => (Origin::Neighbor, Some(settings.passive())),
-            (None, _, _) => (Origin::Past, None),
+            // Once it is gone, the neighbour has to forget about it before it can open another.
+            (None, Some(settings), Origin::Neighbor | Origin::Barred) => (Origin::Neighbor, Some(settings.passive())),
+            (None, None, Origin::Neighbor | Origin::Barred) => (Origin::Barred, None),
+            (None, _, Origin::Wanted | Origin::Past) => (Origin::Past, None),
         };
         entry.origin = origin;
         match settings {

@@ -233,14 +233,16 @@ fn who_still_sees_what_another_finds_dead_goes_on_watching_and_says_so() {
     assert_eq!(words(&later).last().unwrap().vouches, [accusation(1)]);
 }
 
-/// `k2` and this node find each other's interface dead, and that of this node is by both.
+/// Of two nodes each finds the other's interface dead, and that of this one counts as dead for both.
 fn mutual() -> Stand {
-    let (mut stand, _) = meeting([service("second", &[SECOND])]);
+    let mut stand = Stand::with(Config::new("k1".into(), DataPath::KubeProxy, 1));
+    stand.snapshot(&snapshot(2, [service("second", &[SECOND])]));
+    stand.step(Event::Interfaces(interfaces(1)));
+    stand.hear_links(2, vec![watch_link(2)]);
     stand.see(2, Verdict::Up);
     stand.see(2, Verdict::Down);
     for _ in 0..4 {
         stand.hear_from_k2(vec![own_accused()], Vec::new());
-        stand.hear_links(3, vec![watch_link(3)]);
         stand.pass(INTERVAL);
     }
     assert!(!stand.owns(SECOND), "of two that accuse each other {:?} stays", tag("k2"));

@@ -250,6 +250,31 @@ fn a_neighbor_that_is_permitted_no_more_is_told_so() {
 }
 
 #[test]
+fn a_neighbor_that_is_permitted_again_goes_on_with_the_session_it_had() {
+    let mut world = World::new(permitting(neighbor()));
+    world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
+    world.bring_up();
+    let before = world.discriminator();
+    for _ in 0..2 {
+        world.step(Event::Want(Wanted::default()));
+        world.hears(State::Down);
+    }
+
+    world.step(Event::Want(permitting(neighbor())));
+    assert_eq!(world.state(), Some(State::Down));
+    world.bring_up();
+
+    assert_eq!(world.discriminator(), before);
+    // What was wanted here is not the neighbour's, who may want it no more either.
+    let mut world = World::new(wanting([path()]));
+    world.bring_up();
+    for _ in 0..2 {
+        world.step(Event::Want(permitting(neighbor())));
+        assert_eq!(world.state(), Some(State::AdminDown));
+    }
+}
+
+#[test]
 fn a_session_that_a_neighbor_has_opened_stays_when_it_is_wanted_too() {
     let mut world = World::new(permitting(neighbor()));
     world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
