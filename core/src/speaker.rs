@@ -226,7 +226,8 @@ impl Speaker {
             Event::Heard { from, datagram } => self.take_datagram(now, from, *datagram, &mut doubt, &mut actions),
             Event::Watched { node, interface, verdict } => {
                 if self.watches.see(&node, &interface, verdict) {
-                    self.membership.verdict(&node, interface, verdict);
+                    let from = self.watches.from(&node, &interface);
+                    self.membership.verdict(&node, interface, from, verdict);
                 }
             }
             Event::ProxyReady(ready) => {
@@ -737,7 +738,7 @@ impl Speaker {
         let takes_part = !self.own.leaving && !self.listening.is_empty();
         let (watch, unwatched) = self.watches.review(&self.own.links, self.membership.watchable(), takes_part);
         for (node, interface) in unwatched {
-            self.membership.verdict(&node, interface, Verdict::Unwatched);
+            self.membership.verdict(&node, interface, None, Verdict::Unwatched);
         }
         actions.extend(watch.map(Action::Watch));
     }

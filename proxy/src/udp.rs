@@ -103,6 +103,8 @@ struct Flows {
     answered: VecDeque<(SocketAddr, u64)>,
     /// Flows whose clients have another endpoint, or none, and until when answers are taken from their own.
     parted: VecDeque<(Instant, Entry)>,
+    /// A task ends those when their time is over.
+    are_parted_ended: bool,
 }
 
 struct Entry {
@@ -341,7 +343,7 @@ impl Listener {
     /// Hears an endpoint out for a moment whose client is not its own any more.
     fn part(self: &Rc<Self>, entry: Entry) {
         let mut flows = self.flows.borrow_mut();
-        if flows.parted.is_empty() {
+        if !std::mem::replace(&mut flows.are_parted_ended, true) {
             tokio::task::spawn_local(end_parted(Rc::downgrade(self)));
         }
         flows.parted.push_back((Instant::now() + LINGER, entry));
@@ -436,8 +438,13 @@ impl Flows {
 
 /// Ends flows that have no client when their time is over, until there are none.
 async fn end_parted(listener: Weak<Listener>) {
-    let parted = |listener: &Listener| listener.flows.borrow().parted.front().map(|(until, _)| *until);
-    while let Some(until) = listener.upgrade().and_then(|listener| parted(&listener)) {
+    let next = |listener: Rc<Listener>| {
+        let mut flows = listener.flows.borrow_mut();
+        let until = flows.parted.front().map(|(until, _)| *until);
+        flows.are_parted_ended = until.is_some();
+        until
+    };
+    while let Some(until) = listener.upgrade().and_then(next) {
         tokio::time::sleep_until(until).await;
         let Some(listener) = listener.upgrade() else { return };
         listener.flows.borrow_mut().parted.pop_front_if(|(due, _)| *due <= until);

@@ -246,7 +246,8 @@ impl Runner {
         let deadline = [self.sessions.deadline(), self.open_at, unread_until].into_iter().flatten().min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now).into());
         let awaited = if unread_until.is_some() { &[Kind::News][..] } else { &Kind::BOTH };
-        let sockets = self.receivers.values().flat_map(|receiver| awaited.iter().map(|kind| receiver.socket(*kind)));
+        let sockets =
+            self.receivers.values().flat_map(|receiver| awaited.iter().filter_map(|kind| receiver.socket(*kind)));
         let all = [self.rung.as_fd()].into_iter().chain(sockets);
         let mut all: Vec<PollFd> = all.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
         // After a signal, or where memory is short, whatever may have come is looked at.
@@ -258,13 +259,14 @@ impl Runner {
         let mut arrived = Vec::new();
         for receiver in self.receivers.values_mut() {
             for kind in Kind::BOTH {
-                let next = || {
-                    receiver.next(kind).unwrap_or_else(|error| {
-                        trace!(%error, "BFD packet not received");
-                        None
-                    })
-                };
-                arrived.extend(std::iter::from_fn(next).take(BATCH));
+                for _ in 0..BATCH {
+                    match receiver.next(kind) {
+                        Ok(Some(received)) => arrived.push(received),
+                        Ok(None) => break,
+                        // Others may lie behind it.
+                        Err(error) => trace!(%error, "BFD packet not received"),
+                    }
+                }
             }
         }
         let clocks = Clocks::read();
@@ -367,7 +369,7 @@ impl Runner {
             if self.receivers.contains_key(port) {
                 continue;
             }
-            match Receiver::open(port.clone()) {
+            match Receiver::open(port.clone(), self.receivers.values()) {
                 Ok(receiver) => drop(self.receivers.insert(port.clone(), receiver)),
                 Err(error) => {
                     warn!(

@@ -53,11 +53,10 @@ const CHAIN: &str = "prerouting";
 const PRIORITY: i32 = -150;
 
 /// Elements of a map that go into one message; its length has 16 bits.
-const ELEMENTS: usize = 512;
+const ELEMENTS: usize = 256;
 
-/// Messages of one transaction: a table with its elements, or elements of both maps that go and come. All together may be
-/// more than the socket takes at once.
-const MESSAGES: usize = 9;
+/// How often so many go and come in one transaction, at most: all together may be more than the socket takes at once.
+const PARTS: usize = 4;
 
 /// How long the kernel may take for an answer, which it usually gives within the call.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
@@ -156,7 +155,10 @@ impl Detours {
     /// Passes on what belongs to connections that began elsewhere, of the traffic to exactly these addresses, from when this
     /// returns on if the kernel is not busy with the rules of others.
     pub(crate) async fn follow(&mut self, next_hops: BTreeMap<IpAddr, NextHop>) {
-        let number = self.wanted.borrow().number + 1;
+        let (number, begins) = {
+            let before = self.wanted.borrow();
+            (before.number + 1, !beyond(&next_hops, &before.next_hops).is_empty())
+        };
         self.wanted.send_replace(Wanted { number, next_hops });
         let error = match timeout(WAIT, self.done.wait_for(|done| *done >= number)).await {
             Ok(Ok(_)) => return,
@@ -164,7 +166,9 @@ impl Detours {
                 self.metrics.passing_on.set(0);
                 DetourError::Failed(io::Error::other("the thread that does it has ended"))
             }
-            Err(_) => DetourError::Late,
+            Err(_) if begins => DetourError::Late,
+            // What ends may end later.
+            Err(_) => return,
         };
         warn!(%error, reason = error.reason(), "TCP connections end when an address moves here");
         self.metrics.not_passed_on(error.reason());
@@ -200,6 +204,8 @@ struct Tables {
     /// What the table of a family passes on, where it has one.
     standing: BTreeMap<Family, BTreeMap<IpAddr, NextHop>>,
     sequence: u32,
+    /// What stands may be something else.
+    is_astray: bool,
 }
 
 impl Tables {
@@ -209,6 +215,16 @@ impl Tables {
     /// # Errors
     /// The first that happened.
     fn follow(&mut self, next_hops: &BTreeMap<IpAddr, NextHop>) -> Result<(), DetourError> {
+        let done = self.try_follow(next_hops);
+        if !self.is_astray {
+            return done;
+        }
+        // The tables go with the socket.
+        *self = Self::default();
+        self.try_follow(next_hops)
+    }
+
+    fn try_follow(&mut self, next_hops: &BTreeMap<IpAddr, NextHop>) -> Result<(), DetourError> {
         let by_family = |family| {
             let of_family = next_hops.iter().filter(move |(address, _)| Family::of(**address) == family);
             of_family.map(|(address, next_hop)| (*address, *next_hop)).collect()
@@ -217,7 +233,7 @@ impl Tables {
             let changed = self.change(family, by_family(family));
             if changed.is_err() {
                 // What was there belongs to addresses that are elsewhere by now.
-                _ = self.change(family, BTreeMap::new());
+                self.is_astray |= self.change(family, BTreeMap::new()).is_err();
             }
             changed.map_err(|errno| DetourError::new(errno, family))
         });
@@ -230,7 +246,7 @@ impl Tables {
         if wanted.is_empty() {
             if standing.is_some() {
                 let table = NfTablesMessage::DeleteTable(TableMessage { attributes: vec![name()] });
-                self.transact(family, &[(table, 0)])?;
+                self.transact(family, vec![(table, 0)])?;
                 self.standing.remove(&family);
             }
             return Ok(());
@@ -238,19 +254,19 @@ impl Tables {
         let none = BTreeMap::new();
         let gone = beyond(standing.unwrap_or(&none), &wanted);
         let new = beyond(&wanted, standing.unwrap_or(&none));
-        let mut messages = Vec::new();
-        if standing.is_none() {
-            messages.extend(table(family).map(|message| (message, NLM_F_CREATE | NLM_F_EXCL)));
-        }
-        for some in gone.chunks(ELEMENTS) {
-            messages.extend(elements(some, Side::Key).map(|message| (NfTablesMessage::DeleteSetElement(message), 0)));
-        }
-        for some in new.chunks(ELEMENTS) {
-            let both = elements(some, Side::KeyAndValue);
-            messages.extend(both.map(|message| (NfTablesMessage::NewSetElement(message), NLM_F_CREATE)));
-        }
-        for some in messages.chunks(MESSAGES) {
-            self.transact(family, some)?;
+        let mut head = match standing {
+            Some(_) => Vec::new(),
+            None => table(family).map(|message| (message, NLM_F_CREATE | NLM_F_EXCL)).into(),
+        };
+        let gone = gone
+            .chunks(ELEMENTS)
+            .map(|some| elements(some, Side::Key).map(|message| (NfTablesMessage::DeleteSetElement(message), 0)));
+        let new = new.chunks(ELEMENTS).map(|some| {
+            elements(some, Side::KeyAndValue).map(|message| (NfTablesMessage::NewSetElement(message), NLM_F_CREATE))
+        });
+        for some in gone.chain(new).collect::<Vec<_>>().chunks(PARTS) {
+            head.extend(some.iter().flatten().cloned());
+            self.transact(family, std::mem::take(&mut head))?;
             // There is a table from the first on, whatever becomes of the others.
             self.standing.entry(family).or_default();
         }
@@ -259,7 +275,7 @@ impl Tables {
     }
 
     /// Does all of this or nothing.
-    fn transact(&mut self, family: Family, messages: &[(NfTablesMessage, u16)]) -> Result<(), Errno> {
+    fn transact(&mut self, family: Family, messages: Vec<(NfTablesMessage, u16)>) -> Result<(), Errno> {
         let family = match family {
             Family::V4 => NetfilterProtoFamily::IPv4,
             Family::V6 => NetfilterProtoFamily::IPv6,
@@ -272,7 +288,7 @@ impl Tables {
             (NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message), flags)
         };
         let mut batch = vec![frame(ControlMessage::BatchBegin)];
-        batch.extend(messages.iter().cloned().map(own));
+        batch.extend(messages.into_iter().map(own));
         if let Some((_, flags)) = batch.last_mut() {
             *flags |= NLM_F_ACK;
         }
@@ -294,10 +310,13 @@ impl Tables {
             Some(socket) => socket,
             None => self.socket.insert(open().map_err(errno)?),
         };
+        // Until there is an answer nobody knows what stands.
+        self.is_astray = true;
         socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(errno)?;
         loop {
             let (answer, _) = socket.recv_from_full().map_err(errno)?;
             if let Some(verdict) = verdict(&answer, begin, acknowledged) {
+                self.is_astray = false;
                 return verdict;
             }
         }

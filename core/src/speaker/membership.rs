@@ -181,8 +181,8 @@ struct Watch {
     accused: u32,
     /// The newest accusation after which it was seen.
     seen_after: u32,
-    /// The newest accusation by its node of an interface of this one after which it was seen again.
-    back_after: u32,
+    /// The interface of this node that it was seen again from, and the accusation of that by its node which this answers.
+    back: Option<(InterfaceName, u32)>,
     /// When it will have been up for long enough to answer an accusation that came in the meantime.
     answers_at: Option<(Instant, u32)>,
 }
@@ -565,19 +565,27 @@ impl Membership {
         Taken { changed, yielded, ..Taken::default() }
     }
 
-    /// Takes in what is seen of an interface of another node.
-    pub(super) fn verdict(&mut self, node: &NodeName, interface: InterfaceName, verdict: Verdict) {
+    /// Takes in what is seen of an interface of another node, from one of this.
+    pub(super) fn verdict(
+        &mut self,
+        node: &NodeName,
+        interface: InterfaceName,
+        from: Option<InterfaceName>,
+        verdict: Verdict,
+    ) {
         let Some(member) = self.members.get_mut(node) else { return };
         let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
         match verdict {
             Verdict::Unwatched => drop(member.watches.remove(&interface)),
             Verdict::Up if member.watches.contains_key(&interface) || member.watches.len() < MAX_LINKS => {
                 let watch = member.watches.entry(interface).or_default();
-                let by_it = self.testimonies.links_accused_by(member.tag, self.tag).map(|(_, number)| number).max();
                 // Only what was lost is seen again.
-                let back_after = by_it.filter(|_| watch.accused != 0).unwrap_or(watch.back_after);
+                let back = from.filter(|_| watch.accused != 0).and_then(|from| {
+                    let number = self.testimonies.link_accused_by(member.tag, self.tag, &from)?;
+                    Some((from, number))
+                });
                 let seen_after = self.testimonies.accusation(&subject, self.tag);
-                *watch = Watch { is_up: true, accused: 0, seen_after, back_after, answers_at: None };
+                *watch = Watch { is_up: true, accused: 0, seen_after, back, answers_at: None };
             }
             // What was never up cannot have gone down.
             Verdict::Down => {
@@ -746,12 +754,19 @@ impl Membership {
                 }
             }
         }
-        for member in self.members.values() {
-            let back_after = member.watches.values().filter(|watch| watch.is_up).map(|watch| watch.back_after).max();
+        for member in self.members.values_mut() {
             let sees_all = member.watches.values().all(|watch| watch.accused == 0);
-            let by_it = self.testimonies.links_accused_by(member.tag, self.tag);
-            let answered = by_it.filter(|(_, number)| sees_all && back_after >= Some(*number));
-            testimony.vouches.extend(answered.map(|(subject, number)| (subject.clone(), number)));
+            for watch in member.watches.values_mut() {
+                // Another accusation is another matter, and numbers begin anew once nobody accuses any more.
+                let stands = |(from, number): &(InterfaceName, u32)| {
+                    self.testimonies.link_accused_by(member.tag, self.tag, from) == Some(*number)
+                };
+                watch.back = watch.back.take().filter(stands);
+                if let Some((from, number)) = watch.back.clone().filter(|_| sees_all) {
+                    let own = testimony.vouches.entry(Subject { node: self.tag, interface: Some(from) }).or_default();
+                    *own = number.max(*own);
+                }
+            }
         }
         let accused = self.testimonies.accusation(&Subject::node(self.tag), self.tag);
         // Whoever is accused speaks up, so that others can answer.

@@ -145,6 +145,11 @@ impl Watches {
         is_news
     }
 
+    /// The interface of this node from which one of another is looked at.
+    pub(super) fn from(&self, node: &NodeName, interface: &InterfaceName) -> Option<InterfaceName> {
+        self.sessions.get(&(node.clone(), interface.clone()))?.path.interface.clone()
+    }
+
     /// Decides again which sessions there are to be, if that is in doubt: between `own` interfaces and those of the
     /// `others`, none at all unless this node `takes_part`.
     ///

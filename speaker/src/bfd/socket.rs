@@ -1,7 +1,8 @@
-//! The sockets of BFD: two to receive at for each port, family and VRF, one to send by for each session.
+//! The sockets of BFD: those to receive at for each port, family and VRF, one to send by for each session.
 //!
-//! One of the two has what says no more than that its sender is up, which may lie there for a while; the other has the rest.
-//! The kernel tells them apart (`SO_ATTACH_REUSEPORT_CBPF`), so that waiting for news costs nothing while there are none.
+//! At the port for a single hop there are two. One has what says no more than that its sender is up, which may lie there for a
+//! while; the other has the rest. The kernel tells them apart (`SO_ATTACH_REUSEPORT_CBPF`), so that waiting for news costs
+//! nothing while there are none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,6 +58,13 @@ impl Port {
         if self.is_single_hop { SINGLE_HOP_PORT } else { MULTIHOP_PORT }
     }
 
+    /// Whether the kernel would refuse a socket here and one there, unless both agree: one of them takes what comes by any
+    /// device. Each packet is given to the one that is bound to where it came from.
+    fn must_share_with(&self, other: &Self) -> bool {
+        let is_same = (self.family, self.is_single_hop) == (other.family, other.is_single_hop);
+        is_same && self.vrf.is_none() != other.vrf.is_none()
+    }
+
     /// The number of the VRF device now; 0 where there is to be none.
     fn device(&self) -> io::Result<u32> {
         Ok(self.vrf.as_ref().map_or(Ok(0), |vrf| if_nametoindex(vrf.as_str()))?)
@@ -75,7 +83,7 @@ pub(super) struct Receiver {
     port: Port,
     /// The number of the VRF device they are bound to.
     device: u32,
-    pair: Pair,
+    sockets: Vec<(Kind, Socket)>,
     control: Vec<u8>,
     /// By the kernel's numbers, as far as packets came from there.
     names: BTreeMap<u32, InterfaceName>,
@@ -93,15 +101,24 @@ pub(super) struct Received {
 }
 
 impl Receiver {
-    pub(super) fn open(port: Port) -> io::Result<Self> {
+    /// Beside the others that are open.
+    pub(super) fn open<'a>(port: Port, others: impl Iterator<Item = &'a Self>) -> io::Result<Self> {
         let device = port.device()?;
         let address: IpAddr = match port.family {
             Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
             Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let pair = Pair::bind((address, port.number()).into(), port.vrf.as_ref())?;
+        let address = (address, port.number()).into();
+        let sockets = if port.is_single_hop {
+            pair(address)?.into()
+        } else {
+            let socket = new(address, port.vrf.as_ref())?;
+            let others = others.filter(|other| port.must_share_with(&other.port)).flat_map(|other| &other.sockets);
+            bind_beside(&socket, &others.map(|(_, socket)| socket).collect::<Vec<_>>(), address)?;
+            vec![(Kind::News, socket)]
+        };
         let control = cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo, libc::c_int, libc::timespec, u32);
-        Ok(Self { port, device, pair, control, names: BTreeMap::new(), dropped: [0; 2], has_overflowed: false })
+        Ok(Self { port, device, sockets, control, names: BTreeMap::new(), dropped: [0; 2], has_overflowed: false })
     }
 
     /// Whether the VRF device is still the one they were bound to; one of the same name may have come in its place.
@@ -109,11 +126,11 @@ impl Receiver {
         self.port.device().is_ok_and(|device| device == self.device)
     }
 
-    /// The next packet at one of the two, if one waits.
+    /// The next packet of a kind, if one waits.
     pub(super) fn next(&mut self, kind: Kind) -> io::Result<Option<Received>> {
+        let Some(descriptor) = self.socket(kind).map(|socket| socket.as_raw_fd()) else { return Ok(None) };
         let mut bytes = [0; MAX_LEN];
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let descriptor = self.pair.of(kind).as_raw_fd();
         let message =
             match recvmsg::<SockaddrStorage>(descriptor, &mut parts, Some(&mut self.control), MsgFlags::MSG_DONTWAIT) {
                 Ok(message) => message,
@@ -171,8 +188,9 @@ impl Receiver {
         std::mem::take(&mut self.has_overflowed)
     }
 
-    pub(super) fn socket(&self, kind: Kind) -> BorrowedFd<'_> {
-        self.pair.of(kind).as_fd()
+    /// Where packets of a kind come, if these are told from others.
+    pub(super) fn socket(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
+        self.sockets.iter().find(|(of, _)| *of == kind).map(|(_, socket)| socket.as_fd())
     }
 
     /// Interfaces may have other names from now on.
@@ -194,28 +212,22 @@ impl Kind {
     pub(super) const BOTH: [Self; 2] = [Self::Calm, Self::News];
 }
 
-/// One socket for each kind of packets.
-struct Pair([Socket; 2]);
-
-impl Pair {
-    /// Nobody but this user can have the port too, and what comes for the two goes to nobody else even then. A socket that is
-    /// bound to a VRF device is given what comes by that, and one that is not the rest.
-    fn bind(address: SocketAddr, vrf: Option<&InterfaceName>) -> io::Result<Self> {
-        let calm = bind_one(address, vrf)?;
-        // The kernel counts them in the order in which they were bound.
-        attach(&calm)?;
-        // The port is another one if any would have done.
-        let address = calm.local_addr()?;
-        let news = bind_one(address.as_socket().ok_or(io::ErrorKind::InvalidData)?, vrf)?;
-        Ok(Self([calm, news]))
-    }
-
-    fn of(&self, kind: Kind) -> &Socket {
-        &self.0[kind as usize]
-    }
+/// A socket for each kind of packets. Nobody who does not agree to it by the same option can have the port too, and what
+/// comes for the two goes to nobody who has it by the same address.
+fn pair(address: SocketAddr) -> io::Result<[(Kind, Socket); 2]> {
+    let (calm, news) = (new(address, None)?, new(address, None)?);
+    // The first does not agree until it has the port, so that it does not get one that somebody has.
+    calm.bind(&address.into())?;
+    setsockopt(&calm, sockopt::ReusePort, &true)?;
+    setsockopt(&news, sockopt::ReusePort, &true)?;
+    // The kernel counts them in the order in which they were bound.
+    news.bind(&calm.local_addr()?)?;
+    sort(&news)?;
+    Ok([(Kind::Calm, calm), (Kind::News, news)])
 }
 
-fn bind_one(address: SocketAddr, vrf: Option<&InterfaceName>) -> io::Result<Socket> {
+/// A socket that is not bound yet.
+fn new(address: SocketAddr, vrf: Option<&InterfaceName>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
     if address.is_ipv4() {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
@@ -231,13 +243,22 @@ fn bind_one(address: SocketAddr, vrf: Option<&InterfaceName>) -> io::Result<Sock
         socket.bind_device(Some(vrf.as_str().as_bytes()))?;
     }
     socket.set_nonblocking(true)?;
-    setsockopt(&socket, sockopt::ReusePort, &true)?;
-    socket.bind(&address.into())?;
     Ok(socket)
 }
 
+/// Binds a socket to the port that these others of ours have. Only for that moment they all agree to it (`SO_REUSEADDR`), and
+/// only where there are others: else any process could bind the port too, and hear in our place.
+fn bind_beside(socket: &Socket, others: &[&Socket], address: SocketAddr) -> io::Result<()> {
+    let agree = |agrees| others.iter().chain([&socket]).try_for_each(|socket| socket.set_reuse_address(agrees));
+    if others.is_empty() {
+        return socket.bind(&address.into());
+    }
+    let bound = agree(true).and_then(|()| socket.bind(&address.into()));
+    bound.and(agree(false))
+}
+
 /// Has the kernel sort what comes for a socket and for those that share its port, by the datagram without its headers.
-fn attach(socket: &Socket) -> io::Result<()> {
+fn sort(socket: &Socket) -> io::Result<()> {
     // State in the upper two bits, then Poll, Final, control plane independent, authentication, demand, multipoint.
     const FLAGS: u32 = 1;
     const ALL_BUT_INDEPENDENT_AND_MULTIPOINT: u32 = 0b1111_0110;
@@ -329,32 +350,68 @@ mod tests {
 
     use super::*;
 
-    fn pair() -> (Pair, SocketAddr) {
-        let pair = Pair::bind((Ipv4Addr::LOCALHOST, 0).into(), None).unwrap();
-        let address = pair.of(Kind::Calm).local_addr().unwrap().as_socket().unwrap();
-        (pair, address)
+    fn udp() -> Socket {
+        Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap()
+    }
+
+    /// Whether somebody else, who would share it, can have the port too.
+    fn is_free_for_others(address: SocketAddr) -> bool {
+        let other = udp();
+        other.set_reuse_address(true).unwrap();
+        other.bind(&address.into()).is_ok()
     }
 
     #[test]
     fn n_083_sockets_of_ours_share_a_port_and_nobody_else_has_it_too() {
-        let (pair, address) = pair();
-        assert_eq!(pair.of(Kind::News).local_addr().unwrap().as_socket(), Some(address));
+        let first = udp();
+        bind_beside(&first, &[], SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+        let address = first.local_addr().unwrap().as_socket().unwrap();
+        assert!(!is_free_for_others(address));
 
-        let other = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        other.set_reuse_address(true).unwrap();
-        assert_eq!(other.bind(&address.into()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let second = udp();
+        bind_beside(&second, &[&first], address).unwrap();
 
-        // The pair of a VRF device has it beside them.
-        let lo = InterfaceName::from("lo");
-        assert!(Pair::bind(address, Some(&lo)).is_ok());
-        // As does a pair of the same user, which hears nothing.
-        let thief = Pair::bind(address, None).unwrap();
+        assert_eq!(second.local_addr().unwrap().as_socket(), Some(address));
+        assert!(!is_free_for_others(address));
+        // One of another program is not pushed aside.
+        assert_eq!(bind_beside(&udp(), &[], address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn n_083_only_a_socket_of_no_vrf_and_one_of_a_vrf_have_to_agree() {
+        let far = |family, vrf: Option<&str>| Port { family, is_single_hop: false, vrf: vrf.map(Into::into) };
+        let near = Port { family: Family::V4, is_single_hop: true, vrf: None };
+        let [none, red, blue] = [None, Some("red"), Some("blue")].map(|vrf| far(Family::V4, vrf));
+
+        assert!(none.must_share_with(&red) && blue.must_share_with(&none));
+        assert!(!red.must_share_with(&blue));
+        assert!(!far(Family::V6, None).must_share_with(&red));
+        assert!(!near.must_share_with(&none) && !near.must_share_with(&red));
+    }
+
+    /// Sockets for both kinds, and where they are.
+    fn both() -> ([Socket; 2], SocketAddr) {
+        let sockets = pair((Ipv4Addr::LOCALHOST, 0).into()).unwrap().map(|(_, socket)| socket);
+        let address = sockets[0].local_addr().unwrap().as_socket().unwrap();
+        (sockets, address)
+    }
+
+    #[test]
+    fn n_083_nobody_else_has_the_port_of_both_kinds_nor_hears_what_comes_for_them() {
+        let (sockets, address) = both();
+        assert!(!is_free_for_others(address));
+        assert_eq!(pair(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+
+        // Another of this user, which agrees to share it.
+        let thief = udp();
+        setsockopt(&thief, sockopt::ReusePort, &true).unwrap();
+        thief.set_nonblocking(true).unwrap();
+        thief.bind(&address.into()).unwrap();
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         for length in 0..50 {
             sender.send_to(&vec![0xc0; length], address).unwrap();
         }
-        let heard = |pair: &Pair| Kind::BOTH.map(|kind| heard(pair.of(kind)).len());
-        assert_eq!((heard(&pair), heard(&thief)), ([1, 49], [0, 0]));
+        assert_eq!([&sockets[0], &sockets[1], &thief].map(|socket| heard(socket).len()), [1, 49, 0]);
     }
 
     /// What has come to a socket.
@@ -369,7 +426,7 @@ mod tests {
 
     #[test]
     fn only_what_says_no_more_than_that_its_sender_is_up_may_lie_unread() {
-        let (pair, address) = pair();
+        let ([calm_socket, news_socket], address) = both();
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let up = Packet {
             diagnostic: Diagnostic::None,
@@ -401,9 +458,9 @@ mod tests {
             sender.send_to(bytes, address).unwrap();
         }
 
-        assert_eq!(heard(pair.of(Kind::Calm)), calm.map(|packet| packet.encode().to_vec()));
+        assert_eq!(heard(&calm_socket), calm.map(|packet| packet.encode().to_vec()));
         let expected: Vec<_> = news.map(|packet| packet.encode().to_vec()).into_iter().chain(odd).collect();
-        assert_eq!(heard(pair.of(Kind::News)), expected);
+        assert_eq!(heard(&news_socket), expected);
     }
 
     #[test]
@@ -411,7 +468,7 @@ mod tests {
         let receiver = |vrf: Option<&str>, device| Receiver {
             port: Port { family: Family::V4, is_single_hop: false, vrf: vrf.map(Into::into) },
             device,
-            pair: pair().0,
+            sockets: Vec::new(),
             control: Vec::new(),
             names: BTreeMap::new(),
             dropped: [0; 2],

@@ -97,7 +97,8 @@ pub struct Word {
     pub refuses_all: bool,
     /// Whom, or which interface of whom, it does not hear any more, at most [`MAX_STATEMENTS`].
     pub accuses: Vec<Statement>,
-    /// Whom it has heard since it learned of an accusation, at most [`MAX_STATEMENTS`].
+    /// Whom it has heard since it learned of an accusation, and its own interfaces from which it sees an accuser again, at
+    /// most [`MAX_STATEMENTS`].
     pub vouches: Vec<Statement>,
     /// How often it has left addresses to another node in this life, at most [`MAX_YIELDS`]; counts wrap around.
     pub yields: Vec<(NodeTag, u32)>,

@@ -273,21 +273,31 @@ fn whoever_takes_back_what_it_said_of_this_node_is_not_dead_by_what_this_node_sa
 #[test]
 fn this_node_answers_for_its_own_interface_when_it_sees_its_accuser_again() {
     let mut stand = mutual();
-    let actions = [stand.see(2, Verdict::Up), only(stand.pass(INTERVAL))].concat();
-    let word = words(&actions).last().copied().unwrap();
+    let says_after = |stand: &mut Stand, accuses: &[Statement]| {
+        let actions = [stand.hear_from_k2(accuses.to_vec(), Vec::new()), only(stand.pass(INTERVAL))].concat();
+        words(&actions).last().copied().cloned().unwrap()
+    };
+    let elsewhere = Statement { interface: Some("eth2".to_owned()), ..own_accused() };
+    says_after(&mut stand, &[own_accused(), elsewhere.clone()]);
+    stand.see(2, Verdict::Up);
+
+    // Of another interface nothing was seen.
+    let word = says_after(&mut stand, &[own_accused(), elsewhere]);
     assert_eq!((&word.accuses[..], &word.vouches[..]), (&[][..], &[own_accused()][..]));
 
-    // Another accusation is not answered by what was seen before it.
-    let later = Statement { number: 2, ..own_accused() };
-    let actions = [stand.hear_from_k2(vec![later], Vec::new()), only(stand.pass(INTERVAL))].concat();
-    assert_eq!(words(&actions).last().unwrap().vouches, []);
+    // Another accusation is not answered by what was seen before it, though it has the same number.
+    assert_eq!(says_after(&mut stand, &[]).vouches, []);
+    assert_eq!(says_after(&mut stand, &[own_accused()]).vouches, []);
+    stand.see(2, Verdict::Down);
+    stand.see(2, Verdict::Up);
+    assert_eq!(says_after(&mut stand, &[own_accused()]).vouches, [own_accused()]);
+    assert_eq!(says_after(&mut stand, &[Statement { number: 2, ..own_accused() }]).vouches, []);
 
     // Nor is one by whoever was never lost from sight.
     let (mut stand, _) = meeting([service("second", &[SECOND])]);
+    says_after(&mut stand, &[own_accused()]);
     stand.see(2, Verdict::Up);
-    stand.hear_from_k2(vec![own_accused()], Vec::new());
-    let actions = [stand.see(2, Verdict::Up), only(stand.pass(INTERVAL))].concat();
-    assert_eq!(words(&actions).last().unwrap().vouches, []);
+    assert_eq!(says_after(&mut stand, &[own_accused()]).vouches, []);
 }
 
 /// Else nobody could tell whose way is lost, that of the accused or that of the one who accuses.
