@@ -35,6 +35,14 @@ impl Stand {
         self.thread.adopt(self.world.table());
         settle().await;
     }
+
+    async fn replace_endpoints_by(&mut self, pod: &Peer) {
+        self.adopt(|world| {
+            let moved = World::new(world.key.socket, Transport::Udp).endpoint(at(pod), "a");
+            world.service.endpoints = moved.service.endpoints;
+        })
+        .await;
+    }
 }
 
 /// A listener that nobody runs, so that the test decides what happens when.
@@ -182,12 +190,7 @@ fn a_new_table_moves_the_flows_of_endpoints_that_are_gone() {
         let client = stand.client().await;
         exchange(&client, &[&one]).await;
 
-        stand
-            .adopt(|world| {
-                let moved = World::new(world.key.socket, Transport::Udp).endpoint(at(&other), "a");
-                world.service.endpoints = moved.service.endpoints;
-            })
-            .await;
+        stand.replace_endpoints_by(&other).await;
 
         exchange(&client, &[&other]).await;
         assert_eq!(stand.thread.counters.flows_moved.value(), 1);
@@ -203,12 +206,7 @@ fn what_an_endpoint_was_asked_before_its_client_left_is_still_answered() {
         client.send(b"question").await.unwrap();
         let (_, from) = hear(&one).await;
 
-        stand
-            .adopt(|world| {
-                let moved = World::new(world.key.socket, Transport::Udp).endpoint(at(&other), "a");
-                world.service.endpoints = moved.service.endpoints;
-            })
-            .await;
+        stand.replace_endpoints_by(&other).await;
         exchange(&client, &[&other]).await;
         one.send_to(b"late", from).await.unwrap();
         assert_eq!(hear(&client).await.0, b"late");
