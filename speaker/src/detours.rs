@@ -310,15 +310,20 @@ impl Tables {
             Some(socket) => socket,
             None => self.socket.insert(open().map_err(errno)?),
         };
-        // Until there is an answer nobody knows what stands.
-        self.is_astray = true;
-        socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(errno)?;
-        loop {
-            let (answer, _) = socket.recv_from_full().map_err(errno)?;
-            if let Some(verdict) = verdict(&answer, begin, acknowledged) {
-                self.is_astray = false;
-                return verdict;
-            }
+        let told = tell(socket, &bytes, begin, acknowledged);
+        // Without an answer nobody knows what stands, and what becomes of other batches says nothing of it.
+        self.is_astray |= told.is_err();
+        told.map_err(errno)?
+    }
+}
+
+/// Sends a batch, and waits for what becomes of it.
+fn tell(socket: &Socket, batch: &[u8], begin: u32, acknowledged: u32) -> io::Result<Result<(), Errno>> {
+    socket.send_to(batch, &SocketAddr::new(0, 0), 0)?;
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        if let Some(verdict) = verdict(&answer, begin, acknowledged) {
+            return Ok(verdict);
         }
     }
 }
