@@ -359,6 +359,7 @@ impl Hands {
             _ => None,
         };
         let actions = speaker.step(now, event);
+        let decided = Instant::now();
         if let Some(seen) = seen {
             let write = self.keeper.step(now, seen);
             self.metrics.judged(self.keeper.state());
@@ -371,7 +372,7 @@ impl Hands {
             _ => None,
         });
         self.host.hold(&hold.collect::<Vec<_>>()).await?;
-        let failed_at = actions.iter().filter_map(failed_at).collect::<Vec<_>>();
+        let owned = actions.iter().filter_map(owned).collect::<Vec<_>>();
         for action in actions {
             log_action(&action);
             if action == Action::Finished {
@@ -380,8 +381,11 @@ impl Hands {
             self.perform(action).await?;
         }
         // The frames have gone out with the rest.
-        for failed_at in failed_at {
-            self.metrics.took_over(failed_at.elapsed());
+        for failed_at in owned {
+            self.metrics.announced_after(decided.elapsed());
+            if let Some(failed_at) = failed_at {
+                self.metrics.took_over(failed_at.elapsed());
+            }
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -511,10 +515,10 @@ impl Hands {
     }
 }
 
-/// When the node failed that an address is taken over from.
-fn failed_at(action: &Action) -> Option<Instant> {
+/// Of an address that is this node's from now on: when the node failed that it is taken over from, if one did.
+fn owned(action: &Action) -> Option<Option<Instant>> {
     match action {
-        Action::Report(Report::Owned { failed_at, .. }) => *failed_at,
+        Action::Report(Report::Owned { failed_at, .. }) => Some(*failed_at),
         _ => None,
     }
 }

@@ -30,6 +30,9 @@ pub(crate) use bgp::{BgpMetrics, is_shown_alike};
 /// profile, gossip, and Leases.
 const TAKEOVER_DURATIONS: [f64; 14] = [0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
 
+/// Upper bounds of the classes that first announcements are counted in, in seconds. Five milliseconds are what they may take.
+const ANNOUNCEMENT_DELAYS: [f64; 9] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2];
+
 /// The speaker's metrics; clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -37,6 +40,7 @@ pub struct Metrics {
     pub(crate) members: Gauge,
     pub(crate) takeovers: Counter,
     takeover_duration: Histogram,
+    announcement_delay: Histogram,
     pub(crate) passing_on: Gauge,
     not_passed_on: family::Family<ReasonLabel, Counter>,
     pub(crate) lease_renewals: Counter,
@@ -202,6 +206,7 @@ impl Metrics {
             members: Gauge::default(),
             takeovers: Counter::default(),
             takeover_duration: Histogram::new(TAKEOVER_DURATIONS),
+            announcement_delay: Histogram::new(ANNOUNCEMENT_DELAYS),
             passing_on: Gauge::default(),
             not_passed_on: family::Family::default(),
             lease_renewals: Counter::default(),
@@ -243,6 +248,11 @@ impl Metrics {
             "Time from a failed owner being heard last, or from an interface of it being found dead, until this node had \
              announced the address in its stead",
             metrics.takeover_duration.clone(),
+        );
+        registry.register(
+            "announcement_delay_seconds",
+            "Time from the decision that an address is this node's until what announces it at once had been sent",
+            metrics.announcement_delay.clone(),
         );
         registry.register(
             "passing_on",
@@ -355,6 +365,11 @@ impl Metrics {
     /// An address was taken over from a node that failed, and has been announced.
     pub(crate) fn took_over(&self, after: Duration) {
         self.takeover_duration.observe(after.as_secs_f64());
+    }
+
+    /// An address became this node's, and what announces it at once was sent so long after that was decided.
+    pub(crate) fn announced_after(&self, delay: Duration) {
+        self.announcement_delay.observe(delay.as_secs_f64());
     }
 
     pub(crate) fn sent(&self, address: IpAddr, to_all: bool) {

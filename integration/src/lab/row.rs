@@ -26,6 +26,8 @@ pub struct Seen {
     pub broken_tcp: usize,
     /// How many times as long it took as what it was measured beside.
     pub ratio: Option<f64>,
+    /// How long it took from the decision that another node owns an address until that node had announced it, in milliseconds.
+    pub announced_ms: Option<f64>,
 }
 
 /// What was lost in one run.
@@ -75,7 +77,7 @@ impl From<Losses> for Seen {
             ms: losses.silence_ms(),
             lost: Lost::Questions { datagrams: losses.lost, requests: losses.http_failed },
             broken_tcp: losses.tcp_broken,
-            ratio: None,
+            ..Self::default()
         }
     }
 }
@@ -155,6 +157,9 @@ pub struct Row {
     /// The median of [`Seen::ratio`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
+    /// The longest of [`Seen::announced_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announced_ms: Option<f64>,
 }
 
 impl Row {
@@ -175,24 +180,27 @@ impl Row {
             lost: runs.iter().map(|seen| seen.lost.count()).sum(),
             broken_tcp: runs.iter().map(|seen| seen.broken_tcp).sum(),
             ratio: quantile(&ratios, 0.5),
+            announced_ms: runs.iter().filter_map(|seen| seen.announced_ms).max_by(f64::total_cmp),
         })
     }
 }
 
 /// The rows below each other.
 pub fn table(rows: &[Row]) -> String {
-    let line = |cells: [String; 10]| {
+    let line = |cells: [String; 11]| {
         let [event, profile, family, numbers @ ..] = cells;
         let numbers: String = numbers.iter().map(|number| format!(" {number:>8}")).collect();
         format!("  {event:<15} {profile:<8} {family:<6}{numbers}\n")
     };
-    let heads = ["event", "profile", "family", "runs", "p50 ms", "p99 ms", "worst ms", "lost", "tcp", "ratio"];
+    let heads =
+        ["event", "profile", "family", "runs", "p50 ms", "p99 ms", "worst ms", "lost", "tcp", "ratio", "told ms"];
     let rows = rows.iter().map(|row| {
         let [p50, p99, worst] = [row.p50_ms, row.p99_ms, row.worst_ms].map(|ms| format!("{ms:.1}"));
         let [runs, lost, broken] = [row.runs, row.lost, row.broken_tcp].map(|count| count.to_string());
         let [event, profile, family] = [row.event.to_string(), row.profile.to_string(), row.family.to_string()];
-        let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-        line([event, profile, family, runs, p50, p99, worst, lost, broken, ratio])
+        let [ratio, announced] =
+            [row.ratio, row.announced_ms].map(|one| one.map_or_else(|| "-".to_owned(), |one| format!("{one:.2}")));
+        line([event, profile, family, runs, p50, p99, worst, lost, broken, ratio, announced])
     });
     line(heads.map(str::to_owned)) + &rows.collect::<String>()
 }
@@ -207,7 +215,7 @@ mod tests {
             ms,
             lost: Lost::Questions { datagrams: 1, requests: 1 },
             broken_tcp: 1,
-            ratio: None,
+            ..Seen::default()
         });
         let row = Row::new(Event::LinkCut, Profile::Default, Family::Ipv4, &runs).unwrap();
 
@@ -225,7 +233,8 @@ mod tests {
 
     #[test]
     fn columns_of_the_table_end_below_each_other() {
-        let runs = [Seen { ms: 148.25, lost: Lost::Owners(2), broken_tcp: 20, ratio: Some(1.2) }];
+        let runs =
+            [Seen { ms: 148.25, lost: Lost::Owners(2), broken_tcp: 20, ratio: Some(1.2), announced_ms: Some(0.5) }];
         let row = Row::new(Event::RollingRestart, Profile::Default, Family::Ipv6, &runs).unwrap();
 
         let table = table(&[row]);

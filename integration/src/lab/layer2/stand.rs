@@ -147,18 +147,37 @@ impl Stand {
     /// Something happens to the owner, or to every speaker.
     fn disturb(&mut self, event: Event, owner: usize) -> Result<[Seen; 2]> {
         let streams = self.streams()?;
+        let nodes = 0..self.topology.nodes.len();
+        let before = nodes.map(|node| self.announcing(node)).collect::<Result<Vec<_>>>()?;
         self.act(event, owner)?;
         if event != Event::RollingRestart {
             self.clients_go_elsewhere(owner)?;
         }
         self.afterwards(&streams)?;
-        let seen = finish(streams).map(Seen::from);
+        let mut seen = finish(streams).map(Seen::from);
+        if event != Event::RollingRestart {
+            let owner = self.owner()?;
+            let ((took, times), (took_before, times_before)) = (self.announcing(owner)?, before[owner]);
+            // Both addresses move at a time.
+            let announced_ms = Some(1000.0 * (took - took_before) / (times - times_before));
+            seen = seen.map(|seen| Seen { announced_ms, ..seen });
+        }
         self.undo(event, owner)?;
         if matches!(event, Event::LinkCut | Event::CarrierUpCut) {
             // A session of BFD that was lost often is held down for up to a minute. Speakers that are new have lost none.
             (0..self.topology.nodes.len()).try_for_each(|node| self.restart_speaker(node))?;
         }
         Ok(seen)
+    }
+
+    /// How long a node has taken to announce what it was to own, in seconds, and how many addresses these were, since its
+    /// speaker was started.
+    fn announcing(&self, node: usize) -> Result<(f64, f64)> {
+        let value = |what| {
+            let metric = format!("ferrogate_speaker_announcement_delay_seconds_{what}");
+            self.product.speaker_metric(&self.topology, node, &metric)
+        };
+        Ok((value("sum")?, value("count")?))
     }
 
     fn act(&mut self, event: Event, owner: usize) -> Result<()> {
