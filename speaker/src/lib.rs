@@ -147,6 +147,9 @@ pub async fn run(
     let abandoned = CancellationToken::new();
     let until_dropped = abandoned.clone().drop_guard();
     let work = move || {
+        if let Err(error) = realtime::go_first() {
+            debug!(%error, "the speaker has the usual priority: on a busy machine it may be late");
+        }
         let all = follow(config, snapshots, writes, metrics, ready, shutdown).instrument(span);
         // Nobody listens when this was abandoned.
         _ = tell.send(runtime.block_on(abandoned.run_until_cancelled_owned(all)));
