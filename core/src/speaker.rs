@@ -57,7 +57,9 @@ pub use config::{
 };
 pub use layer2::DEFEND_INTERVAL;
 pub use membership::leases::is_leaving;
-pub use traffic::{Action, Answer, Disbelieved, Event, Frame, Interface, NextHop, NotPassedOn, Report, Verdict};
+pub use traffic::{
+    Action, Answer, Arrived, Disbelieved, Event, Frame, Interface, NextHop, NotPassedOn, Report, Verdict,
+};
 pub use watch::Watch;
 
 /// How long an address that was left is remembered: longer than any client trusts what it has not confirmed.
@@ -223,7 +225,15 @@ impl Speaker {
         match event {
             Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt, &mut actions),
             Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
-            Event::Heard { from, datagram } => self.take_datagram(now, from, *datagram, &mut doubt, &mut actions),
+            Event::Heard(arrived) => {
+                is_news = false;
+                for arrived in arrived {
+                    is_news |= self.take_datagram(now, arrived, &mut doubt, &mut actions);
+                }
+                // There may be something to say.
+                let is_sooner = |next| self.due.is_none_or(|due| next < due);
+                is_news |= self.membership.deadline().is_some_and(is_sooner);
+            }
             Event::Watched { node, interface, verdict } => {
                 if self.watches.see(&node, &interface, verdict) {
                     let from = self.watches.from(&node, &interface);
@@ -261,9 +271,10 @@ impl Speaker {
                     doubt.ground = true;
                 }
             }
-            Event::Tick => {}
+            Event::Tick => is_news = false,
         }
-        // Questions come by the thousand each second: for their sake nothing is looked at before it is due.
+        // Questions come by the thousand each second, and everybody says again and again that all is well: for their sake nothing
+        // is looked at before it is due.
         if !is_news && self.due.is_none_or(|due| now < due) {
             return actions;
         }
@@ -489,21 +500,20 @@ impl Speaker {
         self.membership.deaf(now, is_deaf);
     }
 
-    fn take_datagram(
-        &mut self,
-        now: Instant,
-        from: IpAddr,
-        datagram: Datagram,
-        doubt: &mut Doubt,
-        actions: &mut Vec<Action>,
-    ) {
-        let node = datagram.origin.node.clone();
-        match self.membership.heard(now, from, datagram) {
+    /// Returns whether anything may follow from it.
+    fn take_datagram(&mut self, now: Instant, arrived: Arrived, doubt: &mut Doubt, actions: &mut Vec<Action>) -> bool {
+        let Arrived { at, from, datagram } = arrived;
+        let (node, can_wait) = (datagram.origin.node.clone(), datagram.origin.can_wait());
+        match self.membership.heard(now, at, from, *datagram) {
             Heard::Refused { is_new: true } => {
                 actions.push(Action::Report(Report::GossipRefused { from, node }));
+                !can_wait
             }
-            Heard::Refused { is_new: false } | Heard::Ignored => {}
-            Heard::Taken(taken) => self.take_word(now, node.into(), &taken, doubt, actions),
+            Heard::Refused { is_new: false } | Heard::Ignored => !can_wait,
+            Heard::Taken(taken) => {
+                self.take_word(now, node.into(), &taken, doubt, actions);
+                !can_wait || taken != Taken::default()
+            }
         }
     }
 

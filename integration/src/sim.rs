@@ -90,6 +90,8 @@ pub struct NodeHost {
     source_is_stuck: bool,
     /// The version of the truth its speaker goes by.
     version: u64,
+    /// Gossip that can wait.
+    unread: Vec<speaker::Arrived>,
     unreachable: BTreeSet<NodeName>,
     /// Conflicts its speaker reported.
     pub conflicts: usize,
@@ -185,6 +187,7 @@ impl World {
                 proxy_ready: true,
                 source_is_stuck: false,
                 version: 0,
+                unread: Vec::new(),
                 unreachable: BTreeSet::new(),
                 conflicts: 0,
             });
@@ -279,8 +282,12 @@ impl World {
         match happening {
             Happening::Gossip { from, to, bytes } => match Datagram::open(&bytes, &self.keys) {
                 Ok(datagram) => {
-                    let from = facts::node_address(from);
-                    self.step(to, speaker::Event::Heard { from, datagram: Box::new(datagram) });
+                    let can_wait = datagram.origin.can_wait();
+                    let (at, from, datagram) = (self.begin + self.now, facts::node_address(from), Box::new(datagram));
+                    self.nodes[to].unread.push(speaker::Arrived { at, from, datagram });
+                    if !can_wait {
+                        self.read(to);
+                    }
                 }
                 Err(error) => self.blame(format!("a datagram cannot be opened: {error}")),
             },
@@ -290,6 +297,7 @@ impl World {
             }
             Happening::Packet { to, packet } => self.arrive(to, packet),
             Happening::SnapshotForNode(node) => {
+                self.read(node);
                 let host = &mut self.nodes[node];
                 if host.source_is_stuck || host.speaker.is_none() || host.version == self.version {
                     return;
@@ -309,13 +317,27 @@ impl World {
         }
     }
 
+    /// Has a speaker hear what has come for it.
+    fn read(&mut self, node: usize) {
+        let unread = std::mem::take(&mut self.nodes[node].unread);
+        if !unread.is_empty() {
+            self.step(node, speaker::Event::Heard(unread));
+        }
+    }
+
     fn step(&mut self, node: usize, event: speaker::Event) {
+        let is_question = matches!(event, speaker::Event::Arp { .. } | speaker::Event::Ndp { .. });
+        if !is_question || self.nodes[node].due.is_some_and(|due| due <= self.now) {
+            self.read(node);
+        }
         let now = self.begin + self.now;
         let host = &mut self.nodes[node];
         let Some(speaker) = host.speaker.as_mut() else { return };
         self.steps += 1;
         let actions = speaker.step(now, event);
-        host.due = speaker.deadline().map(|due| due.saturating_duration_since(self.begin));
+        // The timers of a process are as fine as that.
+        let late = Duration::from_micros(self.rng.random_range(0..1000));
+        host.due = speaker.deadline().map(|due| due.saturating_duration_since(self.begin) + late);
         for action in actions {
             self.perform(node, action);
         }
@@ -607,6 +629,7 @@ impl World {
         host.bfd_due = None;
         host.watch = Watch::default();
         host.version = 0;
+        host.unread.clear();
         self.link.nodes[node].restart();
         self.step(node, speaker::Event::Interfaces(interfaces));
         let (source, proxy) = (self.between(1, 30), self.between(1, 60));

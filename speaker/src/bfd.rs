@@ -30,16 +30,14 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, trace, warn};
 
-use self::{
-    clock::Clocks,
-    socket::{Kind, Received, Receiver, Sender},
-};
+use self::socket::{Received, Receiver, Sender};
 use crate::{
+    clock::Clocks,
     metrics::{BfdMetrics, BfdPeerMetrics, Metrics, PathCounters, PeerPath},
+    patience::Kind,
     realtime,
 };
 
-mod clock;
 mod socket;
 
 /// Packets taken from one socket before deadlines are looked at: more than one holds by default, so that everything that had

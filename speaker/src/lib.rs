@@ -5,7 +5,7 @@
 //!  snapshots ─────────────────┐                         ┌─► layer2: frames, groups
 //!  interfaces (task) ─────────┤                         ├─► gossip: sealed datagrams
 //!  layer2 (task per socket) ──┼─► loop: Speaker::step ──┼─► host: addresses on lo; detours: packets for others
-//!  gossip (task per socket) ──┤                         ├─► writes
+//!  gossip (read by the loop) ─┤                         ├─► writes
 //!  bfd (thread) ──────────────┤                         ├─► bfd: sessions
 //!  bgp (thread) ──────────────┤                         ├─► bgp: routers and routes
 //!  proxy_probe (task) ────────┤                         ├─► health_probe: ports to ask at
@@ -38,7 +38,7 @@ use ferrogate_wire::{arp::Operation, gossip::Keys, ndp::Ndp};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 
 pub mod bfd;
 pub mod bgp;
+mod clock;
 mod config;
 mod detours;
 mod gossip;
@@ -57,6 +58,7 @@ mod layer2;
 mod metrics;
 mod outbox;
 mod packet;
+mod patience;
 mod peering;
 mod proxy_probe;
 mod realtime;
@@ -83,7 +85,7 @@ use crate::{
     watcher::{Seen, Watcher},
 };
 
-/// Frames and datagrams that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
+/// Frames, and answers of health checks, that may wait for the loop. What comes on top is lost, as it would be on a busy wire.
 const EVENTS: usize = 1024;
 
 /// How many of them are taken in before the loop looks for anything else.
@@ -177,14 +179,13 @@ async fn follow(
     let keys = keys(&config, &mut tasks)?;
     let mut proxy = proxy_readiness(&config, &mut tasks).await;
     let (events, mut received) = mpsc::channel(EVENTS);
-    // What others say has its own, so that no flood of frames makes anybody seem lost.
-    let (words, mut heard) = mpsc::channel(EVENTS);
+    let (answers, mut answered) = mpsc::channel(EVENTS);
     let flags = &config.flags;
     let (watcher, mut watched) = Watcher::new(flags.bfd_profile, metrics.clone());
     let mut hands = Hands {
         layer2: Layer2::new(events, metrics.clone()),
-        health: HealthProbes::new(words.clone()),
-        gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), words, metrics.clone()),
+        health: HealthProbes::new(answers),
+        gossip: Gossip::new(flags.gossip_port, flags.gossip_bind.clone(), keys.clone(), metrics.clone()),
         keys,
         watcher,
         peering: Peering::new(metrics.bgp.clone()),
@@ -214,6 +215,9 @@ async fn follow(
     let mut waiting = Vec::new();
     loop {
         hands.catch_up(&speaker).await;
+        if hands.gossip.is_flooded() {
+            yield_now().await;
+        }
         let deadline = [speaker.deadline(), hands.deadline()].into_iter().flatten().min();
         // Every arm is cancel-safe: channels, watches and a timer. An arm whose channel has closed is passed over.
         let event = tokio::select! {
@@ -225,7 +229,8 @@ async fn follow(
             Ok(()) = snapshots.changed() => Event::Snapshot(snapshots.borrow_and_update().clone()),
             Some(interfaces) = interfaces.recv() => Event::Interfaces(interfaces),
             Ok(()) = proxy.changed() => Event::ProxyReady(*proxy.borrow_and_update()),
-            Some(event) = heard.recv() => event,
+            () = hands.gossip.comes() => Event::Tick,
+            Some(event) = answered.recv() => event,
             1.. = received.recv_many(&mut waiting, AT_ONCE) => {
                 for event in waiting.drain(..) {
                     if hands.take(&mut speaker, event).await?.is_break() {
@@ -331,16 +336,30 @@ impl Hands {
     /// Lets the machine take in one event and does what it wants. Breaks when everything is handed over; then, and on
     /// an error, nothing of ours is left on the host.
     async fn take(&mut self, speaker: &mut Speaker, event: Event) -> Result<ControlFlow<()>, RunError> {
-        let taken = self.try_take(speaker, event).await;
-        if !matches!(taken, Ok(ControlFlow::Continue(()))) {
-            self.host.clear().await;
+        let now = Instant::now();
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        // Questions come by the thousand. Before anything else, and before anybody is missed, all that was said is heard.
+        let is_question = matches!(event, Event::Arp { .. } | Event::Ndp { .. });
+        let is_to_be_heard = !is_question || is_due(speaker.deadline()) || is_due(self.gossip.deadline());
+        let heard = if is_to_be_heard { self.gossip.gather() } else { Vec::new() };
+        let heard = (!heard.is_empty()).then_some(Event::Heard(heard));
+        for event in [heard, Some(event)].into_iter().flatten() {
+            let taken = self.try_take(speaker, now, event).await;
+            if !matches!(taken, Ok(ControlFlow::Continue(()))) {
+                self.host.clear().await;
+                return taken;
+            }
         }
-        taken
+        Ok(ControlFlow::Continue(()))
     }
 
-    async fn try_take(&mut self, speaker: &mut Speaker, event: Event) -> Result<ControlFlow<()>, RunError> {
+    async fn try_take(
+        &mut self,
+        speaker: &mut Speaker,
+        now: Instant,
+        event: Event,
+    ) -> Result<ControlFlow<()>, RunError> {
         log_event(&event);
-        let now = Instant::now();
         if let Event::Interfaces(interfaces) = &event {
             // The sockets must be right before the machine sends by them.
             self.layer2.interfaces(interfaces)?;
@@ -487,7 +506,8 @@ impl Hands {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.host.deadline(), self.count_at, self.keeper.deadline()].into_iter().flatten().min()
+        let own = [self.host.deadline(), self.count_at, self.keeper.deadline(), self.gossip.deadline()];
+        own.into_iter().flatten().min()
     }
 
     /// What is due apart from the machine.
@@ -537,7 +557,7 @@ fn asked(event: &Event) -> Option<IpAddr> {
 
 fn log_event(event: &Event) {
     match event {
-        Event::Heard { .. } | Event::Tick => trace!(?event, "event"),
+        Event::Heard(_) | Event::Tick => trace!(?event, "event"),
         Event::Snapshot(snapshot) => debug!(services = snapshot.services.len(), "new snapshot"),
         _ => debug!(?event, "event"),
     }

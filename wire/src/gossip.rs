@@ -12,7 +12,8 @@
 //! `sealing` is 0 for none, or 1 for XChaCha20-Poly1305 with the nonce salt | counter. All before `kind` is
 //! authenticated too. A nonce never comes twice under one key: the salt is drawn anew by each process that seals, and a
 //! process never repeats a counter. What was opened is genuine, but may be a replay: that the counter goes up is judged
-//! by whoever remembers it, and so is whether the sender may be believed.
+//! by whoever remembers it, and so is whether the sender may be believed. An even counter says that the datagram can wait,
+//! where everybody can read it and nobody can change it.
 
 use std::fmt;
 
@@ -47,6 +48,9 @@ const TAG_LEN: usize = 16;
 
 const SEALING_NONE: u8 = 0;
 const SEALING_XCHACHA20_POLY1305: u8 = 1;
+/// Where in a datagram the byte is whose lowest bit is the lowest of the counter, see [`Origin::counter`].
+pub const COUNTER_ENDS_AT: usize = 4 + 1 + 1 + 7;
+
 const KIND_WORD: u8 = 1;
 const KIND_PACKET: u8 = 2;
 
@@ -69,8 +73,22 @@ pub struct Origin {
     pub node: String,
     /// Which life of the sender this is.
     pub life: u64,
-    /// Counts the datagrams of one life, upwards.
+    /// Counts the datagrams of one life, upwards. It is even where the datagram says nothing new and can wait for its reader
+    /// to have more to do, and odd where it cannot.
     pub counter: u64,
+}
+
+impl Origin {
+    /// The count of the next datagram, after those before.
+    pub fn next_counter(before: u64, can_wait: bool) -> u64 {
+        let next = before + 1;
+        next + u64::from(next.is_multiple_of(2) != can_wait)
+    }
+
+    /// Whether the datagram says nothing new.
+    pub fn can_wait(&self) -> bool {
+        self.counter.is_multiple_of(2)
+    }
 }
 
 /// What a datagram says.

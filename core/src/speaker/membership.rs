@@ -100,6 +100,8 @@ pub(super) struct Membership {
     /// This node has no carrier where words come in.
     is_deaf: bool,
     woke_at: Option<Instant>,
+    /// This step comes so late that nothing could be heard in time.
+    is_late: bool,
     sent_at: Option<Instant>,
     send_at: Option<Instant>,
     strangers: BTreeSet<IpAddr>,
@@ -111,6 +113,8 @@ pub(super) struct Membership {
     said: Option<(Word, Instant)>,
     /// This speaker's word may be another than was said.
     is_news: bool,
+    /// Until when what this speaker says is to be read at once, as it is new to somebody.
+    presses_until: Option<Instant>,
     /// What everyone says, this speaker included.
     testimonies: Testimonies,
     /// The testimonies may be others than were judged by.
@@ -233,6 +237,7 @@ impl Membership {
             has_started: false,
             is_deaf: false,
             woke_at: None,
+            is_late: false,
             sent_at: None,
             send_at: None,
             strangers: BTreeSet::new(),
@@ -241,6 +246,7 @@ impl Membership {
             swim: Swim::new(identity, config.interval(), config.seed),
             said: None,
             is_news: true,
+            presses_until: None,
             testimonies: Testimonies::default(),
             is_in_doubt: false,
             yields: false,
@@ -252,12 +258,14 @@ impl Membership {
     /// Must come before anything else in a step: how late the step is does not count against the others.
     pub(super) fn wake(&mut self, now: Instant) {
         let woke_at = self.woke_at.replace(now);
+        self.is_late = false;
         let Some(send_at) = self.send_at else { return };
         // A step was due by `send_at`, so nothing that came after the later of the two has been looked at in time.
         let late = now.saturating_duration_since(woke_at.map_or(send_at, |woke_at| woke_at.max(send_at)));
         if late <= self.interval {
             return;
         }
+        self.is_late = true;
         self.swim.delay(late);
         for (since, _) in self.dead_links.values_mut() {
             *since += late;
@@ -400,9 +408,11 @@ impl Membership {
         self.leases.as_mut().filter(|_| self.send_at.is_some())?.news(now)
     }
 
-    /// Takes in a datagram that was opened.
-    pub(super) fn heard(&mut self, now: Instant, from: IpAddr, datagram: Datagram) -> Heard {
+    /// Takes in a datagram that was opened, and that arrived `at` some time up to now.
+    pub(super) fn heard(&mut self, now: Instant, at: Instant, from: IpAddr, datagram: Datagram) -> Heard {
         let Datagram { origin, message } = datagram;
+        // What came while this process was held up would have been heard, and more after it.
+        let at = if self.is_late { now } else { at };
         // Somebody who holds the key and speaks for another is no better than a stranger.
         let speaks_for_itself =
             !matches!(&message, Message::Word(word) if word.node != origin.node || word.life != origin.life);
@@ -446,7 +456,7 @@ impl Membership {
         match message {
             Message::Word(word) => {
                 let identity = Identity::new(tag, word.life, word.renewals);
-                let mut taken = self.hear_word(now, Some(from), &name, word, is_same_life);
+                let mut taken = self.hear_word(at, Some(from), &name, word, is_same_life);
                 self.swim.introduce(now, identity);
                 taken.changed |= self.reckon(now);
                 Heard::Taken(taken)
@@ -458,10 +468,10 @@ impl Membership {
         }
     }
 
-    /// A word from the speaker itself, `from` one of its addresses where that is known.
+    /// A word from the speaker itself that came `at` some time, `from` one of its addresses where that is known.
     fn hear_word(
         &mut self,
-        now: Instant,
+        at: Instant,
         from: Option<IpAddr>,
         name: &NodeName,
         word: Word,
@@ -471,8 +481,13 @@ impl Membership {
         let Some(member) = self.members.get_mut(name) else { return Taken::default() };
         let was_heard = matches!(member.state, State::Heard { .. });
         let was_leaving = was_heard && member.is_leaving();
-        member.state = State::Heard { until: now + member.lasts };
-        member.heard_at = Some(now);
+        // What came earlier may be read later.
+        let until = match member.state {
+            State::Heard { until } | State::Presumed { until } => until.max(at + member.lasts),
+            State::Silent => at + member.lasts,
+        };
+        member.state = State::Heard { until };
+        member.heard_at = member.heard_at.max(Some(at));
         member.is_missed = false;
         // Whoever knew of the accusations of the moment has been told by this word that they are wrong.
         member.hearing.seen_after = self.testimonies.accusation(&Subject::node(member.tag), self.tag);
@@ -505,7 +520,9 @@ impl Membership {
         self.is_in_doubt |= std::mem::replace(&mut member.spoke_from, sources) != member.spoke_from;
         let was_accused = std::mem::take(&mut member.hearing.accused) != 0;
         self.is_in_doubt |= !was_heard || was_accused || member.hearing.seen_after != 0;
-        let was_there = is_same_life && was_heard && !was_leaving;
+        // What it said before it began to leave may be read after that.
+        let is_old = member.word.as_ref().is_some_and(|known| known.life == word.life && known.version > word.version);
+        let was_there = is_same_life && was_heard && (!was_leaving || is_old);
         let came = !is_leaving && !was_there;
         let left = is_leaving && !(is_same_life && was_leaving);
         let was_doubted = std::mem::take(&mut member.is_doubted);
@@ -627,7 +644,9 @@ impl Membership {
 
     /// Does what is due, and judges anew what is in doubt.
     pub(super) fn tick(&mut self, now: Instant) -> Taken {
-        self.swim.tick(now);
+        // What is due soon is done with what is due now.
+        let is_speaking = self.send_at.is_some_and(|send_at| send_at <= now);
+        self.swim.tick(now, if is_speaking { now + self.interval / 2 } else { now });
         let mut taken = self.take_relayed(now);
         self.is_in_doubt |= self.settle_deadline().is_some_and(|due| due <= now);
         taken.changed |= self.reckon(now);
@@ -818,7 +837,11 @@ impl Membership {
             }
         }
         let datagrams = messages.into_iter().map(|(to, message)| {
-            self.counter += 1;
+            let can_wait = match &message {
+                Message::Word(word) => word.greets.is_empty() && self.presses_until.is_none_or(|until| until <= now),
+                Message::Packet(_) => false,
+            };
+            self.counter = Origin::next_counter(self.counter, can_wait);
             let origin = Origin { node: self.node.to_string(), life: self.life, counter: self.counter };
             if let Some(leases) = &mut self.leases {
                 leases.asked(now, self.counter);
@@ -830,7 +853,7 @@ impl Membership {
 
     /// What this speaker says now. What is new about it is passed on by others too.
     fn word(&mut self, now: Instant, own: &Own) -> Word {
-        self.is_news = false;
+        let is_news = std::mem::take(&mut self.is_news);
         let (refused, refuses_all) = match &own.refusals {
             Refusals::Some(ports) => (ports.iter().copied().collect(), false),
             Refusals::All => (Box::default(), true),
@@ -868,7 +891,11 @@ impl Membership {
         let is_stale = self.accused != 0
             && self.said.as_ref().is_some_and(|(_, since)| *since + self.interval * REFRESH_INTERVALS <= now);
         word.version = version;
-        if is_stale || self.said.as_ref().is_none_or(|(said, _)| *said != word) {
+        let is_another = is_stale || self.said.as_ref().is_none_or(|(said, _)| *said != word);
+        if is_another || is_news {
+            self.presses_until = Some(now + self.detection_time);
+        }
+        if is_another {
             word.version = version + 1;
             if self.leases.is_none()
                 && let Ok(bytes) = word.encode()

@@ -16,7 +16,7 @@ use ferrogate_wire::{
 };
 
 use super::{
-    Action, Announcements, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
+    Action, Announcements, Arrived, Config, DataPath, Event, Frame, Interface, Report, Speaker, Verdict,
     announce::{self, Liveness, Policy, Ranking, Silence, Standing, Standings},
     elect,
     health::Refusals,
@@ -366,12 +366,13 @@ impl Stand {
     /// The next datagram of the word's speaker.
     fn datagram(&mut self, word: Word) -> Datagram {
         self.sequence += 1;
-        let origin = Origin { node: word.node.clone(), life: word.life, counter: self.sequence };
+        let origin = Origin { node: word.node.clone(), life: word.life, counter: 2 * self.sequence + 1 };
         Datagram { origin, message: Message::Word(word) }
     }
 
     fn arrive(&mut self, node: u8, datagram: Datagram) -> Vec<Action> {
-        self.step(Event::Heard { from: IpAddr::from([198, 51, 100, 10 + node]), datagram: Box::new(datagram) })
+        let from = IpAddr::from([198, 51, 100, 10 + node]);
+        self.step(Event::Heard(vec![Arrived { at: self.now, from, datagram: Box::new(datagram) }]))
     }
 
     fn owns(&self, address: &str) -> bool {

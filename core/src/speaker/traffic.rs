@@ -26,6 +26,17 @@ use crate::{
     write::Write,
 };
 
+/// A datagram of another speaker. It has crossed no router (TTL or hop limit 255).
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// When it was there. What can wait may be taken in later.
+    pub at: Instant,
+    /// The IP source.
+    pub from: IpAddr,
+    /// What it says.
+    pub datagram: Box<Datagram>,
+}
+
 /// What a speaker takes in.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -33,13 +44,9 @@ pub enum Event {
     Snapshot(Arc<Snapshot>),
     /// Every interface of this node, new.
     Interfaces(BTreeMap<InterfaceName, Interface>),
-    /// A datagram of another speaker arrived and was opened. It has crossed no router (TTL or hop limit 255).
-    Heard {
-        /// The IP source.
-        from: IpAddr,
-        /// What it says.
-        datagram: Box<Datagram>,
-    },
+    /// Datagrams of other speakers arrived and were opened: all that are there when something else is due, and those that can
+    /// wait before one that came later and cannot.
+    Heard(Vec<Arrived>),
     /// What is seen of an interface of another node, by whatever watches it.
     Watched {
         /// The node.

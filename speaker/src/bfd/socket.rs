@@ -1,8 +1,7 @@
 //! The sockets of BFD: those to receive at for each port, family and VRF, one to send by for each session.
 //!
 //! At the port for a single hop there are two. One has what says no more than that its sender is up, which may lie there for a
-//! while; the other has the rest. The kernel tells them apart (`SO_ATTACH_REUSEPORT_CBPF`), so that waiting for news costs
-//! nothing while there are none.
+//! while; the other has the rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +16,7 @@ use ferrogate_core::{
     speaker::bfd::sessions::{Arrival, Path, Wanted},
 };
 use ferrogate_wire::bfd::{self, DecodeError, MULTIHOP_PORT, Packet, SINGLE_HOP_PORT};
-use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LEN, BPF_RET, BPF_W, sock_filter, sock_fprog,
-};
+use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LEN, BPF_RET, BPF_W};
 use nix::{
     cmsg_space,
     errno::Errno,
@@ -28,6 +25,8 @@ use nix::{
 };
 use rand::Rng;
 use socket2::{Domain, Socket, Type};
+
+use crate::patience::{self, Kind, instruction};
 
 /// TTL and hop limit of everything that is sent (RFC 5881 §5).
 const TTL: u8 = 255;
@@ -199,31 +198,22 @@ impl Receiver {
     }
 }
 
-/// What a packet says, as far as that decides how soon it is to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// That its sender is up, as it was.
-    Calm,
-    /// Anything else.
-    News,
-}
-
-impl Kind {
-    pub(super) const BOTH: [Self; 2] = [Self::Calm, Self::News];
-}
-
-/// A socket for each kind of packets. Nobody who does not agree to it by the same option can have the port too, and what
-/// comes for the two goes to nobody who has it by the same address.
+/// A socket for each kind of packets.
 fn pair(address: SocketAddr) -> io::Result<[(Kind, Socket); 2]> {
-    let (calm, news) = (new(address, None)?, new(address, None)?);
-    // The first does not agree until it has the port, so that it does not get one that somebody has.
-    calm.bind(&address.into())?;
-    setsockopt(&calm, sockopt::ReusePort, &true)?;
-    setsockopt(&news, sockopt::ReusePort, &true)?;
-    // The kernel counts them in the order in which they were bound.
-    news.bind(&calm.local_addr()?)?;
-    sort(&news)?;
-    Ok([(Kind::Calm, calm), (Kind::News, news)])
+    // State in the upper two bits, then Poll, Final, control plane independent, authentication, demand, multipoint.
+    const FLAGS: u32 = 1;
+    const ALL_BUT_INDEPENDENT_AND_MULTIPOINT: u32 = 0b1111_0110;
+    const UP: u32 = 0b1100_0000;
+    let mut program = [
+        instruction(BPF_LD | BPF_W | BPF_LEN, 0, 0, 0),
+        instruction(BPF_JMP | BPF_JEQ | BPF_K, 0, 4, bfd::LEN as u32),
+        instruction(BPF_LD | BPF_B | BPF_ABS, 0, 0, FLAGS),
+        instruction(BPF_ALU | BPF_AND | BPF_K, 0, 0, ALL_BUT_INDEPENDENT_AND_MULTIPOINT),
+        instruction(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, UP),
+        instruction(BPF_RET | BPF_K, 0, 0, Kind::Calm as u32),
+        instruction(BPF_RET | BPF_K, 0, 0, Kind::News as u32),
+    ];
+    patience::pair(address, || new(address, None), &mut program)
 }
 
 /// A socket that is not bound yet.
@@ -255,26 +245,6 @@ fn bind_beside(socket: &Socket, others: &[&Socket], address: SocketAddr) -> io::
     }
     let bound = agree(true).and_then(|()| socket.bind(&address.into()));
     bound.and(agree(false))
-}
-
-/// Has the kernel sort what comes for a socket and for those that share its port, by the datagram without its headers.
-fn sort(socket: &Socket) -> io::Result<()> {
-    // State in the upper two bits, then Poll, Final, control plane independent, authentication, demand, multipoint.
-    const FLAGS: u32 = 1;
-    const ALL_BUT_INDEPENDENT_AND_MULTIPOINT: u32 = 0b1111_0110;
-    const UP: u32 = 0b1100_0000;
-    let instruction = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
-        instruction(BPF_LD | BPF_W | BPF_LEN, 0, 0, 0),
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, 0, 4, bfd::LEN as u32),
-        instruction(BPF_LD | BPF_B | BPF_ABS, 0, 0, FLAGS),
-        instruction(BPF_ALU | BPF_AND | BPF_K, 0, 0, ALL_BUT_INDEPENDENT_AND_MULTIPOINT),
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, UP),
-        instruction(BPF_RET | BPF_K, 0, 0, Kind::Calm as u32),
-        instruction(BPF_RET | BPF_K, 0, 0, Kind::News as u32),
-    ];
-    let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
 }
 
 /// The socket of one session. It has a source port that no other session has, and keeps it.

@@ -141,9 +141,9 @@ impl Swim {
         });
     }
 
-    /// Does what is due.
-    pub(super) fn tick(&mut self, now: Instant) {
-        while let Some(first) = self.timers.first_entry().filter(|timer| timer.key().0 <= now) {
+    /// Does what is due up to a time, which is now or soon.
+    pub(super) fn tick(&mut self, now: Instant, until: Instant) {
+        while let Some(first) = self.timers.first_entry().filter(|timer| timer.key().0 <= until) {
             let timer = first.remove();
             self.run(now, |foca, runtime| foca.handle_timer(timer, runtime));
         }

@@ -122,7 +122,7 @@ fn a_word_goes_to_every_address_of_every_other_node_at_each_interval() {
     let all = [addresses, vec![ip("198.51.100.13")]].concat();
     assert_eq!(first.iter().filter_map(sent).collect::<Vec<_>>(), [(all.clone(), origin(1))]);
     let later: Vec<_> = later.iter().filter_map(|(time, action)| Some((*time, sent(action)?))).collect();
-    assert_eq!(later, [(INTERVAL, (all.clone(), origin(2))), (INTERVAL * 2, (all, origin(3)))]);
+    assert_eq!(later, [(INTERVAL, (all.clone(), origin(3))), (INTERVAL * 2, (all, origin(5)))]);
     let link = Link {
         mac: Some(mac(1)),
         watch_ipv4: Some((v4("198.51.100.11"), 24)),
@@ -160,6 +160,113 @@ fn news_about_this_node_does_not_wait_for_the_next_interval() {
 }
 
 #[test]
+fn what_is_said_again_and_again_can_wait_and_what_is_new_cannot_until_all_must_have_heard_it() {
+    let mut stand = settled(DataPath::Proxy);
+    let waits = |actions: &[Action]| {
+        let waits = actions.iter().filter_map(|action| match action {
+            Action::Gossip { datagram: datagram @ Datagram { message: Message::Word(_), .. }, .. } => {
+                Some(datagram.origin.can_wait())
+            }
+            _ => None,
+        });
+        waits.collect::<Vec<_>>()
+    };
+    // Those that were heard first are greeted for a while.
+    stand.pass_hearing(INTERVAL * 30, &[2, 3]);
+
+    assert_eq!(waits(&stand.pass_hearing(INTERVAL * 3, &[2, 3])), [true; 3]);
+
+    let news = stand.step(Event::ProxyReady(false));
+    assert_eq!(waits(&news), [false]);
+    // It was said ahead of its time, and again at each interval from then on.
+    assert_eq!(waits(&stand.pass_hearing(INTERVAL * 4, &[2, 3])), [false, false, true, true]);
+
+    // A speaker that was started again is greeted, and answers only to that.
+    let word = Word { life: 2, ..stand.word(2) };
+    stand.receive(2, word);
+    let answers = waits(&stand.pass_hearing(INTERVAL * 4, &[2, 3]));
+    assert!(answers.len() >= 4 && !answers.contains(&true), "{answers:?}");
+}
+
+/// A word of a node that repeats what it said before, and came a while ago.
+fn waiting(stand: &mut Stand, node: u8, ago: Duration) -> Arrived {
+    let word = stand.word(node);
+    let mut datagram = stand.datagram(word);
+    datagram.origin.counter += 1;
+    Arrived { at: stand.now - ago, from: IpAddr::from([198, 51, 100, 10 + node]), datagram: Box::new(datagram) }
+}
+
+/// When the loss of node `k2` was reported.
+fn loss(actions: Vec<(Duration, Action)>) -> Option<Duration> {
+    let lost = Action::Report(Report::MemberLost { node: "k2".into() });
+    actions.into_iter().find(|(_, action)| *action == lost).map(|(when, _)| when)
+}
+
+#[test]
+fn a_word_that_was_left_to_wait_counts_from_when_it_came_and_takes_nothing_from_a_later_one() {
+    let mut stand = settled(DataPath::KubeProxy);
+    stand.hear(3);
+    stand.hear(2);
+    stand.pass(MS * 40);
+    let word = waiting(&mut stand, 2, MS * 30);
+
+    assert_eq!(stand.step(Event::Heard(vec![word])), []);
+    assert_eq!(loss(stand.pass(DETECTION * 2)), Some(DETECTION - MS * 30));
+
+    let mut stand = settled(DataPath::KubeProxy);
+    stand.hear(3);
+    stand.hear(2);
+    let word = waiting(&mut stand, 2, MS * 10);
+    stand.step(Event::Heard(vec![word]));
+    assert_eq!(loss(stand.pass(DETECTION * 2)), Some(DETECTION));
+}
+
+#[test]
+fn nobody_is_missed_whose_word_lies_behind_that_of_another() {
+    let mut stand = settled(DataPath::KubeProxy);
+    stand.hear(3);
+    stand.hear(2);
+    // Both have been silent for the detection time, and this step is a little late.
+    stand.pass(DETECTION - MS);
+    stand.now += MS * 2;
+    let words = [3, 2].map(|node| waiting(&mut stand, node, MS * 20));
+
+    let actions = stand.step(Event::Heard(words.into()));
+
+    let is_lost = |report: &&Report| matches!(report, Report::MemberLost { .. });
+    assert_eq!(reports(&actions).into_iter().filter(is_lost).count(), 0);
+    assert_eq!(loss(stand.pass(DETECTION * 2)), Some(DETECTION - MS * 20));
+}
+
+#[test]
+fn what_came_while_the_process_was_held_up_counts_as_if_it_came_now() {
+    let mut stand = settled(DataPath::KubeProxy);
+    stand.hear(3);
+    stand.hear(2);
+    stand.pass(MS);
+    // Whoever spoke in the first moment of it went on speaking, but nobody had room for that.
+    let early = waiting(&mut stand, 2, Duration::ZERO);
+    stand.now += Duration::from_secs(5);
+
+    stand.step(Event::Heard(vec![early]));
+
+    assert_eq!(loss(stand.pass(DETECTION * 2)), Some(DETECTION));
+}
+
+#[test]
+fn what_a_speaker_said_before_it_began_to_leave_does_not_bring_it_back() {
+    let mut stand = settled(DataPath::KubeProxy);
+    let before = stand.word(2);
+    let leaving = Word { leaving: true, ..stand.word(2) };
+    stand.receive(2, leaving);
+
+    let actions = stand.receive(2, before);
+
+    assert_eq!(reports(&actions), Vec::<&Report>::new());
+    assert!(stand.owns(SECOND));
+}
+
+#[test]
 fn a_flood_of_questions_holds_up_nothing_that_is_due() {
     let [mut flooded, mut quiet] = [(); 2].map(|()| {
         let mut stand = settled(DataPath::KubeProxy);
@@ -189,7 +296,8 @@ fn datagrams_of_strangers_are_refused_and_reported_once_each() {
     let mut stand = settled(DataPath::KubeProxy);
     let word = stand.word(2);
     let datagram = stand.datagram(word);
-    let from = |from: &str| Event::Heard { from: ip(from), datagram: Box::new(datagram.clone()) };
+    let at = stand.now;
+    let from = |from: &str| Event::Heard(vec![Arrived { at, from: ip(from), datagram: Box::new(datagram.clone()) }]);
 
     let stranger = stand.step(from("203.0.113.1"));
     let again = stand.step(from("203.0.113.1"));

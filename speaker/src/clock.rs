@@ -1,4 +1,4 @@
-//! When the kernel had a packet, by the clock that sessions go by.
+//! When the kernel had a packet, by the clock that machines go by.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
