@@ -327,10 +327,11 @@ impl World {
 
     fn step(&mut self, node: usize, event: speaker::Event) {
         let is_question = matches!(event, speaker::Event::Arp { .. } | speaker::Event::Ndp { .. });
-        if !is_question || self.nodes[node].due.is_some_and(|due| due <= self.now) {
+        let now = self.begin + self.now;
+        let deadline = self.nodes[node].speaker.as_ref().and_then(Speaker::deadline);
+        if !is_question || deadline.is_some_and(|due| due <= now) {
             self.read(node);
         }
-        let now = self.begin + self.now;
         let host = &mut self.nodes[node];
         let Some(speaker) = host.speaker.as_mut() else { return };
         self.steps += 1;
