@@ -158,8 +158,10 @@ impl Stand {
         if event != Event::RollingRestart {
             let owner = self.owner()?;
             let ((took, times), (took_before, times_before)) = (self.announcing(owner)?, before[owner]);
+            ensure!(times > times_before, "{} has announced nothing", self.name(owner));
             // Both addresses move at a time.
-            let announced_ms = Some(1000.0 * (took - took_before) / (times - times_before));
+            let each = Duration::from_secs_f64((took - took_before) / (times - times_before));
+            let announced_ms = Some(milliseconds(each));
             seen = seen.map(|seen| Seen { announced_ms, ..seen });
         }
         self.undo(event, owner)?;
