@@ -78,7 +78,7 @@ pub(crate) struct Gossip {
     /// When they are to be looked at whatever else there is to do.
     gather_at: Option<Instant>,
     alert_until: Option<Instant>,
-    /// Whether there may be more than was taken.
+    /// Whether so much was taken that more may have come since.
     is_flooded: bool,
 }
 
@@ -173,25 +173,26 @@ impl Gossip {
     /// Takes what has come, oldest first.
     pub(crate) fn gather(&mut self) -> Vec<Arrived> {
         let Self { ports, keys, metrics, .. } = self;
-        let (mut arrived, mut calm) = (Vec::new(), 0);
-        self.is_flooded = false;
+        let (keys, mut arrived) = (keys.borrow(), Vec::new());
+        // One byte more than the longest, so that what was cut off cannot be opened.
+        let mut bytes = [0; MAX_LEN + 1];
+        let mut counts = [0; 2];
         for port in ports.iter_mut() {
             for kind in Kind::BOTH {
-                let mut rest = BATCH;
-                while rest > 0 {
-                    rest -= 1;
-                    match port.next(kind, &keys.borrow(), metrics) {
+                for _ in 0..BATCH {
+                    match port.next(kind, &mut bytes, &keys, metrics) {
                         Ok(Some(Received { stamp, from, datagram })) => {
-                            calm += u32::from(kind == Kind::Calm);
+                            counts[kind as usize] += 1;
                             arrived.extend(datagram.map(|datagram| (stamp, from, datagram)));
                         }
                         Ok(None) => break,
                         Err(error) => trace!(%error, "gossip not received"),
                     }
                 }
-                self.is_flooded |= rest == 0;
             }
         }
+        let [calm, news] = counts;
+        self.is_flooded = calm.max(news) >= MANY;
         let clocks = Clocks::read();
         let (now, looked) = (clocks.now(), std::mem::replace(&mut self.looked, clocks));
         if self.ports.iter_mut().any(|port| std::mem::take(&mut port.has_overflowed)) {
@@ -211,7 +212,7 @@ impl Gossip {
         arrived
     }
 
-    /// Whether more comes than can be taken, so that everything else has to be let in between.
+    /// Whether so much was taken that everything else has to be let in before more is.
     pub(crate) fn is_flooded(&self) -> bool {
         self.is_flooded
     }
@@ -273,18 +274,16 @@ impl Port {
     }
 
     /// The next of a kind, if one waits.
-    fn next(&mut self, kind: Kind, keys: &Keys, metrics: &Metrics) -> io::Result<Option<Received>> {
+    fn next(&mut self, kind: Kind, bytes: &mut [u8], keys: &Keys, metrics: &Metrics) -> io::Result<Option<Received>> {
         let Self { calm, news, .. } = self;
         let descriptor = match kind {
             Kind::Calm => calm.as_raw_fd(),
             Kind::News => news.as_raw_fd(),
         };
-        // One byte more than the longest, so that what was cut off cannot be opened.
-        let mut bytes = [0; MAX_LEN + 1];
-        let mut read = receive(descriptor, &mut bytes, &mut self.control);
+        let mut read = receive(descriptor, bytes, &mut self.control);
         if kind == Kind::News && is_none(&read) {
             // The runtime is to know that there is nothing more.
-            read = news.try_io(Interest::READABLE, || receive(descriptor, &mut bytes, &mut self.control));
+            read = news.try_io(Interest::READABLE, || receive(descriptor, bytes, &mut self.control));
         }
         let Message { length, from, stamp, dropped } = match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -522,6 +521,25 @@ mod tests {
         assert_eq!(gathering(50 * MS, 640), Some(5 * MS));
         assert_eq!(gathering(5 * MS, 640), Some(SOON));
         assert_eq!(gathering(Duration::ZERO, 1), Some(128 * MS));
+    }
+
+    #[tokio::test]
+    async fn after_much_has_come_everything_else_is_let_in() {
+        // By both sockets, and whether or not it is gossip.
+        for counter in [2, 3] {
+            let mut stand = Stand::new("127.0.0.1");
+            stand.send(counter);
+            stand.gather();
+            assert!(!stand.gossip.is_flooded());
+
+            for _ in 0..MANY {
+                stand.send_sealed(counter, &[9]);
+            }
+            stand.gather();
+            assert!(stand.gossip.is_flooded());
+            stand.gather();
+            assert!(!stand.gossip.is_flooded());
+        }
     }
 
     #[tokio::test]
