@@ -37,3 +37,26 @@ pub(crate) fn go_first() -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_may_goes_first_and_one_that_may_not_is_told() {
+        let gone_first = || {
+            let gone_first = go_first();
+            // SAFETY: no memory is passed; 0 is the calling thread.
+            (gone_first.map_err(|error| error.kind()), unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })
+        };
+
+        let (gone_first, niceness) = thread::spawn(gone_first).join().unwrap();
+
+        match gone_first {
+            Ok(()) => assert_eq!(niceness, NICENESS),
+            Err(kind) => assert_eq!(kind, io::ErrorKind::PermissionDenied),
+        }
+    }
+}
