@@ -504,17 +504,18 @@ impl Speaker {
     fn take_datagram(&mut self, now: Instant, arrived: Arrived, doubt: &mut Doubt, actions: &mut Vec<Action>) -> bool {
         let Arrived { at, from, datagram } = arrived;
         let (node, can_wait) = (datagram.origin.node.clone(), datagram.origin.can_wait());
+        let mut taken = Taken::default();
         match self.membership.heard(now, at, from, *datagram) {
             Heard::Refused { is_new: true } => {
                 actions.push(Action::Report(Report::GossipRefused { from, node }));
-                !can_wait
             }
-            Heard::Refused { is_new: false } | Heard::Ignored => !can_wait,
-            Heard::Taken(taken) => {
-                self.take_word(now, node.into(), &taken, doubt, actions);
-                !can_wait || taken != Taken::default()
+            Heard::Refused { is_new: false } | Heard::Ignored => {}
+            Heard::Taken(changes) => {
+                self.take_word(now, node.into(), &changes, doubt, actions);
+                taken = changes;
             }
         }
+        !can_wait || taken != Taken::default()
     }
 
     fn take_word(&mut self, now: Instant, node: NodeName, taken: &Taken, doubt: &mut Doubt, actions: &mut Vec<Action>) {

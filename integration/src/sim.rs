@@ -297,6 +297,7 @@ impl World {
             }
             Happening::Packet { to, packet } => self.arrive(to, packet),
             Happening::SnapshotForNode(node) => {
+                // By the facts it has so far.
                 self.read(node);
                 let host = &mut self.nodes[node];
                 if host.source_is_stuck || host.speaker.is_none() || host.version == self.version {
