@@ -139,7 +139,8 @@ pub fn ship() -> Result<PathBuf> {
 /// # Errors
 /// When cargo cannot be asked where things are.
 pub fn developing() -> Result<(Command, PathBuf)> {
-    let command = Command::cargo(["build", "--locked", "--package", "ferrogate-cli"]);
+    // With the whole workspace chosen it shares what tests are built of.
+    let command = Command::cargo(["build", "--locked", "--workspace", "--bin", "ferrogate"]);
     let binary = members()?.target_directory.join("debug").join("ferrogate");
     Ok((command, binary.into_std_path_buf()))
 }

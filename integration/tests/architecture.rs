@@ -1,5 +1,5 @@
 //! The import rule of ARCHITECTURE.md, held by a machine: which of our crates may use which, what must never reach
-//! `core` and `wire`, and where two outside names may be spelled.
+//! `core` and `wire`, and where two outside names may be spelled. And that one build serves every command.
 //!
 //! Each rule is a plain function from facts to complaints, so that each is also shown to fail on made-up facts.
 //! Features are unified across the workspace in `cargo metadata`, so a rule about a feature (such as the randomness
@@ -178,6 +178,30 @@ fn proxy_beyond_http1(sources: &[Source]) -> Vec<String> {
     complaints
 }
 
+/// Dependencies with their features, as cargo resolves them for a choice of packages; some are resolved twice, once for what
+/// runs while others are compiled.
+type Resolved = BTreeSet<(String, String)>;
+
+/// What is compiled for the proof alone and not for all members together.
+fn compiled_twice(proof: &Resolved, all: &Resolved) -> Vec<String> {
+    let odd = proof.difference(all).map(|(package, features)| {
+        let others = all.iter().filter(|(other, _)| other == package).map(|(_, features)| format!("[{features}]"));
+        let others = others.collect::<Vec<_>>().join(" or ");
+        format!("{package} is compiled with [{features}] for {PROOF} and with {others} for all members together")
+    });
+    odd.collect()
+}
+
+fn resolved(selection: &[&str]) -> Resolved {
+    let format = ["--prefix", "none", "--no-dedupe", "--format", "{p}|{f}"];
+    let mut tree = std::process::Command::new("cargo");
+    tree.args(["tree", "--locked", "--quiet"]).args(selection).args(format).current_dir(root());
+    let output = tree.output().expect("cargo runs");
+    assert!(output.status.success(), "{tree:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("cargo speaks UTF-8");
+    text.lines().filter_map(|line| line.split_once('|')).map(|(p, f)| (p.to_owned(), f.to_owned())).collect()
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("integration lies in the workspace").to_owned()
 }
@@ -238,6 +262,14 @@ fn one_file_names_the_bgp_codec() {
 #[test]
 fn the_proxy_uses_only_http1_of_wire() {
     assert_eq!(proxy_beyond_http1(&sources()), Vec::<String>::new());
+}
+
+#[test]
+fn cargo_compiles_nothing_twice() {
+    let proof = resolved(&["--package", PROOF, "--edges", "normal,build"]);
+    let all = resolved(&["--workspace", "--edges", "normal,build,dev"]);
+
+    assert_eq!(compiled_twice(&proof, &all), Vec::<String>::new());
 }
 
 /// The rules themselves, on worlds made up to break them.
@@ -320,6 +352,17 @@ mod a_broken_world_is_seen {
             codec_named_elsewhere(&world),
             [concat!("speaker/src/bgp.rs names bgp", "-rs; only wire/src/bgp.rs may")]
         );
+    }
+
+    #[test]
+    fn a_feature_that_only_one_member_asks_for() {
+        let resolved = |all: &[(&str, &str)]| all.iter().map(|(p, f)| ((*p).to_owned(), (*f).to_owned())).collect();
+        let proof = resolved(&[("libc v0.2.0", "std"), ("tokio v1.0.0", "net")]);
+        let all = resolved(&[("libc v0.2.0", "std"), ("rand v0.9.0", "std"), ("tokio v1.0.0", "net,rt")]);
+
+        let expected =
+            "tokio v1.0.0 is compiled with [net] for ferrogate-integration and with [net,rt] for all members together";
+        assert_eq!(compiled_twice(&proof, &all), [expected]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Metadata, TargetKind};
 
 use super::{Length, Stage};
@@ -44,7 +44,7 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
     let steps = match stage {
         Stage::Lint => lint(),
         Stage::Fuzz => fuzz(length, members)?,
-        Stage::Bgp => targets(stage, members),
+        Stage::Bgp => vec![targets(stage, members)?],
         Stage::Unit => {
             let mut steps = vec![
                 tests("unit", ["--workspace", "--lib", "--bins"]),
@@ -56,47 +56,31 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
                     counts: Counts::Tests,
                 },
             ];
-            steps.extend(targets(stage, members));
+            steps.push(targets(stage, members)?);
             steps
         }
         Stage::Sim => {
-            let mut steps = targets(stage, members);
-            for step in &mut steps {
-                step.command = step.command.clone().env(SEEDS, length.seeds().to_string());
-            }
-            steps
+            let mut step = targets(stage, members)?;
+            step.command = step.command.env(SEEDS, length.seeds().to_string());
+            vec![step]
         }
         Stage::Kube => {
             let ((product, _), (debug, _)) = (shipping()?, developing()?);
-            let mut steps = targets(stage, members);
-            for step in &mut steps {
-                step.build.splice(0..0, [product.clone(), debug.clone()]);
-                step.build.push(Command::cargo([
-                    "run",
-                    "--locked",
-                    "--package",
-                    "ferrogate-integration",
-                    "--bin",
-                    "tools",
-                ]));
-            }
-            steps
+            let tools = ["run", "--locked", "--package", "ferrogate-integration", "--bin", "tools"];
+            let mut step = targets(stage, members)?;
+            step.build.splice(0..0, [product, debug]);
+            step.build.push(Command::cargo(tools));
+            vec![step]
         }
         Stage::Net | Stage::Examples => {
-            let (product, _) = shipping()?;
-            let mut steps = targets(stage, members);
-            for step in &mut steps {
-                step.build.insert(0, product.clone());
-                // The READMEs build and start these by `cargo build` and `cargo lab`, package by package.
-                for package in ["ferrogate-cli", "ferrogate-integration"] {
-                    step.build.push(Command::cargo(["build", "--locked", "--package", package, "--bins"]));
-                }
-                step.command = step.command.clone().env(LAB_RUNS, length.lab_runs().to_string());
-            }
-            steps
+            let ((product, _), (debug, _)) = (shipping()?, developing()?);
+            let mut step = targets(stage, members)?;
+            // The READMEs start what a developer builds, too.
+            step.build.splice(0..0, [product, debug]);
+            step.command = step.command.env(LAB_RUNS, length.lab_runs().to_string());
+            vec![step]
         }
     };
-    ensure!(!steps.is_empty(), "there is nothing to run, although there should be");
     Ok(steps)
 }
 
@@ -112,22 +96,26 @@ pub fn stage_of(package: &str, target: &str) -> Stage {
     }
 }
 
-/// One step for each package that has test targets of this stage.
-fn targets(stage: Stage, members: &Metadata) -> Vec<Step> {
-    let mut found = BTreeMap::<&str, BTreeSet<&str>>::new();
+/// One step for all test targets of this stage.
+///
+/// They are chosen by name from the whole workspace: cargo compiles a dependency anew for each set of features, and members
+/// that are chosen one by one want different ones.
+///
+/// # Errors
+/// When there is none, or its name would also choose one that is for another stage.
+fn targets(stage: Stage, members: &Metadata) -> Result<Step> {
+    let mut found = BTreeMap::<&str, BTreeSet<Stage>>::new();
     for package in &members.packages {
         for target in package.targets.iter().filter(|target| target.kind.contains(&TargetKind::Test)) {
-            if stage_of(&package.name, &target.name) == stage {
-                found.entry(package.name.as_str()).or_default().insert(&target.name);
-            }
+            found.entry(&target.name).or_default().insert(stage_of(&package.name, &target.name));
         }
     }
-    let step = |(package, targets): (&str, BTreeSet<&str>)| {
-        let mut args = vec!["--package", package];
-        args.extend(targets.into_iter().flat_map(|target| ["--test", target]));
-        tests(package.trim_start_matches("ferrogate-"), args)
-    };
-    found.into_iter().map(step).collect()
+    found.retain(|_, stages| stages.contains(&stage));
+    ensure!(!found.is_empty(), "no package has a test for this stage");
+    if let Some((name, _)) = found.iter().find(|(_, stages)| stages.len() > 1) {
+        bail!("two packages have a test `{name}`, for different stages; rename one of them");
+    }
+    Ok(tests("tests", ["--workspace"].into_iter().chain(found.into_keys().flat_map(|name| ["--test", name]))))
 }
 
 fn tests<'a>(name: &str, selection: impl IntoIterator<Item = &'a str>) -> Step {
@@ -137,22 +125,20 @@ fn tests<'a>(name: &str, selection: impl IntoIterator<Item = &'a str>) -> Step {
 }
 
 fn lint() -> Vec<Step> {
-    let step = |name: &str, build: &[&str], args: &[&str]| Step {
+    let step = |name: &str, args: &[&str]| Step {
         name: name.to_owned(),
-        build: (!build.is_empty()).then(|| Command::cargo(build)).into_iter().collect(),
+        build: Vec::new(),
         command: Command::cargo(args),
         counts: Counts::ExitCode,
     };
     let mut steps = vec![
-        step("format", &[], &["fmt", "--all", "--check"]),
-        step(
-            "clippy",
-            &["check", "--workspace", "--all-targets", "--locked"],
-            &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
-        ),
-        step("doc", &[], &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]),
-        step("deny", &[], &["deny", "--locked", "check", "licenses", "bans", "sources"]),
+        step("format", &["fmt", "--all", "--check"]),
+        step("clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+        step("doc", &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]),
+        step("deny", &["deny", "--locked", "check", "licenses", "bans", "sources"]),
     ];
+    // It compiles everything; what it found it says again.
+    steps[1].build.push(steps[1].command.clone());
     // The reader has the source: links to private items lead somewhere.
     let flags = "-D warnings -A rustdoc::private_intra_doc_links";
     steps[2].command = steps[2].command.clone().env("RUSTDOCFLAGS", flags);
@@ -183,7 +169,9 @@ fn fuzz(length: Length, members: &Metadata) -> Result<Vec<Step>> {
             counts: Counts::ExitCode,
         }
     };
-    Ok(names.lines().map(str::trim).filter(|name| !name.is_empty()).map(step).collect())
+    let steps: Vec<_> = names.lines().map(str::trim).filter(|name| !name.is_empty()).map(step).collect();
+    ensure!(!steps.is_empty(), "{list} lists no decoder");
+    Ok(steps)
 }
 
 #[cfg(test)]
