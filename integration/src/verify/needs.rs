@@ -152,7 +152,8 @@ impl Need {
                     .args(packages.split(' '))
                     .env("DEBIAN_FRONTEND", "noninteractive"),
             ],
-            Source::Cargo(package) => vec![Command::cargo(["install", "--locked", package])],
+            // Optimised they would be built for minutes and then run for seconds.
+            Source::Cargo(package) => vec![Command::cargo(["install", "--locked", "--debug", package])],
             Source::Rustup(component) => vec![Command::new("rustup").args(["component", "add", component])],
             Source::ByHand(_) => Vec::new(),
         }
