@@ -2,9 +2,11 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -22,6 +24,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -36,6 +39,9 @@ const BACKLOG: u32 = 128;
 
 /// How long a client may take to send the head of a request, and how long a connection may lie idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the answer to who wants to hear of a change is held back.
+const HELD_BACK: Duration = Duration::from_secs(1);
 
 /// What the listener tells.
 pub struct Admin {
@@ -115,8 +121,14 @@ impl Admin {
 
 async fn serve(stream: TcpStream, registry: Arc<Registry>, ready: Vec<watch::Receiver<bool>>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(&request, &registry, &ready);
-        async move { Ok::<_, Infallible>(response) }
+        let (registry, mut ready) = (registry.clone(), ready.clone());
+        async move {
+            if let Some(known) = known(&request) {
+                // With the time it is answered whatever is so then.
+                _ = timeout(HELD_BACK, no_longer(known, &mut ready)).await;
+            }
+            Ok::<_, Infallible>(respond(&request, &registry, &ready))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -125,6 +137,30 @@ async fn serve(stream: TcpStream, registry: Arc<Registry>, ready: Vec<watch::Rec
         .await;
     if let Err(error) = served {
         debug!(%error, "admin connection ended early");
+    }
+}
+
+/// Whether whoever asks for the readiness takes it for ready: `/readyz?while=ready` and `?while=unready` are answered as soon
+/// as it is no longer so, and after a second in any case. So whoever follows it hears at once, and asks seldom.
+fn known<B>(request: &Request<B>) -> Option<bool> {
+    match (request.method(), request.uri().path(), request.uri().query()?) {
+        (&Method::GET, "/readyz", "while=ready") => Some(true),
+        (&Method::GET, "/readyz", "while=unready") => Some(false),
+        _ => None,
+    }
+}
+
+/// Waits until that is so no longer, or a room is gone that could say so.
+async fn no_longer(known: bool, ready: &mut [watch::Receiver<bool>]) {
+    while ready.iter_mut().all(|ready| *ready.borrow_and_update()) == known {
+        let mut changes: Vec<_> = ready.iter_mut().map(|ready| Box::pin(ready.changed())).collect();
+        let changed = poll_fn(|context| {
+            let first = changes.iter_mut().map(|change| change.as_mut().poll(context)).find(Poll::is_ready);
+            first.unwrap_or(Poll::Pending)
+        });
+        if changed.await.is_err() {
+            return;
+        }
     }
 }
 
@@ -218,7 +254,48 @@ mod tests {
 
         assert_eq!(ask(address, "/healthz").await.unwrap(), "HTTP/1.1 200 OK");
         assert_eq!(ask(address, "/readyz").await.unwrap(), "HTTP/1.1 200 OK");
+        assert_eq!(ask(address, "/readyz?while=ready").await.unwrap(), "HTTP/1.1 200 OK");
         assert_eq!(ask(beside, "/healthz").await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_so_no_longer_when_a_room_is_not_ready_or_all_are() {
+        let rooms = [watch::channel(true), watch::channel(true)];
+        let mut ready: Vec<_> = rooms.iter().map(|(_, ready)| ready.clone()).collect();
+        let mut changes_by = async |known, room: usize, is_ready| {
+            let (changed, ()) = tokio::join!(timeout(HELD_BACK, no_longer(known, &mut ready)), async {
+                tokio::time::sleep(HELD_BACK / 2).await;
+                rooms[room].0.send_replace(is_ready);
+            });
+            changed.is_ok()
+        };
+
+        assert!(!changes_by(true, 0, true).await);
+        assert!(changes_by(false, 0, true).await, "it never was so");
+        assert!(changes_by(true, 1, false).await);
+        assert!(!changes_by(false, 0, false).await);
+        assert!(!changes_by(false, 1, true).await);
+        assert!(changes_by(false, 0, true).await);
+    }
+
+    #[tokio::test]
+    async fn when_a_room_is_gone_nobody_waits_for_it() {
+        let (room, ready) = watch::channel(true);
+        drop(room);
+
+        no_longer(true, &mut [ready]).await;
+    }
+
+    #[test]
+    fn only_who_asks_to_hear_of_a_change_waits_for_it() {
+        let asked = |method, path| known(&Request::builder().method(method).uri(path).body(()).unwrap());
+
+        assert_eq!(asked(Method::GET, "/readyz?while=ready"), Some(true));
+        assert_eq!(asked(Method::GET, "/readyz?while=unready"), Some(false));
+        for path in ["/readyz", "/readyz?while=anything", "/healthz?while=ready"] {
+            assert_eq!(asked(Method::GET, path), None, "{path}");
+        }
+        assert_eq!(asked(Method::POST, "/readyz?while=ready"), None);
     }
 
     /// An admin listener that shares its address, and the room whose readiness it tells.

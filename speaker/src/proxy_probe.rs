@@ -1,4 +1,6 @@
 //! Whether this node's proxy is ready, asked over one kept connection so that its death is known at once.
+//!
+//! The proxy answers when what is known of it is so no longer, and each second.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -10,12 +12,12 @@ use tokio::{
 };
 use tracing::debug;
 
-/// Time between two questions. A proxy that dies is noticed by its connection; this bounds how late a proxy that only
-/// says "not ready" is believed.
+/// Time between two questions at least, where answers are not held back: by an older proxy, and by one that cannot make up
+/// its mind.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an answer may take: the second that it is held back, and one more.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the first answer is waited for at the start. A later one is heard of all the same.
 pub(crate) const FIRST_PATIENCE: Duration = Duration::from_millis(20);
@@ -28,14 +30,14 @@ const MAX_ANSWER: usize = 16 * 1024;
 pub(crate) async fn ask_once(proxy: SocketAddr, patience: Duration) -> bool {
     let answer = async {
         let mut stream = TcpStream::connect(proxy).await?;
-        stream.write_all(question(proxy).as_bytes()).await?;
+        stream.write_all(question(proxy, "/readyz").as_bytes()).await?;
         read_answer(&mut stream).await
     };
     matches!(timeout(patience, answer).await, Ok(Ok(Answer { is_ok: true, .. })))
 }
 
-fn question(proxy: SocketAddr) -> String {
-    format!("GET /readyz HTTP/1.1\r\nHost: {proxy}\r\n\r\n")
+fn question(proxy: SocketAddr, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {proxy}\r\n\r\n")
 }
 
 /// Asks for ever; the channel changes only when the answer does.
@@ -60,11 +62,13 @@ async fn ask_over_one_connection(
     proxy: SocketAddr,
     ready: &watch::Sender<bool>,
 ) -> io::Result<std::convert::Infallible> {
-    let question = question(proxy);
+    let [while_unready, while_ready] =
+        ["unready", "ready"].map(|known| question(proxy, &format!("/readyz?while={known}")));
     let mut stream = timeout(PATIENCE, TcpStream::connect(proxy)).await??;
     stream.set_nodelay(true)?;
     loop {
         let asked_at = Instant::now();
+        let question = if *ready.borrow() { &while_ready } else { &while_unready };
         stream.write_all(question.as_bytes()).await?;
         let answer = timeout(PATIENCE, read_answer(&mut stream)).await??;
         set(ready, answer.is_ok);
@@ -128,14 +132,16 @@ mod tests {
 
     use super::*;
 
-    /// Reads one question and answers it.
-    async fn answer(stream: &mut TcpStream, answer: &str) {
+    /// Reads one question and answers it; says what was asked for.
+    async fn answer(stream: &mut TcpStream, answer: &str) -> String {
         let mut question = Vec::new();
         while !question.ends_with(b"\r\n\r\n") {
             assert_ne!(stream.read_buf(&mut question).await.unwrap(), 0);
         }
-        assert!(question.starts_with(b"GET /readyz HTTP/1.1\r\n"));
         stream.write_all(answer.as_bytes()).await.unwrap();
+        let question = String::from_utf8(question).unwrap();
+        let path = question.strip_prefix("GET ").and_then(|rest| rest.split_once(" HTTP/1.1\r\n"));
+        path.unwrap().0.to_owned()
     }
 
     async fn changes_to(ready: &mut watch::Receiver<bool>, expected: bool) {
@@ -152,12 +158,28 @@ mod tests {
         let _probe = AbortOnDropHandle::new(tokio::spawn(ask(listener.local_addr().unwrap(), sender)));
         let (mut stream, _) = listener.accept().await.unwrap();
 
-        answer(&mut stream, READY).await;
-        changes_to(&mut ready, true).await;
-        answer(&mut stream, NOT_READY).await;
-        changes_to(&mut ready, false).await;
-        answer(&mut stream, READY).await;
-        changes_to(&mut ready, true).await;
+        for (text, is_ready, known) in [(READY, true, "unready"), (NOT_READY, false, "ready"), (READY, true, "unready")]
+        {
+            assert_eq!(answer(&mut stream, text).await, format!("/readyz?while={known}"));
+            changes_to(&mut ready, is_ready).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_at_once_is_asked_again_only_after_a_while() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, _ready) = watch::channel(true);
+        let _probe = AbortOnDropHandle::new(tokio::spawn(ask(listener.local_addr().unwrap(), sender)));
+        let (mut stream, _) = listener.accept().await.unwrap();
+
+        stream.readable().await.unwrap();
+        let begun_at = Instant::now();
+        for _ in 0..3 {
+            answer(&mut stream, READY).await;
+        }
+
+        // The first question had come when this began.
+        assert!(begun_at.elapsed() >= INTERVAL);
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,7 +153,11 @@ pub fn say_ready() -> io::Result<()> {
 fn answer(mut stream: TcpStream) {
     let mut buffer = [0; 1024];
     // A question fits into one read, and the next one comes after its answer.
-    while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        // Who asks to hear of a change is told each second that there is none.
+        if String::from_utf8_lossy(&buffer[..length]).contains("?while=ready ") {
+            thread::sleep(Duration::from_secs(1));
+        }
         if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
             return;
         }
