@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read},
     net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,7 +32,10 @@ use crate::{
 const THICK_AND_FAST: Duration = Duration::from_micros(250);
 
 /// How long frames are then left to gather: no asker notices, and the socket has room for what 100,000 a second bring.
-const GATHERING: Duration = Duration::from_millis(1);
+const GATHERING: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
+
+/// How many frames are to gather within that time, so that one wake-up and what it brings into the caches is for all of them.
+const GATHERED: u32 = 64;
 
 /// How long frames are looked for where the kernel had no room to say when they come, before it is asked again.
 const REGISTER_AGAIN: Duration = Duration::from_secs(10);
@@ -179,7 +183,7 @@ impl Layer2 {
 }
 
 /// The external address that a frame says is here; none where it only asks.
-fn about(frame: &Frame) -> Option<IpAddr> {
+pub(crate) fn about(frame: &Frame) -> Option<IpAddr> {
     match frame {
         // Who asks where another address is says its own, which is none of these, or none.
         Frame::Arp(arp) => {
@@ -241,11 +245,16 @@ impl Reader {
                     look_until = Some(Instant::now() + REGISTER_AGAIN);
                 }
             }
+            let (mut gathering, mut looked_at) = (*GATHERING.start(), Instant::now());
             loop {
-                sleep(GATHERING).await;
-                if self.drain() == 0 && look_until.is_none_or(|until| until <= Instant::now()) {
+                sleep(gathering).await;
+                let frames = self.drain();
+                let now = Instant::now();
+                if frames == 0 && look_until.is_none_or(|until| until <= now) {
                     break;
                 }
+                gathering = next_gathering(now - looked_at, frames);
+                looked_at = now;
             }
         }
     }
@@ -307,6 +316,12 @@ impl Reader {
     }
 }
 
+/// How long frames are left to gather next, where so many came in a time.
+fn next_gathering(time: Duration, frames: usize) -> Duration {
+    let each = time / u32::try_from(frames).unwrap_or(u32::MAX).max(1);
+    (each * GATHERED).clamp(*GATHERING.start(), *GATHERING.end())
+}
+
 /// Group memberships on one interface. They are made by ordinary sockets, so that the kernel tells switches by MLD and
 /// the network card what to let through; a socket holds only so many (`net.core.optmem_max`), so there may be several.
 struct Memberships {
@@ -350,5 +365,23 @@ impl Memberships {
             }
         }
         self.sockets.retain(|(_, groups)| !groups.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_frames_come_the_shorter_they_gather_and_never_for_so_long_that_somebody_notices() {
+        let next = |millis, frames| next_gathering(Duration::from_millis(millis), frames);
+
+        // 100,000, 20,000 and 10,000 a second, and one now and then.
+        assert_eq!(next(2, 200), Duration::from_millis(1));
+        assert_eq!(next(2, 40), Duration::from_micros(3_200));
+        assert_eq!(next(2, 20), Duration::from_millis(5));
+        assert_eq!(next(1, 1), Duration::from_millis(5));
+        assert_eq!(next(3, 0), Duration::from_millis(5));
+        assert_eq!(next(1, AT_ONCE), Duration::from_millis(1));
     }
 }

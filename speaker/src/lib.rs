@@ -370,18 +370,19 @@ impl Hands {
         if matches!(event, Event::Snapshot(_) | Event::Interfaces(_) | Event::ProxyReady(_) | Event::Health { .. }) {
             self.count_at.get_or_insert(now + COUNT_INTERVAL);
         }
-        if let Some(target) = asked(&event)
-            && speaker.owned().contains_key(&target)
-        {
-            self.metrics.asked(target);
-        }
+        let asked = asked(&event);
         let seen = match &event {
             Event::Snapshot(snapshot) => Some(configuration::Event::Snapshot(snapshot.clone())),
-            Event::Tick => Some(configuration::Event::Tick),
+            Event::Tick if self.keeper.deadline().is_some_and(|due| due <= now) => Some(configuration::Event::Tick),
             _ => None,
         };
         let actions = speaker.step(now, event);
         let decided = Instant::now();
+        let is_answered = |target: &IpAddr| actions.iter().any(|action| is_about(action, *target));
+        // Of one that yields, what was counted is the business of its next owner.
+        if let Some(target) = asked.filter(|target| is_answered(target) && speaker.owned().contains_key(target)) {
+            self.metrics.asked(target);
+        }
         if let Some(seen) = seen {
             let write = self.keeper.step(now, seen);
             self.metrics.judged(self.keeper.state());
@@ -553,6 +554,11 @@ fn asked(event: &Event) -> Option<IpAddr> {
         Event::Ndp { ndp: Ndp::Solicitation(solicitation), .. } => Some(solicitation.target.into()),
         _ => None,
     }
+}
+
+/// Whether this says that an address is here.
+fn is_about(action: &Action, address: IpAddr) -> bool {
+    matches!(action, Action::Send { frame, .. } if layer2::about(frame) == Some(address))
 }
 
 fn log_event(event: &Event) {

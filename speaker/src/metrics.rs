@@ -292,7 +292,7 @@ impl Metrics {
         );
         registry.register(
             "questions",
-            "ARP and neighbour questions received for addresses that this node owns",
+            "ARP and neighbour questions received that this node has to answer",
             metrics.questions.clone(),
         );
         registry.register(
@@ -377,7 +377,7 @@ impl Metrics {
         counters.get_or_create(&AddressLabels::of(address)).inc();
     }
 
-    /// Somebody on the link asks for an address that this node owns.
+    /// Somebody on the link asks for an address, and this node has to answer.
     pub(crate) fn asked(&self, address: IpAddr) {
         self.questions.get_or_create(&AddressLabels::of(address)).inc();
     }

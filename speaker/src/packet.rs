@@ -13,8 +13,12 @@ use std::{io, sync::Arc};
 use libc::{
     BPF_ABS, BPF_B, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, PACKET_MULTICAST, SKF_AD_OFF, SKF_AD_PKTTYPE,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
+
+/// Room for frames, as the kernel reckons, which takes a short one for 768 bytes and some cards for more, and doubles it.
+const ROOM: usize = 1 << 19;
 
 /// What a socket receives and sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,10 @@ impl Protocol {
 pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     socket.set_nonblocking(true)?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &ROOM).is_err() {
+        // Without CAP_NET_ADMIN it gets as much as the host allows (`net.core.rmem_max`).
+        socket.set_recv_buffer_size(ROOM)?;
+    }
     socket.attach_filter(&protocol.filter())?;
     let index = i32::try_from(interface).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: the storage is zeroed and at least as large and as aligned as every socket address; all of `sockaddr_ll`
