@@ -403,6 +403,10 @@ impl Layer2 {
             && let Some(entries) = self.schedule.get_mut(&round)
         {
             entries.remove(&(due, address));
+            // Each step looks at the first of every round.
+            if entries.is_empty() {
+                self.schedule.remove(&round);
+            }
         }
         if let Some((round, due)) = next {
             self.schedule.entry(round).or_default().insert((due, address));
