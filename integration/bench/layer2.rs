@@ -7,10 +7,12 @@
 //! program fails above a limit; what a speaker is told of a proxy that is ready comes from here.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +21,7 @@ use anyhow::{Result, ensure};
 use ferrogate_integration::{
     lab::{
         cost::{measure, resident_mib, say_ready, taken},
-        neighbours::ask_steadily,
+        neighbours::{answer_barely, ask_steadily},
         product::Product,
         topology::{CLIENT_V6, Plan, Topology, uplink, uplink_v6},
         wait::{steadily, until},
@@ -47,7 +49,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// than an address outlives its ownership on a host.
 const QUIET: Duration = Duration::from_secs(7);
 
-/// How long questions are asked before they are counted.
+/// How long questions are asked before they are counted, and what a thread gets to start or to finish.
 const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Share of a core that an idle speaker may take.
@@ -84,6 +86,7 @@ fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
         Ok(())
     })?;
     let answered = answers()? - answered;
+    let barely = bench.barely(time)?;
     let unrelated = bench.over(time, || bench.unrelated(time))?;
     let mut streamed = 0.0;
     let beside = bench.over(time, || {
@@ -103,6 +106,7 @@ fn inside(binary: &Path, folder: &Path, time: Duration) -> Result<ExitCode> {
             100.0 * ANSWERING_CPU,
         ),
         Row::at_least("of them answered, %", 100.0 * answered / asked as f64, 100.0 * ANSWERED),
+        Row::free("CPU of a thread that answers as many and does nothing else, % of a core", 100.0 * barely),
         Row::free("CPU of the others, who hear them too, % of a core", 100.0 * worst(&asking[1..])),
         Row::at_most("wake-ups under 20,000 unrelated datagrams/s, over idle", wakes(&unrelated) / wakes(&idle), WAKES),
         Row::free("CPU then, % of a core", 100.0 * unrelated[0].cpu),
@@ -244,6 +248,27 @@ impl Bench {
         let resident = |node| resident_mib(self.product.pid("speaker", node)?);
         let all = (0..NODES.into()).map(resident).collect::<Result<Vec<_>>>()?;
         Ok(all.into_iter().fold(0.0, f64::max))
+    }
+
+    /// What a thread on the first node, beside its speaker, takes of a core to answer as many questions, for addresses that nobody
+    /// has. Whatever reads and answers by such a socket takes that, and a speaker has some more to do.
+    fn barely(&self, time: Duration) -> Result<f64> {
+        let free = (0..=u8::MAX).map(|last| IpAddr::from(Ipv4Addr::new(198, 18, 250, last)));
+        let (addresses, node) = (free.collect::<BTreeSet<_>>(), &self.topology.nodes[0].namespace);
+        let asked = addresses.iter().copied().collect::<Vec<_>>();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let answers = scope.spawn(|| answer_barely(node, "eth0", &addresses, &stop));
+            // Until it looks, and until the last are answered.
+            thread::sleep(WARM_UP);
+            let asked = ask_steadily(&self.topology.client, "eth0", &asked, QUESTIONS, time);
+            thread::sleep(WARM_UP);
+            stop.store(true, Ordering::Relaxed);
+            let (answered, taken) = answers.join().expect("it does not panic")?;
+            let asked = asked?;
+            ensure!(answered as f64 >= ANSWERED * asked as f64, "only {answered} of {asked} were answered barely");
+            Ok(taken.as_secs_f64() / time.as_secs_f64())
+        })
     }
 
     /// Datagrams by both families to the first node, which has a socket for them and never reads it.

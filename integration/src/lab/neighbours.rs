@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::{self, Read},
     net::IpAddr,
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,14 @@ use ferrogate_wire::{
     ethernet::Mac,
     ndp::{self, Ndp, Solicitation},
 };
+use nix::{
+    ifaddrs::getifaddrs,
+    libc,
+    sys::socket::bind,
+    time::{ClockId, clock_gettime},
+};
 use pnet::datalink::{self, Channel, Config, DataLinkReceiver, DataLinkSender, NetworkInterface};
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     lab::{topology::Topology, wait::steadily},
@@ -62,7 +70,8 @@ fn ask(interface: &str, address: IpAddr, patience: Duration) -> Result<BTreeSet<
     Ok(owners)
 }
 
-/// Asks for some addresses in turn, steadily for a while. Returns how many questions left. Answers are not looked at.
+/// Asks for some addresses in turn, steadily for a while. Returns how many questions left. Answers are not looked at, and go to
+/// no socket: in the kernel that would be work of whoever answers.
 ///
 /// # Errors
 /// When the interface is not there, or does not take a question.
@@ -74,14 +83,76 @@ pub fn ask_steadily(
     time: Duration,
 ) -> Result<usize> {
     client.run(|| {
-        let (mut link, mac) = Link::open(interface)?;
-        let questions = addresses.iter().map(|address| question(&link.interface, mac, *address));
+        let (socket, mac) = raw_socket(interface, Hears::Nothing)?;
+        let interface = find(interface)?;
+        let questions = addresses.iter().map(|address| question(&interface, mac, *address));
         let questions = questions.collect::<Result<Vec<_>>>()?;
-        steadily(per_second, time, |number| {
-            let sent = link.sender.send_to(&questions[number % questions.len()], None);
-            Ok(sent.context("no room to send")??)
-        })
+        steadily(per_second, time, |number| Ok(socket.send(&questions[number % questions.len()]).map(drop)?))
     })
+}
+
+/// How long questions gather for somebody who answers barely.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// Answers requests by ARP for some addresses until it is told to stop, and does nothing else: a thread that looks each 5 ms reads
+/// what came and answers it. Returns how many it answered, and the CPU time that it took.
+///
+/// # Errors
+/// When the interface is not there, or does not take an answer.
+pub fn answer_barely(
+    node: &Namespace,
+    interface: &str,
+    addresses: &BTreeSet<IpAddr>,
+    stop: &AtomicBool,
+) -> Result<(usize, Duration)> {
+    node.run(|| {
+        let (socket, mac) = raw_socket(interface, Hears::Arp)?;
+        socket.set_nonblocking(true)?;
+        let (mut answered, mut frame) = (0, [0; 128]);
+        let taken = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        while !stop.load(Ordering::Relaxed) {
+            thread::sleep(GATHERING);
+            loop {
+                let length = match (&socket).read(&mut frame) {
+                    Ok(length) => length,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error).context("reading a question"),
+                };
+                let Ok(request) = arp::decode(&frame[..length]) else { continue };
+                if request.operation == Operation::Request && addresses.contains(&request.target.into()) {
+                    socket.send(&Arp::answer(&request, mac).encode()).context("answering")?;
+                    answered += 1;
+                }
+            }
+        }
+        let taken = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)? - taken;
+        Ok((answered, taken.into()))
+    })
+}
+
+/// What a socket receives.
+#[derive(Clone, Copy)]
+enum Hears {
+    Nothing,
+    Arp,
+}
+
+/// A socket that sends by an interface, and the Ethernet address of that.
+fn raw_socket(interface: &str, hears: Hears) -> Result<(Socket, Mac)> {
+    let mut all = getifaddrs().context("listing the interfaces")?.filter(|found| found.interface_name == interface);
+    let link = all.find_map(|found| found.address?.as_link_addr().copied()).context("no such interface")?;
+    let mac = Mac(link.addr().context("no Ethernet address")?);
+    let protocol = match hears {
+        Hears::Nothing => 0,
+        Hears::Arp => i32::from((libc::ETH_P_ARP as u16).to_be()),
+    };
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol.into())).context("opening a raw socket")?;
+    bind(socket.as_raw_fd(), &link).context("binding it to the interface")?;
+    Ok((socket, mac))
+}
+
+fn find(interface: &str) -> Result<NetworkInterface> {
+    datalink::interfaces().into_iter().find(|found| found.name == interface).context("no such interface")
 }
 
 /// An interface on which frames are sent and received.
@@ -94,8 +165,7 @@ struct Link {
 impl Link {
     /// Opens it; returns its Ethernet address too.
     fn open(name: &str) -> Result<(Self, Mac)> {
-        let interface = datalink::interfaces().into_iter().find(|found| found.name == name);
-        let interface = interface.context("no such interface")?;
+        let interface = find(name)?;
         let mac = Mac(interface.mac.context("no Ethernet address")?.octets());
         let config = Config { read_timeout: Some(Duration::from_millis(5)), ..Config::default() };
         let Channel::Ethernet(sender, receiver) = datalink::channel(&interface, config)? else {
