@@ -60,14 +60,6 @@ pub(super) fn run(binary: &Path, folder: &Path, peer: Peer) -> Result<[Seen; 2]>
     let setup = Setup { profile: Profile::Default, graceful_restart: false };
     let ground = Ground::new(plan)?;
     let mut product = Product::without_manifests(binary, folder)?;
-    let router = ground.start_router(peer, setup.profile, setup.graceful_restart)?;
-    let measured = measure(&ground, &mut product, plan, setup);
-    // Beside the logs of the product, for whoever looks why something failed.
-    _ = fs::write(product.logs().join("router.log"), router.log());
-    measured
-}
-
-fn measure(ground: &Ground, product: &mut Product, plan: Plan, setup: Setup) -> Result<[Seen; 2]> {
     product.write("network.yaml", &manifests::many(plan, ROUTES, setup))?;
     product.start_one(&ground.topology, "controller", 0)?;
     until(LIMIT, || {
@@ -75,27 +67,26 @@ fn measure(ground: &Ground, product: &mut Product, plan: Plan, setup: Setup) -> 
         ensure!(given == ROUTES, "{given} of {ROUTES} Services have an address");
         Ok(())
     })?;
+    // The proxy would need a socket for each address, and what is measured is what routers are told.
+    let _proxy = stand_in(&ground)?;
 
     let file = product.logs().join("exabgp.conf");
     fs::write(&file, feed())?;
-    let begun = Instant::now();
-    let exabgp = start_exabgp(ground, &file, &product.logs().join("exabgp.log"))?;
-    let beside = wait_for_routes(ground, begun)?;
-    drop(exabgp);
-    ground.router.run(|| {
-        until(LIMIT, || {
-            let left = Ground::host_routes()?;
-            ensure!(left == 0, "the router's kernel still has {left} routes from ExaBGP");
-            Ok(())
-        })
+    let log = product.logs().join("exabgp.log");
+    let router_log = product.logs().join("router-of-exabgp.log");
+    let beside = with_router(&ground, peer, setup, &router_log, || {
+        let begun = Instant::now();
+        let _exabgp = start_exabgp(&ground, &file, &log)?;
+        wait_for_routes(&ground, begun)
     })?;
-
-    // The proxy would need a socket for each address, and what is measured is what routers are told.
-    let _proxy = stand_in(ground)?;
-    let begun = Instant::now();
-    product.start_one(&ground.topology, "speaker", 0)?;
-    let own = wait_for_routes(ground, begun)?;
-    product.kill("speaker", 0)?;
+    let router_log = product.logs().join("router-of-speaker.log");
+    let own = with_router(&ground, peer, setup, &router_log, || {
+        let begun = Instant::now();
+        product.start_one(&ground.topology, "speaker", 0)?;
+        let own = wait_for_routes(&ground, begun)?;
+        product.kill("speaker", 0)?;
+        Ok(own)
+    })?;
 
     for (who, Took { all, coming }) in [("the speaker", own), ("ExaBGP", beside)] {
         println!("  10,000 routes from {who}: {all:.2?} from its start, {coming:.2?} from the first to the last");
@@ -103,6 +94,29 @@ fn measure(ground: &Ground, product: &mut Product, plan: Plan, setup: Setup) -> 
     let ratio = own.all.as_secs_f64() / beside.all.as_secs_f64();
     let seen = Seen { ms: milliseconds(own.all), ratio: Some((ratio * 100.0).round() / 100.0), ..Seen::default() };
     Ok([seen, Seen::default()])
+}
+
+/// Measures with a router that nobody has spoken with yet: one that has lost a session waits before it takes the next.
+fn with_router(
+    ground: &Ground,
+    peer: Peer,
+    setup: Setup,
+    log: &Path,
+    measure: impl FnOnce() -> Result<Took>,
+) -> Result<Took> {
+    let router = ground.start_router(peer, setup.profile, setup.graceful_restart)?;
+    let measured = measure();
+    // Beside the logs of the product, for whoever looks why something failed.
+    _ = fs::write(log, router.log());
+    let took = measured?;
+    ground.router.run(|| {
+        until(LIMIT, || {
+            let left = Ground::host_routes()?;
+            ensure!(left == 0, "the router's kernel still has {left} routes");
+            Ok(())
+        })
+    })?;
+    Ok(took)
 }
 
 /// Waits until the router's kernel has every route.
