@@ -32,6 +32,12 @@ impl Command {
         Self::new("cargo").args(args)
     }
 
+    /// The same with the least priority there is.
+    pub fn nice(self) -> Self {
+        let args = ["-n".into(), "19".into(), self.program].into_iter().chain(self.args).collect();
+        Self { program: "nice".into(), args, env: self.env }
+    }
+
     /// Adds arguments.
     pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(mut self, args: I) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -170,6 +176,13 @@ mod tests {
         let command = Command::cargo(["test", "--config", "a b"]).env("SEEDS", "3");
 
         assert_eq!(command.to_string(), "SEEDS=3 cargo test --config 'a b'");
+    }
+
+    #[test]
+    fn a_nice_command_is_the_same_and_goes_last() {
+        let command = Command::cargo(["build"]).env("SEEDS", "3").nice();
+
+        assert_eq!(command.to_string(), "SEEDS=3 nice -n 19 cargo build");
     }
 
     #[test]

@@ -20,7 +20,10 @@ use ferrogate_integration::{
     },
     workspace,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// First lines that are shown of a log, or of what one test has printed, when it failed: why it did, before the logs of
@@ -68,10 +71,18 @@ async fn verify(arguments: Arguments, stop: &CancellationToken) -> Result<bool> 
     let logs = members.target_directory.join("verify").into_std_path_buf();
 
     prepare(&stages, arguments.no_install, &logs, stop).await?;
+    let ahead = build_ahead(&stages, &logs, stop)?;
     let mut verifier =
         Verifier { members, logs, length, stop: stop.clone(), total: Tally::default(), notes: Vec::new() };
     let begun = Instant::now();
+    let mut ahead = Some(ahead);
     for stage in &stages {
+        if *stage >= Stage::Net
+            && let Some(ahead) = ahead.take()
+        {
+            verifier.progress("what ships and what the stages need is built");
+            ahead.await.context("building ahead")?;
+        }
         verifier.stage(*stage).await?;
     }
     for note in &verifier.notes {
@@ -122,6 +133,19 @@ async fn prepare(stages: &[Stage], no_install: bool, logs: &Path, stop: &Cancell
     Ok(())
 }
 
+/// Begins what takes long to build. What does not build is told by the stage that needs it.
+fn build_ahead(stages: &[Stage], logs: &Path, stop: &CancellationToken) -> Result<JoinHandle<()>> {
+    let (builds, stop) = (plan::ahead(stages)?, stop.clone());
+    let log = run::log_file(logs, "build", "ahead")?;
+    Ok(tokio::spawn(async move {
+        for build in builds {
+            if !matches!(run::run(&build.nice(), &log, None, &stop).await, Ok(End::Exit(status)) if status.success()) {
+                return;
+            }
+        }
+    }))
+}
+
 struct Verifier {
     members: Metadata,
     logs: PathBuf,
@@ -144,7 +168,7 @@ impl Verifier {
             }
             Ok(steps) => {
                 for step in steps {
-                    self.progress(stage, &step);
+                    self.progress(&format!("{:<9} {}", stage.name(), step.name));
                     let log = run::log_file(&self.logs, stage.name(), &step.name)?;
                     let (found, failure) = self.step(&step, &log, &mut budget, &mut build).await?;
                     tally += found;
@@ -226,9 +250,9 @@ impl Verifier {
         Ok((found.tally, failure))
     }
 
-    fn progress(&self, stage: Stage, step: &Step) {
+    fn progress(&self, what: &str) {
         if std::io::stdout().is_terminal() {
-            print!("\r\x1b[K{:<9} {} …", stage.name(), step.name);
+            print!("\r\x1b[K{what} …");
             let _ = std::io::stdout().flush();
         }
     }

@@ -66,10 +66,9 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
         }
         Stage::Kube => {
             let ((product, _), (debug, _)) = (shipping()?, developing()?);
-            let tools = ["run", "--locked", "--package", "ferrogate-integration", "--bin", "tools"];
             let mut step = targets(stage, members)?;
             step.build.splice(0..0, [product, debug]);
-            step.build.push(Command::cargo(tools));
+            step.build.push(tools());
             vec![step]
         }
         Stage::Net | Stage::Examples => {
@@ -82,6 +81,28 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
         }
     };
     Ok(steps)
+}
+
+/// What takes longest to build and shares nothing with what the first stages build, in the order in which it is needed. It is
+/// begun with them and has what they leave of the processors: much of it goes on one at a time.
+///
+/// # Errors
+/// When cargo cannot be asked where things are.
+pub fn ahead(stages: &[Stage]) -> Result<Vec<Command>> {
+    let has = |wanted: &[Stage]| stages.iter().any(|stage| wanted.contains(stage));
+    let mut builds = Vec::new();
+    if has(&[Stage::Net, Stage::Kube, Stage::Examples]) {
+        builds.push(shipping()?.0);
+    }
+    if has(&[Stage::Kube]) {
+        builds.push(tools());
+    }
+    Ok(builds)
+}
+
+/// Builds the control plane.
+fn tools() -> Command {
+    Command::cargo(["run", "--locked", "--package", "ferrogate-integration", "--bin", "tools"])
 }
 
 /// Where a test target of a package is run.
