@@ -45,8 +45,14 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// How many manifest files are read before what they say is taken in, so that a large folder is never held twice.
 const FILES_AT_ONCE: usize = 1024;
 
-/// How often both folders are looked at as a whole, for what inotify cannot tell.
+/// How often both folders are looked at as a whole, for what inotify cannot tell, unless that takes long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many times as long as the last look took nobody looks again, up to [`LONGEST_LOOK_INTERVAL`].
+const LOOK_SPARINGLY: u32 = 1000;
+
+/// How often they are looked at in any case.
+const LONGEST_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often a folder that is away, or that cannot be watched, is looked for.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
@@ -192,12 +198,16 @@ impl Directory {
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     let now = Instant::now();
-                    if next_look <= now {
-                        next_look = now + LOOK_INTERVAL;
+                    let is_look = next_look <= now;
+                    if is_look {
                         self.look_again(now);
                     }
                     self.look_at_state(now, &mut watches);
                     self.look_at_manifests(now, &mut watches);
+                    if is_look {
+                        let took = now.elapsed();
+                        next_look = now + (took * LOOK_SPARINGLY).clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL);
+                    }
                     self.publish().await;
                 }
             }
