@@ -17,7 +17,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::pending,
     io,
     net::IpAddr,
     ops::ControlFlow,
@@ -39,11 +38,11 @@ use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
     task::{JoinSet, yield_now},
-    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, trace, warn};
 
+mod alarm;
 pub mod bfd;
 pub mod bgp;
 mod clock;
@@ -73,6 +72,7 @@ pub use layer2::RawSocketsRefused;
 pub use metrics::Metrics;
 
 use crate::{
+    alarm::Alarm,
     detours::Detours,
     gossip::Gossip,
     health_probe::HealthProbes,
@@ -213,6 +213,7 @@ async fn follow(
 
     let mut is_stopping = false;
     let mut waiting = Vec::new();
+    let mut alarm = Alarm::new().map_err(RunError::Thread)?;
     loop {
         hands.catch_up(&speaker).await;
         if hands.gossip.is_flooded() {
@@ -271,18 +272,11 @@ async fn follow(
                 hands.host.clear().await;
                 return Err(RunError::NetlinkEnded);
             }
-            () = until(deadline) => Event::Tick,
+            () = alarm.rings(deadline) => Event::Tick,
         };
         if hands.take(&mut speaker, event).await?.is_break() {
             return Ok(());
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline.into()).await,
-        None => pending().await,
     }
 }
 

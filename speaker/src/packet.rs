@@ -8,7 +8,11 @@
 //! tokio wants a promise about the descriptor it watches.
 #![allow(unsafe_code)]
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
 
 use libc::{
     BPF_ABS, BPF_B, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, PACKET_MULTICAST, SKF_AD_OFF, SKF_AD_PKTTYPE,
@@ -98,8 +102,8 @@ pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<Socket> {
 ///
 /// # Errors
 /// When the kernel has no room for one more.
-pub(crate) fn register(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
-    // SAFETY: a `Socket` owns its descriptor, never replaces it, and closes it only when it is dropped; what is watched
-    // keeps it from that.
-    Ok(unsafe { AsyncFd::register(socket) }?)
+pub(crate) fn register<T: AsRawFd + Into<OwnedFd>>(owner: Arc<T>) -> io::Result<AsyncFd<Arc<T>>> {
+    // SAFETY: what can become an `OwnedFd` owns its descriptor. Ours, a `Socket` and an `OwnedFd`, never replace it, and close it
+    // only when they are dropped; what is watched keeps them from that.
+    Ok(unsafe { AsyncFd::register(owner) }?)
 }
