@@ -205,13 +205,21 @@ impl Directory {
                     self.look_at_state(now, &mut watches);
                     self.look_at_manifests(now, &mut watches);
                     if is_look {
-                        let took = now.elapsed();
-                        next_look = now + (took * LOOK_SPARINGLY).clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL);
+                        next_look = now + self.look_interval(now.elapsed());
                     }
                     self.publish().await;
                 }
             }
         }
+    }
+
+    /// How long nobody looks again after a look that took so long.
+    fn look_interval(&self, took: Duration) -> Duration {
+        // Part of a folder may be seen by nothing else.
+        if self.manifests.trouble.is_some() || self.state.trouble.is_some() {
+            return LOOK_INTERVAL;
+        }
+        (took * LOOK_SPARINGLY).clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL)
     }
 
     fn look_again(&mut self, at: Instant) {

@@ -57,8 +57,9 @@ impl Alarm {
                 self.timer.set(Expiration::OneShot(TimeSpec::from_duration(left)), TimerSetTimeFlags::empty())?;
                 self.set_for = Some(at);
             }
-            // It may still be that of an earlier time.
+            // It may still be that of an earlier time, or ring a little early by this clock: it is set again then.
             self.watched.readable().await?.clear_ready();
+            self.set_for = None;
         }
     }
 }

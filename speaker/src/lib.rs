@@ -118,6 +118,11 @@ pub enum RunError {
     /// The kernel has no thread or descriptor left.
     #[error("the thread of the speaker cannot be started; raise the limits of threads and open files")]
     Thread(#[source] io::Error),
+    /// The kernel has no descriptor left, or no room to watch one.
+    #[error(
+        "the alarm of the speaker cannot be made; raise the limit of open files, or the sysctl fs.epoll.max_user_watches"
+    )]
+    Alarm(#[source] io::Error),
     /// What speaks with routers has failed.
     #[error("BGP has ended by itself; what happened stands above")]
     BgpEnded,
@@ -178,6 +183,7 @@ async fn follow(
     let Following { first, next: mut interfaces, netlink, requests } = interfaces::follow(&mut tasks).await?;
     let keys = keys(&config, &mut tasks)?;
     let mut proxy = proxy_readiness(&config, &mut tasks).await;
+    let mut alarm = Alarm::new().map_err(RunError::Alarm)?;
     let (events, mut received) = mpsc::channel(EVENTS);
     let (answers, mut answered) = mpsc::channel(EVENTS);
     let flags = &config.flags;
@@ -213,7 +219,6 @@ async fn follow(
 
     let mut is_stopping = false;
     let mut waiting = Vec::new();
-    let mut alarm = Alarm::new().map_err(RunError::Thread)?;
     loop {
         hands.catch_up(&speaker).await;
         if hands.gossip.is_flooded() {

@@ -102,8 +102,14 @@ pub(crate) fn open(protocol: Protocol, interface: u32) -> io::Result<Socket> {
 ///
 /// # Errors
 /// When the kernel has no room for one more.
-pub(crate) fn register<T: AsRawFd + Into<OwnedFd>>(owner: Arc<T>) -> io::Result<AsyncFd<Arc<T>>> {
-    // SAFETY: what can become an `OwnedFd` owns its descriptor. Ours, a `Socket` and an `OwnedFd`, never replace it, and close it
-    // only when they are dropped; what is watched keeps them from that.
+pub(crate) fn register<T: Owner>(owner: Arc<T>) -> io::Result<AsyncFd<Arc<T>>> {
+    // SAFETY: an `Owner` keeps its descriptor until it is dropped; what is watched keeps it from that.
     Ok(unsafe { AsyncFd::register(owner) }?)
 }
+
+/// What owns a descriptor, never replaces it, and closes it only when it is dropped.
+pub(crate) trait Owner: AsRawFd {}
+
+impl Owner for Socket {}
+
+impl Owner for OwnedFd {}

@@ -71,20 +71,17 @@ async fn verify(arguments: Arguments, stop: &CancellationToken) -> Result<bool> 
     let logs = members.target_directory.join("verify").into_std_path_buf();
 
     prepare(&stages, arguments.no_install, &logs, stop).await?;
-    let ahead = build_ahead(&stages, &logs, stop)?;
+    let mut ahead = build_ahead(&stages, &logs, stop)?;
     let mut verifier =
         Verifier { members, logs, length, stop: stop.clone(), total: Tally::default(), notes: Vec::new() };
     let begun = Instant::now();
-    let mut ahead = Some(ahead);
-    for stage in &stages {
-        if *stage >= Stage::Net
-            && let Some(ahead) = ahead.take()
-        {
-            verifier.progress("what ships and what the stages need is built");
-            ahead.await.context("building ahead")?;
-        }
-        verifier.stage(*stage).await?;
+    let done = verifier.stages(&stages, &mut ahead).await;
+    if done.is_err() && !ahead.is_finished() {
+        // It would go on without us.
+        stop.cancel();
+        let _ = ahead.await;
     }
+    done?;
     for note in &verifier.notes {
         println!("{note}");
     }
@@ -156,6 +153,18 @@ struct Verifier {
 }
 
 impl Verifier {
+    /// Runs them. Nothing is built beside those from [`Stage::Net`] on: they have real clocks.
+    async fn stages(&mut self, stages: &[Stage], ahead: &mut JoinHandle<()>) -> Result<()> {
+        for stage in stages {
+            if *stage >= Stage::Net && !ahead.is_finished() {
+                self.progress("what ships, and what the next stages need, is built");
+                (&mut *ahead).await.context("building ahead")?;
+            }
+            self.stage(*stage).await?;
+        }
+        Ok(())
+    }
+
     async fn stage(&mut self, stage: Stage) -> Result<()> {
         let mut budget = Budget::new(stage.budget(self.length));
         let mut build = Duration::ZERO;

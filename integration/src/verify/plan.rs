@@ -44,7 +44,11 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
     let steps = match stage {
         Stage::Lint => lint(),
         Stage::Fuzz => fuzz(length, members)?,
-        Stage::Bgp => vec![targets(stage, members)?],
+        Stage::Bgp => {
+            let mut step = targets(stage, members)?;
+            step.build.insert(0, shipping()?.0);
+            vec![step]
+        }
         Stage::Unit => {
             let mut steps = vec![
                 tests("unit", ["--workspace", "--lib", "--bins"]),
@@ -83,15 +87,18 @@ pub fn steps(stage: Stage, length: Length, members: &Metadata) -> Result<Vec<Ste
     Ok(steps)
 }
 
-/// What takes longest to build and shares nothing with what the first stages build, in the order in which it is needed. It is
-/// begun with them and has what they leave of the processors: much of it goes on one at a time.
+/// What takes longest to build, in the order in which it is needed, where other stages come first. It is begun with them and has
+/// what they leave of the processors: much of it goes on one at a time.
 ///
 /// # Errors
 /// When cargo cannot be asked where things are.
 pub fn ahead(stages: &[Stage]) -> Result<Vec<Command>> {
-    let has = |wanted: &[Stage]| stages.iter().any(|stage| wanted.contains(stage));
     let mut builds = Vec::new();
-    if has(&[Stage::Net, Stage::Kube, Stage::Examples]) {
+    if stages.first().is_none_or(|first| *first >= Stage::Net) {
+        return Ok(builds);
+    }
+    let has = |wanted: &[Stage]| stages.iter().any(|stage| wanted.contains(stage));
+    if has(&[Stage::Net, Stage::Bgp, Stage::Kube, Stage::Examples]) {
         builds.push(shipping()?.0);
     }
     if has(&[Stage::Kube]) {
