@@ -205,21 +205,13 @@ impl Directory {
                     self.look_at_state(now, &mut watches);
                     self.look_at_manifests(now, &mut watches);
                     if is_look {
-                        next_look = now + self.look_interval(now.elapsed());
+                        let sees_all = self.manifests.trouble.is_none() && self.state.trouble.is_none();
+                        next_look = now + look_interval(now.elapsed(), sees_all);
                     }
                     self.publish().await;
                 }
             }
         }
-    }
-
-    /// How long nobody looks again after a look that took so long.
-    fn look_interval(&self, took: Duration) -> Duration {
-        // Part of a folder may be seen by nothing else.
-        if self.manifests.trouble.is_some() || self.state.trouble.is_some() {
-            return LOOK_INTERVAL;
-        }
-        (took * LOOK_SPARINGLY).clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL)
     }
 
     fn look_again(&mut self, at: Instant) {
@@ -352,6 +344,11 @@ impl Directory {
         }
         self.reported = (**problems).clone();
     }
+}
+
+/// How long nobody looks again after a look that took so long. Where a part of a folder is not watched, nothing else sees it.
+fn look_interval(took: Duration, sees_all: bool) -> Duration {
+    if sees_all { (took * LOOK_SPARINGLY).clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL) } else { LOOK_INTERVAL }
 }
 
 /// What a manifest file says.
@@ -547,4 +544,17 @@ fn read_text(path: &Path) -> Result<Option<String>, Fault> {
         return Err(unreadable(format!("larger than {} MiB; split it", MAX_FILE_BYTES >> 20)));
     }
     String::from_utf8(bytes).map(Some).map_err(|error| unreadable(format!("{error}; save it as UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_takes_long_is_taken_seldom_unless_nothing_else_sees_a_part() {
+        let interval = |millis, sees_all| look_interval(Duration::from_millis(millis), sees_all).as_secs();
+
+        assert_eq!([0, 1, 40, 300].map(|took| interval(took, true)), [10, 10, 40, 60]);
+        assert_eq!([0, 300].map(|took| interval(took, false)), [10, 10]);
+    }
 }
