@@ -219,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_longest_is_built_ahead_where_something_comes_before_it() {
+        let ahead = |stages: &[Stage]| super::ahead(stages).unwrap();
+        let product = shipping().unwrap().0;
+
+        assert_eq!(ahead(&[Stage::Lint, Stage::Unit, Stage::Fuzz]), []);
+        assert_eq!(ahead(&[Stage::Net, Stage::Kube]), []);
+        assert_eq!(ahead(&[Stage::Sim, Stage::Bgp]), std::slice::from_ref(&product));
+        assert_eq!(ahead(&[Stage::Lint, Stage::Kube]), [product, tools()]);
+    }
+
+    #[test]
     fn tests_are_compiled_outside_of_the_budget() {
         let step = tests("core", ["--package", "ferrogate-core"]);
 
