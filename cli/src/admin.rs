@@ -278,12 +278,12 @@ mod tests {
         assert!(changes_by(false, 0, true).await);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn when_a_room_is_gone_nobody_waits_for_it() {
         let (room, ready) = watch::channel(true);
         drop(room);
 
-        no_longer(true, &mut [ready]).await;
+        timeout(HELD_BACK, no_longer(true, &mut [ready])).await.unwrap();
     }
 
     #[test]
