@@ -1,6 +1,6 @@
 //! An alarm of the kernel's for the loop. The runtime's own clock goes by the millisecond, wakes up for nothing whenever 64 of
-//! them are over, and is told of each new time by a message to itself: for a loop that waits for little else that is half of
-//! what it does.
+//! them are over, and is told of each new time by a message to itself: for a loop that waits for little else that is a quarter
+//! of its wake-ups.
 
 use std::{
     future::pending,
