@@ -197,8 +197,10 @@ async fn control(thread: Rc<Thread>, mut inbox: mpsc::Receiver<Command>, shutdow
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&thread)));
     let mut listeners: BTreeMap<ListenerKey, listen::Open> = BTreeMap::new();
     loop {
-        // Receiving is cancel-safe: a command that is not taken stays in the channel.
+        // Receiving is cancel-safe: a command that is not taken stays in the channel. What was told before the end is
+        // obeyed first: clients may be waiting already in a listener that comes with it.
         let command = tokio::select! {
+            biased;
             command = inbox.recv() => command,
             () = shutdown.cancelled() => None,
         };
@@ -249,5 +251,38 @@ async fn sweep(thread: Rc<Thread>) {
         thread.watches.sweep(now);
         thread.pool.borrow_mut().sweep(now);
         thread.set_date();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ferrogate_core::proxy::Transport;
+
+    use super::*;
+    use crate::fixtures::{World, loopback, run};
+
+    #[test]
+    fn what_a_thread_was_told_before_the_end_is_done_before_it_ends() {
+        run(async {
+            let socket = std::net::TcpListener::bind(loopback()).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let mut world = World::new(socket.local_addr().unwrap(), Transport::Tcp);
+            world.service.is_entry = true;
+            let _client = std::net::TcpStream::connect(world.key.socket).unwrap();
+            let thread = world.thread(Config { drain_timeout: Duration::ZERO, ..Config::default() });
+            let (commands, inbox) = mpsc::channel(COMMANDS);
+            let shutdown = CancellationToken::new();
+            for _ in 1..COMMANDS {
+                commands.send(Command::Table(world.table())).await.unwrap();
+            }
+            commands.send(Command::OpenTcp(world.key, socket)).await.unwrap();
+            shutdown.cancel();
+
+            control(Rc::clone(&thread), inbox, shutdown).await;
+
+            assert_eq!(thread.counters.accepted.value(), 1);
+        });
     }
 }
