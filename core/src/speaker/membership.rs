@@ -352,7 +352,8 @@ impl Membership {
         }
     }
 
-    /// Takes in the Leases. Returns what words that are new have changed, each with its node.
+    /// Takes in the Leases. Returns what words that are new have changed, each with its node; what follows from all of them
+    /// together is for [`tick`](Self::tick) to judge.
     pub(super) fn look(
         &mut self,
         now: Instant,
@@ -364,10 +365,7 @@ impl Membership {
         if is_back {
             self.bear_with_everyone(now);
         }
-        let shown: Vec<_> = shown.into_iter().filter_map(|shown| self.take_shown(now, shown)).collect();
-        // Only now, so that all of them are judged together.
-        let changed = self.reckon(now);
-        shown.into_iter().map(|(node, taken)| (node, Taken { changed: taken.changed | changed, ..taken })).collect()
+        shown.into_iter().filter_map(|shown| self.take_shown(now, shown)).collect()
     }
 
     fn take_shown(&mut self, now: Instant, shown: Shown) -> Option<(NodeName, Taken)> {

@@ -431,6 +431,24 @@ fn an_owner_whose_interface_is_found_dead_by_bfd_is_replaced_at_once_with_and_wi
     }
 }
 
+/// Found by `sim::chaos::run_by_leases`, seed 2595.
+#[test]
+fn what_is_judged_as_a_renewal_of_its_own_is_seen_is_acted_on() {
+    let mut alone = Alone::new(facts(2));
+    alone.renewed(watch_link(2));
+    for verdict in [Verdict::Up, Verdict::Down] {
+        alone.stand.step(Event::Watched { node: "k2".into(), interface: "eth1".into(), verdict });
+    }
+    assert!(alone.stand.owns(SECOND));
+    let own = only(alone.stand.pass(RENEWAL));
+    // Nobody can watch it any more, and so nobody finds it dead.
+    alone.renewed(wire_link("eth1"));
+
+    alone.give_back(&own);
+
+    assert!(!alone.stand.owns(SECOND));
+}
+
 /// A node that others count as lost goes by what they go by, so that one of the two stays.
 #[test]
 fn a_node_without_an_api_server_and_whoever_took_over_from_it_agree_on_who_stays() {
