@@ -747,7 +747,8 @@ impl Speaker {
     /// Has owners watched, if this node comes next, and lets those who come next watch it.
     fn watch(&mut self, actions: &mut Vec<Action>) {
         let takes_part = !self.own.leaving && !self.listening.is_empty();
-        let (watch, unwatched) = self.watches.review(&self.own.links, self.membership.watchable(), takes_part);
+        let (accused, others) = (self.membership.accused_links(), self.membership.watchable());
+        let (watch, unwatched) = self.watches.review(&self.own.links, accused, others, takes_part);
         for (node, interface) in unwatched {
             self.membership.verdict(&node, interface, None, Verdict::Unwatched);
         }

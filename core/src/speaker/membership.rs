@@ -123,7 +123,9 @@ pub(super) struct Membership {
     yields: bool,
     /// The greatest number under which this speaker was accused; 0 while it is not.
     accused: u32,
-    /// Interfaces of this node that somebody accuses without an answer, since when, and whether for long enough.
+    /// Interfaces of this node that somebody accuses.
+    accused_links: BTreeSet<InterfaceName>,
+    /// Those of them that nobody answers for, since when, and whether for long enough.
     dead_links: BTreeMap<InterfaceName, (Instant, bool)>,
 }
 
@@ -251,6 +253,7 @@ impl Membership {
             is_in_doubt: false,
             yields: false,
             accused: 0,
+            accused_links: BTreeSet::new(),
             dead_links: BTreeMap::new(),
         }
     }
@@ -694,6 +697,9 @@ impl Membership {
     fn judge_links(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
         let accused = self.testimonies.0.values().flat_map(|own| own.accuses.keys());
         let accused: BTreeSet<&Subject> = accused.filter(|subject| subject.interface.is_some()).collect();
+        let own = accused.iter().filter(|subject| subject.node == self.tag);
+        let own: BTreeSet<_> = own.filter_map(|subject| subject.interface.clone()).collect();
+        self.looks_elsewhere |= own != self.accused_links;
         let mut by_node: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
         let mut in_doubt: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
         for subject in accused {
@@ -705,6 +711,7 @@ impl Membership {
                 in_doubt.entry(*node).or_default().extend(interface.clone());
             }
         }
+        self.accused_links = own;
         let mut changed = false;
         for member in self.members.values_mut() {
             let dead = by_node.remove(&member.tag).unwrap_or_default();
@@ -964,6 +971,11 @@ impl Membership {
         };
         standings.insert(self.node.clone(), standing);
         standings
+    }
+
+    /// Interfaces of this node that others look at, as somebody says that they are dead.
+    pub(super) fn accused_links(&self) -> &BTreeSet<InterfaceName> {
+        &self.accused_links
     }
 
     /// Other nodes that could be watched.

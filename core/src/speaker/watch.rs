@@ -7,7 +7,8 @@
 //!
 //! While an interface is said to be dead everyone watches it, next in line or not: whoever took over gives back when its
 //! session is up again, and whoever sees that interface says so, for it may be the way of the one who took over that is
-//! lost. A few of those who see it go on for as long as another says that it is dead.
+//! lost. A few of those who see it go on for as long as another says that it is dead. So does the accused, with whom it sees
+//! from there: a session has two ends, and those who answer for it could do so no longer if it closed its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -150,13 +151,14 @@ impl Watches {
         self.sessions.get(&(node.clone(), interface.clone()))?.path.interface.clone()
     }
 
-    /// Decides again which sessions there are to be, if that is in doubt: between `own` interfaces and those of the
-    /// `others`, none at all unless this node `takes_part`.
+    /// Decides again which sessions there are to be, if that is in doubt: between `own` interfaces, some of which are
+    /// `accused`, and those of the `others`, none at all unless this node `takes_part`.
     ///
     /// Returns what is wanted if that is new, and the interfaces that nobody looks at any more.
     pub(super) fn review<'a>(
         &mut self,
         own: &Links,
+        accused: &BTreeSet<InterfaceName>,
         others: impl Iterator<Item = Watchable<'a>>,
         takes_part: bool,
     ) -> (Option<Watch>, Vec<(NodeName, InterfaceName)>) {
@@ -165,13 +167,18 @@ impl Watches {
         };
         let mut paths: BTreeMap<(NodeName, InterfaceName), Path> = BTreeMap::new();
         let mut permitted = BTreeMap::new();
+        let is_witness = |subject: &(NodeName, InterfaceName), path: &Path| {
+            let session = self.sessions.get(subject).filter(|session| session.path == *path);
+            let is_up = session.is_some_and(|session| session.verdict == Verdict::Up);
+            is_up && path.interface.as_ref().is_some_and(|interface| accused.contains(interface))
+        };
         for Watchable { node, links, in_doubt } in others.filter(|_| takes_part) {
             for (interface, carries) in links {
                 permitted.extend(neighbors(own, carries).map(|neighbor| (neighbor, settings)));
                 let subject = (node.clone(), interface.clone());
-                if (in_doubt.contains(interface) || self.services.contains_key(&subject))
-                    && let Some(path) = path(own, interface, carries)
-                {
+                let Some(path) = path(own, interface, carries) else { continue };
+                let comes_next = self.services.contains_key(&subject);
+                if comes_next || in_doubt.contains(interface) || is_witness(&subject, &path) {
                     paths.insert(subject, path);
                 }
             }
