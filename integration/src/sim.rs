@@ -566,7 +566,8 @@ impl World {
     /// Two that see each other both own an address only for as long as it takes to find out and to settle.
     fn check_splits(&mut self, node: usize) {
         let Some(own) = &self.nodes[node].speaker else { return };
-        let limit = self.template.gossip_interval * 8 + Duration::from_millis(50);
+        let settled = self.template.lease_duration.unwrap_or(self.template.gossip_interval * 8);
+        let limit = settled + Duration::from_millis(50);
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             let pair = (node.min(other), node.max(other));
             let host = &self.nodes[other];

@@ -66,6 +66,11 @@ fn whatever_breaks_addresses_never_split_and_all_come_back() {
 }
 
 #[test]
+fn whatever_breaks_where_speakers_know_each_other_by_leases_addresses_never_split_and_all_come_back() {
+    run_seeds(chaos::run_by_leases);
+}
+
+#[test]
 fn whatever_breaks_a_router_holds_no_route_for_long_that_is_not_wanted_and_all_come_back() {
     run_seeds(routers::run);
 }

@@ -12,7 +12,7 @@ use ferrogate_core::{
     },
     snapshot::Snapshot,
     speaker::{
-        Announcements, Config, DataPath,
+        Announcements, Config, DataPath, MIN_LEASE_DURATION,
         bfd::{Damping, Settings},
     },
 };
@@ -46,11 +46,15 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// What went wrong.
 pub fn run(seed: u64) -> Result<u64, Box<Failure>> {
-    let mut chaos = Chaos::new(seed);
-    match chaos.run() {
-        Ok(()) => Ok(chaos.world.steps),
-        Err(violation) => Err(Box::new(Failure { seed, violation, history: chaos.history })),
-    }
+    Chaos::new(seed, None).outcome(seed)
+}
+
+/// The same where speakers know each other by Leases at the API server, and do not gossip.
+///
+/// # Errors
+/// What went wrong.
+pub fn run_by_leases(seed: u64) -> Result<u64, Box<Failure>> {
+    Chaos::new(seed, Some(MIN_LEASE_DURATION)).outcome(seed)
 }
 
 struct Chaos {
@@ -65,7 +69,7 @@ struct Chaos {
 const MS: Duration = Duration::from_millis(1);
 
 impl Chaos {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, lease_duration: Option<Duration>) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let nodes = rng.random_range(2..=4);
         let clients = rng.random_range(1..=2);
@@ -79,14 +83,23 @@ impl Chaos {
         let bfd = bfd.choose(&mut rng).copied().flatten();
         let bfd = bfd.map(|settings| Settings { damping: Some(damping), ..settings });
         let config = Config {
+            lease_duration,
             gossip_interval: interval,
             bfd,
             announcements: Announcements { quick, slow, ..Announcements::default() },
             yield_on_cordon: rng.random(),
             ..Config::new("any".into(), data_path, 0)
         };
+        let detection = config.detection_time();
         let world = World::new(rng.random(), config, facts::cluster(nodes), clients);
-        Self { rng, world, detection: interval * 3, services: 0, history: Vec::new() }
+        Self { rng, world, detection, services: 0, history: Vec::new() }
+    }
+
+    fn outcome(mut self, seed: u64) -> Result<u64, Box<Failure>> {
+        match self.run() {
+            Ok(()) => Ok(self.world.steps),
+            Err(violation) => Err(Box::new(Failure { seed, violation, history: self.history })),
+        }
     }
 
     fn run(&mut self) -> Result<(), Violation> {
