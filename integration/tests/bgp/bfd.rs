@@ -12,7 +12,7 @@ use std::{
 };
 
 use ferrogate_core::speaker::{
-    bfd::Settings,
+    bfd::{Interval, Settings},
     bgp::{BfdState, BfdWish, Closing, Neighbor, SessionStatus, State, Ttl},
 };
 use ferrogate_integration::router::{Router, Vendor};
@@ -156,14 +156,20 @@ fn m_141_n_084_a_link_that_dies_silently_ends_the_session_within_the_time_of_bfd
 
 #[test]
 fn n_093_bfd_comes_and_goes_on_a_live_session_and_no_reset_is_ours() {
+    // Nothing here depends on how soon a way is found dead, and so FRR may be late.
+    const INTERVAL: u32 = 300;
+    let interval = Interval::nearest(Duration::from_millis(INTERVAL.into()));
+    let settings =
+        Settings { desired_min_tx_interval: interval, required_min_rx_interval: interval, ..wish().settings };
+    let watched = || Neighbor { bfd: Some(BfdWish { settings, ..wish() }), ..neighbor(ROUTER, THEIRS) };
     for vendor in Vendor::STRICT {
         let stand = Stand::new();
-        let router = router(&stand, vendor, false);
+        let router = stand.router(vendor, THEIRS, |neighbor| neighbor.bfd_ms = Some(INTERVAL));
         let mut speaker = stand.watching_speaker();
-        speaker.peer("router", watched(neighbor(ROUTER, THEIRS), false));
+        speaker.peer("router", watched());
         speaker.advertise(&[IPV4]);
         wait_until_watched(&speaker, "router");
-        wait_until_quick(&router, NODE.into());
+        wait_until_every(INTERVAL, &router, NODE.into());
 
         speaker.peer("router", neighbor(ROUTER, THEIRS));
 
@@ -175,9 +181,9 @@ fn n_093_bfd_comes_and_goes_on_a_live_session_and_no_reset_is_ours() {
         assert!(!matches!(status.last_close, Some(Closing::Sent(_))), "{vendor:?}: {status:?}");
 
         speaker.wait_until_established("router");
-        speaker.peer("router", watched(neighbor(ROUTER, THEIRS), false));
+        speaker.peer("router", watched());
         wait_until_watched(&speaker, "router");
-        wait_until_quick(&router, NODE.into());
+        wait_until_every(INTERVAL, &router, NODE.into());
         let status = speaker.wait_until_established("router");
         assert_eq!(status.flaps, 1, "{vendor:?}: {status:?}");
         router.wait_for_route(prefix(IPV4), |_| true).unwrap();
