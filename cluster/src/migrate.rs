@@ -202,7 +202,8 @@ pub fn plan(found: &[Found], settings: &Settings) -> Plan {
 
 /// An object as YAML.
 pub fn yaml(object: &Value) -> String {
-    crate::write::files::yaml(object)
+    // JSON is YAML too, should there ever be a value that YAML has no plainer form for.
+    serde_saphyr::to_string(object).unwrap_or_else(|_| object.to_string())
 }
 
 /// Whether an object is written for MetalLB.

@@ -346,7 +346,7 @@ mod tests {
             let said = ConfigurationState { judgement: Judgement::Invalid, summary };
             let body = configuration(&reporter, &said, &Conditions::default(), Timestamp::now());
 
-            let read = state::read_configuration(&files::yaml(&body));
+            let read = state::read_configuration(&files::text(&body));
 
             prop_assert_eq!(read, Ok(said));
         }
