@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde_json::json;
+
 use super::{Setup, ground::ROUTER};
 use crate::lab::{
     layer2::manifests::{Wishes, entry, nodes},
@@ -27,27 +29,24 @@ pub fn network(plan: Plan, wishes: Wishes, setup: Setup) -> String {
 pub fn many(plan: Plan, services: usize, setup: Setup) -> String {
     // Addresses that are set aside for benchmarks (RFC 2544).
     let mut text = peering("198.18.0.0/16", setup) + &nodes(plan, Wishes::default());
+    // As programs write them: so many are by nobody's hand.
     for service in 1..=services {
-        let _ = write!(
-            text,
-            "\
----
-apiVersion: v1
-kind: Service
-metadata: {{name: s-{service}}}
-spec:
-  type: LoadBalancer
-  ipFamilies: [IPv4]
-  ports: [{{port: 80}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: s-{service}, labels: {{kubernetes.io/service-name: s-{service}}}}}
-addressType: IPv4
-ports: [{{port: 8080}}]
-endpoints: [{{addresses: [198.51.100.18], nodeName: node-1}}]
-"
-        );
+        let name = format!("s-{service}");
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"type": "LoadBalancer", "ipFamilies": ["IPv4"], "ports": [{"port": 80}]},
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["198.51.100.18"], "nodeName": "node-1"}],
+        });
+        let _ = write!(text, "---\n{service}\n---\n{slice}\n");
     }
     text
 }
