@@ -23,6 +23,7 @@ const SHOWN: &[&str] = &[
     "Local: the address follows the only pod to another node",
     "a rolling restart of the proxies loses no request",
     "a rolling restart drops no request",
+    "connections through kube-proxy stand while their address is moved",
     "a speaker pod is deleted: its address moves",
     "the webhook refuses a pool that overlaps another",
     "no request was refused for want of a right",

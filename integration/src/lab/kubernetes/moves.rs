@@ -1,12 +1,15 @@
-//! What clients notice when pods come and go.
+//! What clients notice when pods come and go, and addresses.
 
 use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use ferrogate_cluster::translate::service::NODE_ANNOTATION;
 
 use super::{
     scenes::{APPS, LIMIT, Scene, ask, external, name, node_of, owner_among, page},
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     kube::install::NAMESPACE,
-    lab::{neighbours::one_owner, topology::NODES, wait::until},
+    lab::{neighbours::one_owner, probe, topology::NODES, wait::until},
 };
 
 /// Time between two questions while something is replaced.
@@ -83,6 +86,55 @@ fn restart(cluster: &Cluster) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
     cluster.plane.kubectl(["rollout", "restart", "deployment/web"])?;
     cluster.plane.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"])?;
     cluster.wait_pods(APPS, "app=web", usize::from(NODES), LIMIT)
+}
+
+/// A person moves addresses by which the client has connections: kube-proxy of the node where they began goes on with them,
+/// although their packets come by the next.
+pub fn an_address_is_moved(scene: &mut Scene<'_>) -> Option<()> {
+    scene.check("connections through kube-proxy stand while their address is moved", |cluster| {
+        let to = [external(cluster, "web", false)?, external(cluster, "web", true)?];
+        let (from, _) = until(LIMIT, || one_owner(&cluster.topology, to[0].ip()))?;
+        let from = &cluster.topology.nodes[from].name;
+        let next = cluster.topology.nodes.iter().find(|node| node.name != *from).context("there is no other node")?;
+        let connections = to.map(|to| cluster.topology.client.run(|| probe::connect(to, None, LIMIT)));
+        let mut text = Vec::new();
+        let moved = (|| {
+            let mut stand = Vec::new();
+            for (to, stream) in to.into_iter().zip(connections) {
+                let stream = stream.with_context(|| format!("connecting to {to}"))?;
+                let pod = answer(&stream)?;
+                stand.push((to, stream, pod));
+            }
+            let wish = format!("{NODE_ANNOTATION}={}", next.name);
+            cluster.plane.kubectl(["annotate", "service", "web", &wish])?;
+            for (to, stream, before) in stand {
+                owner_among(cluster, to.ip(), &[&next.name])?;
+                let after = answer(&stream).with_context(|| format!("{to} moved from {from} to {}", next.name))?;
+                ensure!(after == before, "{to} was answered by {before} and then by {after}");
+                text.push(format!("{to}: {after}"));
+            }
+            Ok(())
+        })();
+        cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}-")])?;
+        moved.map(|()| ((), format!("from {from} to {}: {}", next.name, text.join(", "))))
+    })
+}
+
+/// What the next answer on a connection says.
+fn answer(mut stream: &TcpStream) -> Result<String> {
+    write!(stream, "GET / HTTP/1.1\r\nhost: web.example\r\n\r\n")?;
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    while line != "\r\n" {
+        line.clear();
+        ensure!(reader.read_line(&mut line)? != 0, "the connection was closed");
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse()?;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(String::from_utf8(body)?.trim_end().to_owned())
 }
 
 /// The speaker that owns an address is deleted: another one takes it.

@@ -48,6 +48,7 @@ const SCENES: &[fn(&mut Scene<'_>) -> Option<()>] = &[
     entry::the_proxies_are_updated,
     moves::a_pod_goes_away,
     moves::a_deployment_is_restarted,
+    moves::an_address_is_moved,
     moves::a_speaker_goes_away,
     admission::refuses,
     rights::as_shipped,
