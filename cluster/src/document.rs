@@ -60,17 +60,27 @@ fn parts(text: &str) -> Vec<(usize, &str)> {
 }
 
 fn holds_nothing(part: &str) -> bool {
-    part.lines().all(|line| {
-        let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "---" || line == "..."
-    })
+    part.lines().all(says_nothing)
+}
+
+fn says_nothing(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "---" || line == "..."
+}
+
+/// JSON is YAML, and takes a sixth of the time where it is read as what it is. What is wrong with it YAML says better.
+fn json(part: &str) -> Option<Value> {
+    let mut rest = part;
+    while let Some((_, after)) = rest.split_once('\n').filter(|(line, _)| says_nothing(line)) {
+        rest = after;
+    }
+    // Nearly all else is told from it by its first letter.
+    let read = rest.trim_start().starts_with('{').then(|| serde_json::from_str(rest));
+    read?.ok().map(|Distinct(value)| value)
 }
 
 fn parse(part: &str, lines_before: usize) -> Result<Value, String> {
-    // JSON is YAML, and takes a sixth of the time where it is read as what it is. What is wrong with it YAML says better.
-    if part.trim_start().starts_with('{')
-        && let Ok(Distinct(value)) = serde_json::from_str(part)
-    {
+    if let Some(value) = json(part) {
         return Ok(value);
     }
     let options = serde_saphyr::options! {
@@ -213,7 +223,10 @@ mod tests {
         let value = serde_json::json!({"a": [1, -1, 1.5, null, true, "x", {"b": "\u{1f600}"}]});
 
         assert_eq!(documents(&value.to_string())[0].value, Ok(value.clone()));
-        assert_eq!(documents(&format!("# made\n--- # by a program\n\n{value:#}\n"))[0].value, Ok(value));
+        for around in ["# made\n---\n# by a program\n\n", "---\n"] {
+            let text = format!("{around}{value:#}\n");
+            assert_eq!((json(&text), &documents(&text)[0].value), (Some(value.clone()), &Ok(value.clone())));
+        }
     }
 
     #[test]
