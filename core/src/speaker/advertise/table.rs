@@ -57,19 +57,16 @@ impl Table {
         let before = self.outcomes.remove(service);
         self.waiting -= waits(&before);
         self.waiting += waits(&outcome);
-        let routes = |outcome: &Option<Outcome>| match outcome {
-            Some(Ok(advertised)) => advertised.routes.clone(),
-            _ => BTreeMap::new(),
-        };
-        let (old, new) = (routes(&before), routes(&outcome));
+        let (old, new) = (routes(before.as_ref()), routes(outcome.as_ref()));
         if old != new {
-            for (prefix, part) in new.iter().flat_map(|(prefix, parts)| parts.iter().map(move |part| (prefix, part))) {
+            for (prefix, part) in parts(new) {
                 *self.wishes.entry(*prefix).or_default().entry(part.clone()).or_default() += 1;
             }
-            for (prefix, part) in old.iter().flat_map(|(prefix, parts)| parts.iter().map(move |part| (prefix, part))) {
+            for (prefix, part) in parts(old) {
                 self.take_back(prefix, part);
             }
-            let touched: BTreeSet<&Prefix> = old.keys().chain(new.keys()).collect();
+            let prefixes = [old, new].into_iter().flatten().flat_map(BTreeMap::keys);
+            let touched: BTreeSet<&Prefix> = prefixes.collect();
             touched.into_iter().for_each(|prefix| self.settle(prefix));
         }
         if let Some(outcome) = outcome {
@@ -101,4 +98,14 @@ impl Table {
             self.routes.insert(*prefix, Arc::new(Route { parts: parts.keys().cloned().collect() }));
         }
     }
+}
+
+/// What a Service wants advertised.
+fn routes(outcome: Option<&Outcome>) -> Option<&BTreeMap<Prefix, BTreeSet<Part>>> {
+    Some(&outcome?.as_ref().ok()?.routes)
+}
+
+/// Each part of each route.
+fn parts(routes: Option<&BTreeMap<Prefix, BTreeSet<Part>>>) -> impl Iterator<Item = (&Prefix, &Part)> {
+    routes.into_iter().flatten().flat_map(|(prefix, parts)| parts.iter().map(move |part| (prefix, part)))
 }
