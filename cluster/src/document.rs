@@ -2,11 +2,11 @@
 //!
 //! Documents are cut apart before they are parsed, so that one that is not YAML takes no other with it.
 
-use std::{convert::identity, fmt};
+use std::{cell::Cell, convert::identity, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 
@@ -14,6 +14,9 @@ use crate::parallel;
 
 /// How many documents one file may hold.
 pub const MAX_DOCUMENTS: usize = 100_000;
+
+/// How many scalars, lists and maps one document may hold.
+const MAX_NODES: usize = 4_000_000;
 
 /// One document of a file.
 #[derive(Debug)]
@@ -68,15 +71,19 @@ fn says_nothing(line: &str) -> bool {
     line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "---" || line == "..."
 }
 
-/// JSON is YAML, and takes a sixth of the time where it is read as what it is. What is wrong with it YAML says better.
+/// JSON is YAML, and takes much less time where it is read as what it is. What is wrong with it YAML says better.
 fn json(part: &str) -> Option<Value> {
     let mut rest = part;
     while let Some((_, after)) = rest.split_once('\n').filter(|(line, _)| says_nothing(line)) {
         rest = after;
     }
     // Nearly all else is told from it by its first letter.
-    let read = rest.trim_start().starts_with('{').then(|| serde_json::from_str(rest));
-    read?.ok().map(|Distinct(value)| value)
+    if !rest.trim_start().starts_with('{') {
+        return None;
+    }
+    let mut text = serde_json::Deserializer::from_str(rest);
+    let value = Distinct { left: &Cell::new(MAX_NODES) }.deserialize(&mut text).ok()?;
+    text.end().ok().map(|()| value)
 }
 
 fn parse(part: &str, lines_before: usize) -> Result<Value, String> {
@@ -87,7 +94,7 @@ fn parse(part: &str, lines_before: usize) -> Result<Value, String> {
         // A manifest is data, not a program: aliases are for brevity, not for making much out of little.
         budget: serde_saphyr::budget! {
             max_events: 8_000_000,
-            max_nodes: 4_000_000,
+            max_nodes: MAX_NODES,
             max_aliases: 1_000,
             max_anchors: 1_000,
         },
@@ -109,18 +116,22 @@ fn parse(part: &str, lines_before: usize) -> Result<Value, String> {
     })
 }
 
-/// A value in which no key stands twice.
-struct Distinct(Value);
+/// Reads a value in which no key stands twice, of so many parts at most.
+struct Distinct<'a> {
+    left: &'a Cell<usize>,
+}
 
-impl<'de> Deserialize<'de> for Distinct {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DistinctVisitor).map(Self)
+impl<'de> DeserializeSeed<'de> for Distinct<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom("too much"))?;
+        self.left.set(left);
+        deserializer.deserialize_any(self)
     }
 }
 
-struct DistinctVisitor;
-
-impl<'de> Visitor<'de> for DistinctVisitor {
+impl<'de> Visitor<'de> for Distinct<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,7 +164,7 @@ impl<'de> Visitor<'de> for DistinctVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Distinct(value)) = items.next_element()? {
+        while let Some(value) = items.next_element_seed(Self { left: self.left })? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -161,9 +172,9 @@ impl<'de> Visitor<'de> for DistinctVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
-        while let Some((key, Distinct(value))) = entries.next_entry::<String, _>()? {
-            if values.insert(key, value).is_some() {
-                return Err(Error::custom("a key stands twice"));
+        while let Some(key) = entries.next_key::<String>()? {
+            if values.insert(key, entries.next_value_seed(Self { left: self.left })?).is_some() {
+                return Err(A::Error::custom("a key stands twice"));
             }
         }
         Ok(Value::Object(values))
@@ -227,6 +238,14 @@ mod tests {
             let text = format!("{around}{value:#}\n");
             assert_eq!((json(&text), &documents(&text)[0].value), (Some(value.clone()), &Ok(value.clone())));
         }
+    }
+
+    #[test]
+    fn of_json_as_of_yaml_there_is_a_limit() {
+        let within = |parts: usize| json(&format!("{{\"a\": [{}0]}}", "0,".repeat(parts - 3))).is_some();
+
+        assert!(within(MAX_NODES));
+        assert!(!within(MAX_NODES + 1));
     }
 
     #[test]

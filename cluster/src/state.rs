@@ -305,10 +305,6 @@ pub fn read_membership(text: &str) -> Result<BTreeSet<NodeName>, Fault> {
 
 /// The one object of a file.
 pub fn only<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
-    // As it was written here. Earlier releases wrote YAML, and so may whoever mends a file.
-    if let Ok(object) = serde_json::from_str(text) {
-        return Ok(object);
-    }
     let mut documents = documents(text);
     let Some(document) = documents.pop().filter(|_| documents.is_empty()) else {
         return Err(Fault::Syntax { detail: "exactly one object is expected here".to_owned() });

@@ -256,8 +256,8 @@ impl Writer {
     }
 }
 
-/// An object as a file has it: as JSON, which is YAML too, and read in a tenth of the time. With thousands of Services that
-/// is most of how long a start takes.
+/// An object as a file has it: as JSON, which is YAML too, and read in much less time. Whoever starts with ten thousand
+/// Services reads as many files.
 pub fn text(value: &Value) -> String {
     format!("{value:#}\n")
 }

@@ -697,9 +697,6 @@ impl Membership {
     fn judge_links(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
         let accused = self.testimonies.0.values().flat_map(|own| own.accuses.keys());
         let accused: BTreeSet<&Subject> = accused.filter(|subject| subject.interface.is_some()).collect();
-        let own = accused.iter().filter(|subject| subject.node == self.tag);
-        let own: BTreeSet<_> = own.filter_map(|subject| subject.interface.clone()).collect();
-        self.looks_elsewhere |= own != self.accused_links;
         let mut by_node: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
         let mut in_doubt: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
         for subject in accused {
@@ -711,7 +708,8 @@ impl Membership {
                 in_doubt.entry(*node).or_default().extend(interface.clone());
             }
         }
-        self.accused_links = own;
+        let own = self.testimonies.accused_links(self.tag, there);
+        self.looks_elsewhere |= std::mem::replace(&mut self.accused_links, own.clone()) != own;
         let mut changed = false;
         for member in self.members.values_mut() {
             let dead = by_node.remove(&member.tag).unwrap_or_default();
@@ -973,7 +971,7 @@ impl Membership {
         standings
     }
 
-    /// Interfaces of this node that others look at, as somebody says that they are dead.
+    /// Interfaces of this node that others may look at, as somebody says that they are dead.
     pub(super) fn accused_links(&self) -> &BTreeSet<InterfaceName> {
         &self.accused_links
     }

@@ -121,6 +121,13 @@ impl Testimonies {
         self.is_dead(subject, reached) || (is_accused && earlier.count() < WITNESSES)
     }
 
+    /// The interfaces of a node that somebody else within reach says are dead, answered or not.
+    pub(super) fn accused_links(&self, node: NodeTag, reached: &BTreeSet<NodeTag>) -> BTreeSet<InterfaceName> {
+        let others = self.0.iter().filter(|(other, _)| reached.contains(other) && **other != node);
+        let accused = others.flat_map(|(_, own)| own.accuses.keys()).filter(|subject| subject.node == node);
+        accused.filter_map(|subject| subject.interface.clone()).collect()
+    }
+
     /// Those within reach whose accusation of a subject nobody answers.
     fn open_accusers<'a>(
         &'a self,
