@@ -88,8 +88,12 @@ pub struct NodeHost {
     /// Whether its proxy is ready, whatever the speaker knows.
     pub proxy_ready: bool,
     source_is_stuck: bool,
+    /// What its speaker has written while nothing of that reached anybody; none while it does.
+    held: Option<Vec<Write>>,
     /// The version of the truth its speaker goes by.
     version: u64,
+    /// The same, but for Leases.
+    facts: u64,
     /// Gossip that can wait.
     unread: Vec<speaker::Arrived>,
     unreachable: BTreeSet<NodeName>,
@@ -109,6 +113,8 @@ pub struct World {
     template: speaker::Config,
     truth: Snapshot,
     version: u64,
+    /// Counts changes of the truth other than of Leases.
+    facts: u64,
     /// When the last write of each process is carried out.
     written: BTreeMap<Option<usize>, Duration>,
     controller: Option<Controller>,
@@ -162,6 +168,7 @@ impl World {
             template,
             truth: facts,
             version: 1,
+            facts: 1,
             written: BTreeMap::new(),
             controller: None,
             controller_due: None,
@@ -186,7 +193,9 @@ impl World {
                 addresses: BTreeSet::new(),
                 proxy_ready: true,
                 source_is_stuck: false,
+                held: None,
                 version: 0,
+                facts: 0,
                 unread: Vec::new(),
                 unreachable: BTreeSet::new(),
                 conflicts: 0,
@@ -303,7 +312,7 @@ impl World {
                 if host.source_is_stuck || host.speaker.is_none() || host.version == self.version {
                     return;
                 }
-                host.version = self.version;
+                (host.version, host.facts) = (self.version, self.facts);
                 let snapshot = Snapshot { unreachable: host.unreachable.clone(), ..self.truth.clone() };
                 self.step(node, speaker::Event::Snapshot(Arc::new(snapshot)));
             }
@@ -461,6 +470,13 @@ impl World {
     }
 
     fn carry_out(&mut self, by: Option<usize>, write: Write) {
+        if let Some(held) = by.and_then(|node| self.nodes[node].held.as_mut()) {
+            // A renewal is not tried again: the next one says more.
+            if !matches!(write, Write::Lease { .. }) {
+                held.push(write);
+            }
+            return;
+        }
         match write {
             Write::ServiceStatus { service, status, .. } => {
                 let Some(found) = self.truth.services.get_mut(&service) else { return };
@@ -481,7 +497,10 @@ impl World {
                     self.truth.announced_by.remove(&service);
                 }
             }
-            Write::Lease { node, lease } => _ = self.truth.leases.insert(node, Arc::new(lease)),
+            Write::Lease { node, lease } => {
+                self.truth.leases.insert(node, Arc::new(lease));
+                return self.tell_everyone();
+            }
             Write::Membership { unreachable, .. } => {
                 if let Some(node) = by {
                     self.nodes[node].unreachable = unreachable;
@@ -508,6 +527,11 @@ impl World {
     /// Lets everyone know of new facts, sooner or later.
     fn spread(&mut self) {
         self.unsettle();
+        self.facts += 1;
+        self.tell_everyone();
+    }
+
+    fn tell_everyone(&mut self) {
         self.version += 1;
         for node in 0..self.nodes.len() {
             let delay = self.between(1, 5);
@@ -574,7 +598,7 @@ impl World {
             let has_common =
                 |speaker: &Speaker| own.owned().keys().any(|address| speaker.owned().contains_key(address));
             let is_split = host.speaker.as_ref().is_some_and(has_common)
-                && host.version == self.nodes[node].version
+                && host.facts == self.nodes[node].facts
                 && !host.is_stopping
                 && !self.nodes[node].is_stopping
                 && self.link.is_clear()
@@ -631,7 +655,7 @@ impl World {
         host.bfd = Sessions::new(seed);
         host.bfd_due = None;
         host.watch = Watch::default();
-        host.version = 0;
+        (host.version, host.facts) = (0, 0);
         host.unread.clear();
         self.link.nodes[node].restart();
         self.step(node, speaker::Event::Interfaces(interfaces));
@@ -645,6 +669,7 @@ impl World {
         self.unsettle();
         let host = &mut self.nodes[node];
         (host.speaker, host.due, host.bfd_due) = (None, None, None);
+        host.held.iter_mut().for_each(Vec::clear);
         self.link.nodes[node].restart();
         self.link.forgive_clients_of(node);
     }
@@ -703,6 +728,18 @@ impl World {
         if !stuck {
             let delay = self.between(1, 5);
             self.plan(delay, Happening::SnapshotForNode(node));
+        }
+    }
+
+    /// Has nothing that a node's speaker writes reach anybody, or lets it go on.
+    pub fn set_writes(&mut self, node: usize, held: bool) {
+        self.unsettle();
+        if held {
+            self.nodes[node].held.get_or_insert_default();
+        } else {
+            for write in self.nodes[node].held.take().into_iter().flatten() {
+                self.plan_write(Some(node), write);
+            }
         }
     }
 

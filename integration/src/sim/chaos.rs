@@ -62,6 +62,7 @@ struct Chaos {
     rng: SmallRng,
     world: World,
     detection: Duration,
+    goes_by_leases: bool,
     services: u32,
     history: Vec<String>,
 }
@@ -92,7 +93,8 @@ impl Chaos {
         };
         let detection = config.detection_time();
         let world = World::new(rng.random(), config, facts::cluster(nodes), clients);
-        Self { rng, world, detection, services: 0, history: Vec::new() }
+        let goes_by_leases = lease_duration.is_some();
+        Self { rng, world, detection, goes_by_leases, services: 0, history: Vec::new() }
     }
 
     fn outcome(mut self, seed: u64) -> Result<u64, Box<Failure>> {
@@ -109,7 +111,11 @@ impl Chaos {
         let quiet = self.detection + self.rng.random_range(100..600) * MS;
         self.world.run(quiet)?;
         self.ask_all();
-        let end = self.world.now() + self.rng.random_range(500..2500) * MS;
+        let mut end = self.world.now() + self.rng.random_range(500..2500) * MS;
+        if self.goes_by_leases {
+            // So that some are over before all is mended.
+            end += self.detection * self.rng.random_range(0..3);
+        }
         while self.world.now() < end {
             self.disturb();
             let pause = self.rng.random_range(5..200) * MS;
@@ -206,6 +212,11 @@ impl Chaos {
                 let stuck = self.rng.random();
                 self.note(format!("the source of {name} is stuck: {stuck}"));
                 self.world.set_source(node, stuck);
+                if self.goes_by_leases {
+                    let held = self.rng.random();
+                    self.note(format!("nothing that {name} writes reaches anybody: {held}"));
+                    self.world.set_writes(node, held);
+                }
             }
             8 => {
                 let nodes: BTreeSet<usize> = self.some_nodes(0.5).into_iter().collect();
@@ -378,6 +389,7 @@ impl Chaos {
         self.world.link.heal();
         for node in 0..self.world.nodes().len() {
             self.world.set_source(node, false);
+            self.world.set_writes(node, false);
             self.world.set_cable(node, true);
             self.world.set_proxy(node, true);
             if self.world.is_stopping(node) {
