@@ -70,6 +70,41 @@ pub fn get(to: SocketAddr, host: &str, path: &str) -> io::Result<(u16, String)> 
     Ok((code, body.to_owned()))
 }
 
+/// An answer on a connection that may go on.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status code.
+    pub code: u16,
+    /// The body.
+    pub body: String,
+    /// The connection ends with it.
+    pub is_last: bool,
+}
+
+/// `GET` on a connection that is there. The next answer on it may be asked for in the same way.
+///
+/// # Errors
+/// When there is no complete answer of a length that is told, in time.
+pub fn get_on(mut stream: &TcpStream, host: &str, path: &str) -> io::Result<Answer> {
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
+    let (mut head, mut line, mut reader) = (String::new(), String::new(), BufReader::new(stream));
+    while line != "\r\n" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed after {head:?}")));
+        }
+        head.push_str(&line.to_ascii_lowercase());
+    }
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, format!("not such an answer: {head:?}"));
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
+    let length = field("content-length:").and_then(|length| length.parse().ok()).ok_or_else(broken)?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let body = String::from_utf8(body).map_err(|_| broken())?;
+    Ok(Answer { code, body, is_last: field("connection:") == Some("close") })
+}
+
 /// Says a line to a TCP echo and returns what comes back.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -272,22 +272,13 @@ fn hello(to: SocketAddr, patience: Duration) -> Result<()> {
 
 /// One request on the connection of the one before, if that has not been told to be the last.
 fn hello_again(kept: &mut Option<TcpStream>, to: SocketAddr, patience: Duration) -> Result<()> {
-    let mut stream = match kept.take() {
+    let stream = match kept.take() {
         Some(stream) => stream,
         None => probe::connect(to, None, patience).context("connecting")?,
     };
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.example\r\n\r\n").context("asking")?;
-    let (mut head, mut line, mut reader) = (String::new(), String::new(), BufReader::new(&stream));
-    while line != "\r\n" {
-        line.clear();
-        ensure!(reader.read_line(&mut line).context("reading the answer")? > 0, "closed after {head:?}");
-        head.push_str(&line.to_ascii_lowercase());
-    }
-    ensure!(head.starts_with("http/1.1 200"), "answered {:?}", head.lines().next().unwrap_or_default());
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let length = field("content-length:").and_then(|length| length.parse().ok()).context("an answer of no length")?;
-    ensure!(io::copy(&mut reader.take(length), &mut io::sink()).context("reading a body")? == length, "cut short");
-    if field("connection:") != Some("close") {
+    let answer = probe::get_on(&stream, "web.example", "/").context("asking")?;
+    ensure!(answer.code == 200, "answered {}", answer.code);
+    if !answer.is_last {
         *kept = Some(stream);
     }
     Ok(())

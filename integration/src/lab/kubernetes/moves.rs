@@ -1,7 +1,6 @@
 //! What clients notice when pods come and go, and addresses.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -93,48 +92,42 @@ fn restart(cluster: &Cluster) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
 pub fn an_address_is_moved(scene: &mut Scene<'_>) -> Option<()> {
     scene.check("connections through kube-proxy stand while their address is moved", |cluster| {
         let to = [external(cluster, "web", false)?, external(cluster, "web", true)?];
-        let (from, _) = until(LIMIT, || one_owner(&cluster.topology, to[0].ip()))?;
-        let from = &cluster.topology.nodes[from].name;
-        let next = cluster.topology.nodes.iter().find(|node| node.name != *from).context("there is no other node")?;
-        let connections = to.map(|to| cluster.topology.client.run(|| probe::connect(to, None, LIMIT)));
-        let mut text = Vec::new();
-        let moved = (|| {
-            let mut stand = Vec::new();
-            for (to, stream) in to.into_iter().zip(connections) {
-                let stream = stream.with_context(|| format!("connecting to {to}"))?;
-                let pod = answer(&stream)?;
-                stand.push((to, stream, pod));
-            }
-            let wish = format!("{NODE_ANNOTATION}={}", next.name);
-            cluster.plane.kubectl(["annotate", "service", "web", &wish])?;
-            for (to, stream, before) in stand {
-                owner_among(cluster, to.ip(), &[&next.name])?;
-                let after = answer(&stream).with_context(|| format!("{to} moved from {from} to {}", next.name))?;
-                ensure!(after == before, "{to} was answered by {before} and then by {after}");
-                text.push(format!("{to}: {after}"));
-            }
-            Ok(())
-        })();
+        let (owner, _) = until(LIMIT, || one_owner(&cluster.topology, to[0].ip()))?;
+        let from = &cluster.topology.nodes[owner];
+        let next =
+            cluster.topology.nodes.iter().find(|node| node.name != from.name).context("there is no other node")?;
+        let mut stand = Vec::new();
+        for to in to {
+            owner_among(cluster, to.ip(), &[&from.name])?;
+            let stream = cluster.topology.client.run(|| probe::connect(to, None, LIMIT)).context("connecting")?;
+            let pod = pod_behind(&stream)?;
+            stand.push((to.ip(), stream, pod));
+        }
+        cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}={}", next.name)])?;
+        let moved = stand.iter().try_fold(String::new(), |text, (to, stream, before)| {
+            // Packets are passed on for a few seconds only, and so nobody else is asked first.
+            until(LIMIT, || {
+                let known = cluster.topology.client.links(async |links| links.neighbour(*to).await)?;
+                ensure!(known == Some(next.mac), "the client goes to {known:?}, not to {}", next.name);
+                Ok(())
+            })?;
+            let after = pod_behind(stream).with_context(|| format!("after {to} had moved to {}", next.name))?;
+            ensure!(after == *before, "{to} was answered by {before} and then by {after}");
+            Ok(format!("{text}; {to} is answered by {after} before and after"))
+        });
         cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}-")])?;
-        moved.map(|()| ((), format!("from {from} to {}: {}", next.name, text.join(", "))))
+        for to in to {
+            owner_among(cluster, to.ip(), &[&from.name])?;
+        }
+        moved.map(|text| ((), format!("from {} to {}{text}", from.name, next.name)))
     })
 }
 
-/// What the next answer on a connection says.
-fn answer(mut stream: &TcpStream) -> Result<String> {
-    write!(stream, "GET / HTTP/1.1\r\nhost: web.example\r\n\r\n")?;
-    let mut reader = BufReader::new(stream);
-    let (mut line, mut length) = (String::new(), 0);
-    while line != "\r\n" {
-        line.clear();
-        ensure!(reader.read_line(&mut line)? != 0, "the connection was closed");
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse()?;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok(String::from_utf8(body)?.trim_end().to_owned())
+/// Which pod answers on a connection.
+fn pod_behind(stream: &TcpStream) -> Result<String> {
+    let answer = probe::get_on(stream, "web.example", "/")?;
+    ensure!(answer.code == 200, "answered {}", answer.code);
+    Ok(answer.body.trim_end().to_owned())
 }
 
 /// The speaker that owns an address is deleted: another one takes it.
