@@ -470,13 +470,6 @@ impl World {
     }
 
     fn carry_out(&mut self, by: Option<usize>, write: Write) {
-        if let Some(held) = by.and_then(|node| self.nodes[node].held.as_mut()) {
-            // A renewal is not tried again: the next one says more.
-            if !matches!(write, Write::Lease { .. }) {
-                held.push(write);
-            }
-            return;
-        }
         match write {
             Write::ServiceStatus { service, status, .. } => {
                 let Some(found) = self.truth.services.get_mut(&service) else { return };
@@ -548,6 +541,13 @@ impl World {
 
     /// Writes of one process are carried out in their order.
     fn plan_write(&mut self, by: Option<usize>, write: Write) {
+        if let Some(held) = by.and_then(|node| self.nodes[node].held.as_mut()) {
+            // A renewal is not tried again: the next one says more.
+            if !matches!(write, Write::Lease { .. }) {
+                held.push(write);
+            }
+            return;
+        }
         let earliest = self.written.get(&by).copied().unwrap_or_default();
         let at = (self.now + self.between(1, 4)).max(earliest);
         self.written.insert(by, at);

@@ -87,40 +87,56 @@ fn restart(cluster: &Cluster) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
     cluster.wait_pods(APPS, "app=web", usize::from(NODES), LIMIT)
 }
 
+/// What speakers need to pass packets on, as docs/layer2.md says, and do without unless they are given it.
+const NET_ADMIN: &str = r#"[{"op": "add", "path": "/spec/template/spec/containers/0/securityContext/capabilities/add/-",
+    "value": "NET_ADMIN"}]"#;
+
 /// A person moves addresses by which the client has connections: kube-proxy of the node where they began goes on with them,
 /// although their packets come by the next.
 pub fn an_address_is_moved(scene: &mut Scene<'_>) -> Option<()> {
+    let speakers = ["daemonset/ferrogate-speaker", "--namespace", NAMESPACE];
+    let replaced = |cluster: &Cluster, command: &[&str]| {
+        cluster.plane.kubectl(command.iter().copied().chain(speakers))?;
+        cluster.plane.kubectl(["rollout", "status", "--timeout=60s"].into_iter().chain(speakers))?;
+        Ok::<_, anyhow::Error>(())
+    };
     scene.check("connections through kube-proxy stand while their address is moved", |cluster| {
-        let to = [external(cluster, "web", false)?, external(cluster, "web", true)?];
-        let (owner, _) = until(LIMIT, || one_owner(&cluster.topology, to[0].ip()))?;
-        let from = &cluster.topology.nodes[owner];
-        let next =
-            cluster.topology.nodes.iter().find(|node| node.name != from.name).context("there is no other node")?;
-        let mut stand = Vec::new();
-        for to in to {
-            owner_among(cluster, to.ip(), &[&from.name])?;
-            let stream = cluster.topology.client.run(|| probe::connect(to, None, LIMIT)).context("connecting")?;
-            let pod = pod_behind(&stream)?;
-            stand.push((to.ip(), stream, pod));
-        }
-        cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}={}", next.name)])?;
-        let moved = stand.iter().try_fold(String::new(), |text, (to, stream, before)| {
-            // Packets are passed on for a few seconds only, and so nobody else is asked first.
-            until(LIMIT, || {
-                let known = cluster.topology.client.links(async |links| links.neighbour(*to).await)?;
-                ensure!(known == Some(next.mac), "the client goes to {known:?}, not to {}", next.name);
-                Ok(())
-            })?;
-            let after = pod_behind(stream).with_context(|| format!("after {to} had moved to {}", next.name))?;
-            ensure!(after == *before, "{to} was answered by {before} and then by {after}");
-            Ok(format!("{text}; {to} is answered by {after} before and after"))
-        });
-        cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}-")])?;
-        for to in to {
-            owner_among(cluster, to.ip(), &[&from.name])?;
-        }
-        moved.map(|text| ((), format!("from {} to {}{text}", from.name, next.name)))
+        replaced(cluster, &["patch", "--type=json", "--patch", NET_ADMIN])?;
+        let moved = move_connections(cluster);
+        replaced(cluster, &["rollout", "undo"])?;
+        moved.map(|text| ((), text))
     })
+}
+
+fn move_connections(cluster: &Cluster) -> Result<String> {
+    let to = [external(cluster, "web", false)?, external(cluster, "web", true)?];
+    let (owner, _) = until(LIMIT, || one_owner(&cluster.topology, to[0].ip()))?;
+    let from = &cluster.topology.nodes[owner];
+    let next = cluster.topology.nodes.iter().find(|node| node.name != from.name).context("there is no other node")?;
+    let mut stand = Vec::new();
+    for to in to {
+        owner_among(cluster, to.ip(), &[&from.name])?;
+        let stream = cluster.topology.client.run(|| probe::connect(to, None, LIMIT)).context("connecting")?;
+        let pod = pod_behind(&stream)?;
+        stand.push((to.ip(), stream, pod));
+    }
+    cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}={}", next.name)])?;
+    let moved = stand.iter().try_fold(String::new(), |text, (to, stream, before)| {
+        // Packets are passed on for a few seconds only, and so nobody else is asked first.
+        until(LIMIT, || {
+            let known = cluster.topology.client.links(async |links| links.neighbour(*to).await)?;
+            ensure!(known == Some(next.mac), "the client goes to {known:?}, not to {}", next.name);
+            Ok(())
+        })?;
+        let after = pod_behind(stream).with_context(|| format!("after {to} had moved to {}", next.name))?;
+        ensure!(after == *before, "{to} was answered by {before} and then by {after}");
+        Ok(format!("{text}; {to} is answered by {after} before and after"))
+    });
+    cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}-")])?;
+    for to in to {
+        owner_among(cluster, to.ip(), &[&from.name])?;
+    }
+    moved.map(|text| format!("from {} to {}{text}", from.name, next.name))
 }
 
 /// Which pod answers on a connection.
