@@ -465,7 +465,11 @@ impl Objects {
             self.put(&place, Some(Claim::new(reading, last_good)));
             now.insert(place);
         }
-        let named: BTreeSet<Id> = now.iter().map(|(id, _)| id.clone()).collect();
+        // Most of what is read is new, at a start all of it.
+        let named: BTreeSet<Id> = match before.is_empty() {
+            true => BTreeSet::new(),
+            false => now.iter().map(|(id, _)| id.clone()).collect(),
+        };
         for place in before {
             if !named.contains(&place.0) && keep(&place.0) {
                 now.insert(place);
@@ -538,7 +542,8 @@ impl Objects {
 
     /// What counts of an object, and of those that stand aside for it or would.
     fn facts_around(&self, id: &Id) -> Vec<(Id, Option<Arc<Fact>>)> {
-        let namesakes = self.namesakes.get(&(id.kind, id.key.name.clone())).into_iter().flatten();
+        let namesakes = id.kind.is_configuration().then(|| self.namesakes.get(&(id.kind, id.key.name.clone())));
+        let namesakes = namesakes.flatten().into_iter().flatten();
         let aside = namesakes.filter(|other| id.spelling == Spelling::Ours && other.spelling == Spelling::Metallb);
         let ids = std::iter::once(id).chain(aside);
         ids.map(|id| (id.clone(), self.in_force(id).map(|found| found.fact.clone()))).collect()
