@@ -123,8 +123,10 @@ pub(super) struct Membership {
     yields: bool,
     /// The greatest number under which this speaker was accused; 0 while it is not.
     accused: u32,
-    /// Interfaces of this node that somebody accuses.
+    /// Interfaces of this node that somebody accuses, or did until lately.
     accused_links: BTreeSet<InterfaceName>,
+    /// When to look whether that is so for too long.
+    accused_until: Option<Instant>,
     /// Those of them that nobody answers for, since when, and whether for long enough.
     dead_links: BTreeMap<InterfaceName, (Instant, bool)>,
 }
@@ -254,6 +256,7 @@ impl Membership {
             yields: false,
             accused: 0,
             accused_links: BTreeSet::new(),
+            accused_until: None,
             dead_links: BTreeMap::new(),
         }
     }
@@ -708,8 +711,7 @@ impl Membership {
                 in_doubt.entry(*node).or_default().extend(interface.clone());
             }
         }
-        let own = self.testimonies.accused_links(self.tag, there);
-        self.looks_elsewhere |= std::mem::replace(&mut self.accused_links, own.clone()) != own;
+        self.note_accused_links(now, there);
         let mut changed = false;
         for member in self.members.values_mut() {
             let dead = by_node.remove(&member.tag).unwrap_or_default();
@@ -732,6 +734,22 @@ impl Membership {
         });
         self.dead_links = links.collect();
         changed | (before != settled(&self.dead_links))
+    }
+
+    /// Whoever accuses and is lost may not be so for others yet, who still need their witnesses.
+    fn note_accused_links(&mut self, now: Instant, there: &BTreeSet<NodeTag>) {
+        let mut accused = self.testimonies.accused_links(self.tag, there);
+        self.accused_until = None;
+        for member in self.members.values().filter(|member| !there.contains(&member.tag)) {
+            let until = member.heard_at.map(|heard_at| heard_at + member.lasts * 2).filter(|until| *until > now);
+            let links = self.testimonies.accused_links(self.tag, &BTreeSet::from([member.tag]));
+            if until.is_some() && !links.is_empty() {
+                accused.extend(links);
+                self.accused_until = self.accused_until.max(until);
+            }
+        }
+        self.looks_elsewhere |= accused != self.accused_links;
+        self.accused_links = accused;
     }
 
     /// Collects what everyone says, and what there is to say for this speaker.
@@ -928,7 +946,8 @@ impl Membership {
         let waiting = mute.chain(self.dead_links.values().copied()).filter(|(_, is_settled)| !is_settled);
         let waiting = waiting.map(|(since, _)| since + self.settle_time);
         let answers = self.members.values().flat_map(|member| member.watches.values());
-        waiting.chain(answers.filter_map(|watch| watch.answers_at.map(|(due, _)| due))).min()
+        let answers = answers.filter_map(|watch| watch.answers_at.map(|(due, _)| due));
+        waiting.chain(answers).chain(self.accused_until).min()
     }
 
     /// Whether another speaker is there to take over.

@@ -431,7 +431,7 @@ fn an_owner_whose_interface_is_found_dead_by_bfd_is_replaced_at_once_with_and_wi
     }
 }
 
-/// Found by `sim::chaos::run_by_leases`, seed 2595.
+/// Found by `sim::chaos::run_by_leases`.
 #[test]
 fn what_is_judged_as_a_renewal_of_its_own_is_seen_is_acted_on() {
     let mut alone = Alone::new(facts(2));
