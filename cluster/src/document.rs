@@ -63,31 +63,35 @@ fn parts(text: &str) -> Vec<(usize, &str)> {
 }
 
 fn holds_nothing(part: &str) -> bool {
-    part.lines().all(says_nothing)
+    part.lines().all(|line| {
+        let line = line.trim();
+        line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "---" || line == "..."
+    })
 }
 
-fn says_nothing(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "---" || line == "..."
-}
-
-/// JSON is YAML, and takes much less time where it is read as what it is. What is wrong with it YAML says better.
-fn json(part: &str) -> Option<Value> {
+/// JSON is YAML, and takes much less time where it is read as what it is. What is wrong with it YAML says better, and so it
+/// does where there is more than `most` of it.
+fn json(part: &str, most: usize) -> Option<Value> {
     let mut rest = part;
-    while let Some((_, after)) = rest.split_once('\n').filter(|(line, _)| says_nothing(line)) {
+    let is_before_it = |line: &str| {
+        let line = line.trim_end();
+        // A carriage return alone ends a line of YAML, too.
+        !line.contains('\r') && (line.is_empty() || line == "---" || line.starts_with('#'))
+    };
+    while let Some((_, after)) = rest.split_once('\n').filter(|(line, _)| is_before_it(line)) {
         rest = after;
     }
     // Nearly all else is told from it by its first letter.
-    if !rest.trim_start().starts_with('{') {
+    if !rest.starts_with('{') {
         return None;
     }
     let mut text = serde_json::Deserializer::from_str(rest);
-    let value = Distinct { left: &Cell::new(MAX_NODES) }.deserialize(&mut text).ok()?;
+    let value = Distinct { left: &Cell::new(most) }.deserialize(&mut text).ok()?;
     text.end().ok().map(|()| value)
 }
 
 fn parse(part: &str, lines_before: usize) -> Result<Value, String> {
-    if let Some(value) = json(part) {
+    if let Some(value) = json(part, MAX_NODES) {
         return Ok(value);
     }
     let options = serde_saphyr::options! {
@@ -125,9 +129,15 @@ impl<'de> DeserializeSeed<'de> for Distinct<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom("too much"))?;
-        self.left.set(left);
+        self.count()?;
         deserializer.deserialize_any(self)
+    }
+}
+
+impl Distinct<'_> {
+    fn count<E: Error>(&self) -> Result<(), E> {
+        self.left.set(self.left.get().checked_sub(1).ok_or_else(|| E::custom("too much"))?);
+        Ok(())
     }
 }
 
@@ -173,6 +183,7 @@ impl<'de> Visitor<'de> for Distinct<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
+            self.count()?;
             if values.insert(key, entries.next_value_seed(Self { left: self.left })?).is_some() {
                 return Err(A::Error::custom("a key stands twice"));
             }
@@ -236,20 +247,23 @@ mod tests {
         assert_eq!(documents(&value.to_string())[0].value, Ok(value.clone()));
         for around in ["# made\n---\n# by a program\n\n", "---\n"] {
             let text = format!("{around}{value:#}\n");
-            assert_eq!((json(&text), &documents(&text)[0].value), (Some(value.clone()), &Ok(value.clone())));
+            assert_eq!((json(&text, MAX_NODES), &documents(&text)[0].value), (Some(value.clone()), &Ok(value.clone())));
         }
     }
 
     #[test]
     fn of_json_as_of_yaml_there_is_a_limit() {
-        let within = |parts: usize| json(&format!("{{\"a\": [{}0]}}", "0,".repeat(parts - 3))).is_some();
+        let text = r#"{"a": [0, {}], "b": null}"#;
 
-        assert!(within(MAX_NODES));
-        assert!(!within(MAX_NODES + 1));
+        assert!(json(text, 7).is_some());
+        assert!(json(text, 6).is_none());
     }
 
     #[test]
     fn what_only_begins_like_json_is_yaml() {
+        for text in ["# one\r{\"a\": 1}\n{\"b\": 2}\n", "%TAG x\n{\"a\": 1}\n", "--- {\"a\": 1}\n"] {
+            assert_eq!(json(text, MAX_NODES), None);
+        }
         assert_eq!(documents("{a: 1, b: [x, ], c: }")[0].value, Ok(serde_json::json!({"a": 1, "b": ["x"], "c": null})));
     }
 
