@@ -92,7 +92,7 @@ pub struct NodeHost {
     held: Option<Vec<Write>>,
     /// The version of the truth its speaker goes by.
     version: u64,
-    /// The same, but for Leases.
+    /// The same, not counting Leases.
     facts: u64,
     /// Gossip that can wait.
     unread: Vec<speaker::Arrived>,

@@ -1,13 +1,13 @@
 //! What clients notice when pods come and go, and addresses.
 
 use std::{
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ferrogate_cluster::translate::service::NODE_ANNOTATION;
 
 use super::{
@@ -16,7 +16,12 @@ use super::{
 };
 use crate::{
     kube::install::NAMESPACE,
-    lab::{neighbours::one_owner, probe, topology::NODES, wait::until},
+    lab::{
+        neighbours::one_owner,
+        probe,
+        topology::{NODES, Node},
+        wait::until,
+    },
 };
 
 /// Time between two questions while something is replaced.
@@ -95,48 +100,55 @@ const NET_ADMIN: &str = r#"[{"op": "add", "path": "/spec/template/spec/container
 /// although their packets come by the next.
 pub fn an_address_is_moved(scene: &mut Scene<'_>) -> Option<()> {
     let speakers = ["daemonset/ferrogate-speaker", "--namespace", NAMESPACE];
-    let replaced = |cluster: &Cluster, command: &[&str]| {
+    let replace = |cluster: &Cluster, command: &[&str]| {
         cluster.plane.kubectl(command.iter().copied().chain(speakers))?;
-        cluster.plane.kubectl(["rollout", "status", "--timeout=60s"].into_iter().chain(speakers))?;
-        Ok::<_, anyhow::Error>(())
+        cluster.plane.kubectl(["rollout", "status", "--timeout=180s"].into_iter().chain(speakers))
     };
     scene.check("connections through kube-proxy stand while their address is moved", |cluster| {
-        replaced(cluster, &["patch", "--type=json", "--patch", NET_ADMIN])?;
+        replace(cluster, &["patch", "--type=json", "--patch", NET_ADMIN])?;
         let moved = move_connections(cluster);
-        replaced(cluster, &["rollout", "undo"])?;
-        moved.map(|text| ((), text))
+        let left = cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}-")]);
+        let undone = replace(cluster, &["rollout", "undo"]);
+        let text = moved?;
+        left.and(undone)?;
+        Ok(((), text))
     })
 }
 
 fn move_connections(cluster: &Cluster) -> Result<String> {
-    let to = [external(cluster, "web", false)?, external(cluster, "web", true)?];
-    let (owner, _) = until(LIMIT, || one_owner(&cluster.topology, to[0].ip()))?;
-    let from = &cluster.topology.nodes[owner];
-    let next = cluster.topology.nodes.iter().find(|node| node.name != from.name).context("there is no other node")?;
-    let mut stand = Vec::new();
-    for to in to {
-        owner_among(cluster, to.ip(), &[&from.name])?;
-        let stream = cluster.topology.client.run(|| probe::connect(to, None, LIMIT)).context("connecting")?;
-        let pod = pod_behind(&stream)?;
-        stand.push((to.ip(), stream, pod));
-    }
-    cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}={}", next.name)])?;
-    let moved = stand.iter().try_fold(String::new(), |text, (to, stream, before)| {
-        // Packets are passed on for a few seconds only, and so nobody else is asked first.
+    let [from, to, ..] = &cluster.topology.nodes[..] else { bail!("there are too few nodes") };
+    let addresses = [external(cluster, "web", false)?, external(cluster, "web", true)?];
+    let wish = |node: &Node| {
+        let wish = format!("{NODE_ANNOTATION}={}", node.name);
+        cluster.plane.kubectl(["annotate", "--overwrite", "service", "web", &wish])
+    };
+    let goes_to = |address: SocketAddr, node: &Node| {
         until(LIMIT, || {
-            let known = cluster.topology.client.links(async |links| links.neighbour(*to).await)?;
-            ensure!(known == Some(next.mac), "the client goes to {known:?}, not to {}", next.name);
+            let known = cluster.topology.client.links(async |links| links.neighbour(address.ip()).await)?;
+            ensure!(known == Some(node.mac), "for {address} the client goes to {known:?}, not to {}", node.name);
             Ok(())
-        })?;
-        let after = pod_behind(stream).with_context(|| format!("after {to} had moved to {}", next.name))?;
-        ensure!(after == *before, "{to} was answered by {before} and then by {after}");
-        Ok(format!("{text}; {to} is answered by {after} before and after"))
-    });
-    cluster.plane.kubectl(["annotate", "service", "web", &format!("{NODE_ANNOTATION}-")])?;
-    for to in to {
-        owner_among(cluster, to.ip(), &[&from.name])?;
+        })
+    };
+    wish(from)?;
+    let mut stand = Vec::new();
+    for address in addresses {
+        owner_among(cluster, address.ip(), &[&from.name])?;
+        until(LIMIT, || page(cluster, address, "/"))?;
+        goes_to(address, from)?;
+        let stream = cluster.topology.client.run(|| probe::connect(address, None, LIMIT)).context("connecting")?;
+        let pod = pod_behind(&stream)?;
+        stand.push((address, stream, pod));
     }
-    moved.map(|text| format!("from {} to {}{text}", from.name, next.name))
+    wish(to)?;
+    let mut text = format!("from {} to {}", from.name, to.name);
+    for (address, stream, before) in stand {
+        // Packets are passed on for a few seconds only, and so nobody else is asked first.
+        goes_to(address, to)?;
+        let after = pod_behind(&stream).with_context(|| format!("after {address} had moved to {}", to.name))?;
+        ensure!(after == before, "{address} was answered by {before} and then by {after}");
+        text.push_str(&format!("; {address} is answered by {after} before and after"));
+    }
+    Ok(text)
 }
 
 /// Which pod answers on a connection.
