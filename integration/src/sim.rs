@@ -542,7 +542,7 @@ impl World {
     /// Writes of one process are carried out in their order.
     fn plan_write(&mut self, by: Option<usize>, write: Write) {
         if let Some(held) = by.and_then(|node| self.nodes[node].held.as_mut()) {
-            // A renewal is not tried again: the next one says more.
+            // A renewal is not tried again: the next one says more. A farewell is, but here everybody has to do without it.
             if !matches!(write, Write::Lease { .. }) {
                 held.push(write);
             }

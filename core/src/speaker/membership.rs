@@ -741,11 +741,12 @@ impl Membership {
         let mut accused = self.testimonies.accused_links(self.tag, there);
         self.accused_until = None;
         for member in self.members.values().filter(|member| !there.contains(&member.tag)) {
-            let until = member.heard_at.map(|heard_at| heard_at + member.lasts * 2).filter(|until| *until > now);
+            let until = member.heard_at.map(|heard_at| heard_at + member.lasts * 2);
+            let Some(until) = until.filter(|until| *until > now) else { continue };
             let links = self.testimonies.accused_links(self.tag, &BTreeSet::from([member.tag]));
-            if until.is_some() && !links.is_empty() {
+            if !links.is_empty() {
                 accused.extend(links);
-                self.accused_until = self.accused_until.max(until);
+                self.accused_until = self.accused_until.max(Some(until));
             }
         }
         self.looks_elsewhere |= accused != self.accused_links;
@@ -990,7 +991,7 @@ impl Membership {
         standings
     }
 
-    /// Interfaces of this node that others may look at, as somebody says that they are dead.
+    /// Interfaces of this node that others may have to look at: somebody says that they are dead, or did until lately.
     pub(super) fn accused_links(&self) -> &BTreeSet<InterfaceName> {
         &self.accused_links
     }
