@@ -385,6 +385,8 @@ struct Leaving {
     latest: Instant,
     /// It says that it is down itself.
     is_acknowledged: bool,
+    /// A packet has said so, if it wants any.
+    is_told: bool,
 }
 
 impl Session {
@@ -444,7 +446,7 @@ impl Session {
 
     /// When `step` wants an [`Event::Tick`] next. A tick that comes early or twice changes nothing.
     pub fn deadline(&self) -> Option<Instant> {
-        let leaves_at = self.leaving.map(|leaving| leaving.until());
+        let leaves_at = self.leaving.filter(|leaving| leaving.is_told).map(|leaving| leaving.until());
         [self.send_at, self.expires_at(), leaves_at].into_iter().flatten().min()
     }
 
@@ -462,9 +464,9 @@ impl Session {
         (self.state == State::Up).then_some(until)
     }
 
-    /// Whether the other end is heard, whatever it says.
-    pub fn hears_remote(&self) -> bool {
-        self.remote.is_some()
+    /// Whether the other end is heard, and has not switched the session off.
+    pub fn has_remote(&self) -> bool {
+        self.remote.is_some_and(|remote| remote.state != State::AdminDown)
     }
 
     /// How it stands.
@@ -564,15 +566,18 @@ impl Session {
             return;
         }
         let detect_mult = u32::from(self.settings.detect_mult.get());
+        let is_up = self.state == State::Up || self.remote_state() == State::Up;
         let earliest = now + self.transmit_interval() * detect_mult;
         self.record.streak = 0;
         self.record.held_until = None;
         self.enter(now, State::AdminDown, Diagnostic::AdministrativelyDown, actions);
         let latest = now + self.transmit_interval() * detect_mult;
         self.leaving = Some(match self.remote {
-            Some(_) => Leaving { earliest, latest, is_acknowledged: false },
+            Some(_) if is_up => Leaving { earliest, latest, is_acknowledged: false, is_told: false },
+            // It is told, and nobody would take it for a failure.
+            Some(_) => Leaving { earliest: now, latest: now, is_acknowledged: true, is_told: false },
             // Nobody is there who would miss us.
-            None => Leaving { earliest: now, latest: now, is_acknowledged: true },
+            None => Leaving { earliest: now, latest: now, is_acknowledged: true, is_told: true },
         });
     }
 
@@ -649,6 +654,8 @@ impl Session {
     fn transmit(&mut self, now: Instant, is_early: bool, actions: &mut Vec<Action>) {
         if !self.may_transmit() {
             self.send_at = None;
+            // It wants to hear nothing.
+            self.leaving.iter_mut().for_each(|leaving| leaving.is_told = true);
             return;
         }
         let interval = self.transmit_interval();
@@ -673,12 +680,13 @@ impl Session {
             None => Sequence::None,
         };
         actions.push(Action::Send(self.packet(sequence)));
+        self.leaving.iter_mut().for_each(|leaving| leaving.is_told = true);
         self.sent_at = Some(now);
         self.send_at = Some(now + self.jittered(interval));
     }
 
     fn finish(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.leaving.is_some_and(|leaving| leaving.until() <= now) {
+        if self.leaving.is_some_and(|leaving| leaving.is_told && leaving.until() <= now) {
             self.leaving = None;
             self.send_at = None;
             actions.push(Action::Finished);
@@ -695,6 +703,8 @@ impl Session {
     }
 
     fn packet(&self, sequence: Sequence) -> Packet {
+        // Whoever has switched off forgets this session soon, and is found by its addresses again.
+        let is_found_by_addresses = self.state == State::Down && self.remote_state() == State::AdminDown;
         Packet {
             diagnostic: self.diagnostic,
             state: self.state,
@@ -703,7 +713,7 @@ impl Session {
             demand: false,
             detect_mult: self.settings.detect_mult,
             my_discriminator: self.local_discriminator,
-            your_discriminator: self.remote.map(|remote| remote.discriminator),
+            your_discriminator: self.remote.filter(|_| !is_found_by_addresses).map(|remote| remote.discriminator),
             desired_min_tx_interval_us: in_us(self.announced_tx_interval()),
             required_min_rx_interval_us: in_us(self.settings.required_min_rx_interval.get()),
             required_min_echo_rx_interval_us: 0,

@@ -158,8 +158,9 @@ pub enum Action {
 /// All sessions of one system.
 ///
 /// A session that is wanted no more goes through AdminDown, so that its neighbour does not take it for a failure, and is
-/// closed when that is known there. A neighbour that is permitted may open a session, and has it for as long as it
-/// speaks; one that goes on speaking to a session that we have closed gets another.
+/// closed when that is known there, or as soon as it is said where nothing was up. A neighbour that is permitted may open a
+/// session, and has it for as long as it speaks and does not switch it off; one that goes on speaking to a session that we
+/// have closed gets another.
 #[derive(Debug)]
 pub struct Sessions {
     dice: SmallRng,
@@ -439,7 +440,7 @@ impl Sessions {
             });
         }
         // The neighbour that has opened it has gone.
-        is_over |= entry.origin == Origin::Neighbor && !entry.session.hears_remote();
+        is_over |= entry.origin == Origin::Neighbor && !entry.session.has_remote();
         if let Some(due) = entry.due.take() {
             self.due.remove(&(due, discriminator));
         }

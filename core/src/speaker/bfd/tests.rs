@@ -190,11 +190,11 @@ fn n_081_a_session_that_is_down_forgets_a_silent_neighbor_too() {
     let now = Instant::now();
     let mut session = session_in(now, State::Down, Settings::DEFAULT);
     hears(&mut session, now, State::AdminDown);
-    assert!(session.hears_remote());
+    assert!(session.status().detection_time.is_some());
 
     run(&mut session, now, now + 3 * INTERVAL, None);
 
-    assert!(!session.hears_remote());
+    assert!(session.status().detection_time.is_none());
     assert_eq!(session.state(), State::Down);
 }
 

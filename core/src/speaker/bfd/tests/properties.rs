@@ -153,11 +153,11 @@ proptest! {
             let mut steps = Vec::new();
             while let Some(due) = session.deadline() && due <= until {
                 now = now.max(due);
-                steps.push((now, Event::Tick, session.state(), session.hears_remote(), session.step(now, Event::Tick)));
+                steps.push((now, Event::Tick, session.state(), session.status().detection_time.is_some(), session.step(now, Event::Tick)));
                 prop_assert!(session.deadline().is_none_or(|deadline| deadline > now), "a tick leaves nothing undone");
             }
             now = until;
-            steps.push((now, event, session.state(), session.hears_remote(), session.step(now, event)));
+            steps.push((now, event, session.state(), session.status().detection_time.is_some(), session.step(now, event)));
             for (at, event, was, heard, actions) in steps {
                 let packets = sent(&actions);
                 let (answers, others): (Vec<Packet>, Vec<Packet>) =

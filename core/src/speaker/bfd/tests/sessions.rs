@@ -221,6 +221,21 @@ fn a_permitted_neighbor_opens_a_session_and_has_it_for_as_long_as_it_speaks() {
 }
 
 #[test]
+fn a_neighbor_that_switches_its_session_off_has_none_any_more_and_is_told_that_it_was_understood() {
+    let mut world = World::new(permitting(neighbor()));
+    world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
+    world.bring_up();
+
+    let actions = world.hears(State::AdminDown);
+
+    assert_eq!(packets(&actions), 1);
+    assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
+    // What else it sends on its way out opens nothing.
+    let again = Packet { your_discriminator: None, ..says(State::AdminDown) };
+    assert_eq!(discards(&world.hears_from(path(), again)), [Discard::NoSession]);
+}
+
+#[test]
 fn a_stranger_and_a_neighbor_that_is_switching_off_open_nothing() {
     let mut world = World::new(permitting(neighbor()));
     let other = Path { remote: [192, 0, 2, 3].into(), ..path() };
@@ -305,6 +320,36 @@ fn a_session_that_is_wanted_no_more_is_closed_once_the_neighbor_knows() {
     let actions = world.run(3 * INTERVAL);
 
     assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
+}
+
+#[test]
+fn a_session_that_never_came_up_is_closed_with_a_packet_that_says_so_when_it_is_wanted_no_more() {
+    for said in [None, Some(State::Down)] {
+        let mut world = World::new(wanting([path()]));
+        said.map(|said| world.hears(said));
+        world.run(INTERVAL);
+
+        let actions = [world.step(Event::Want(Wanted::default())), world.run(SLOW_INTERVAL)].concat();
+
+        assert_eq!(packets(&actions), 1);
+        assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
+    }
+}
+
+/// Until then it said by its discriminator that it meant the session that was switched off, of which nobody knows any more.
+#[test]
+fn a_neighbor_that_switched_off_is_spoken_to_anew() {
+    let mut world = World::new(wanting([path()]));
+    world.bring_up();
+    let after = world.hears(State::AdminDown);
+    let later = world.run(SLOW_INTERVAL);
+
+    let sent = [after, later].concat();
+    let sent = sent.iter().filter_map(|action| match action {
+        Action::Send { packet, .. } => Some((packet.state, packet.your_discriminator)),
+        _ => None,
+    });
+    assert_eq!(sent.collect::<Vec<_>>(), [(State::Down, None); 2]);
 }
 
 #[test]
