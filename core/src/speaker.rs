@@ -221,7 +221,8 @@ impl Speaker {
         let mut doubt = Doubt::default();
         let mut is_news = true;
         self.begun_at.get_or_insert(now);
-        self.membership.wake(now);
+        let late = self.membership.wake(now);
+        self.watches.delay(late);
         match event {
             Event::Snapshot(snapshot) => self.take_snapshot(now, snapshot, &mut doubt, &mut actions),
             Event::Interfaces(interfaces) => self.take_interfaces(now, interfaces, &mut doubt, &mut actions),
@@ -235,7 +236,7 @@ impl Speaker {
                 is_news |= self.membership.deadline().is_some_and(is_sooner);
             }
             Event::Watched { node, interface, verdict } => {
-                if self.watches.see(&node, &interface, verdict) {
+                if self.watches.see(now, &node, &interface, verdict) {
                     let from = self.watches.from(&node, &interface);
                     self.membership.verdict(&node, interface, from, verdict);
                 }
@@ -285,6 +286,10 @@ impl Speaker {
         if let Some(is_blind) = self.membership.blindness(now) {
             actions.push(Action::Report(if is_blind { Report::LeasesUnseen } else { Report::LeasesSeen }));
         }
+        for (node, interface) in self.watches.unseen(now, |node, link| self.membership.may_be_unseen(node, link)) {
+            self.membership.unseen(&node, interface.clone());
+            actions.push(Action::Report(Report::Unseen { node, interface }));
+        }
         let taken = self.membership.tick(now);
         self.follow_words(now, &taken, &mut doubt);
         if self.membership.looks_elsewhere() {
@@ -305,7 +310,7 @@ impl Speaker {
         let seen = self.layer2.tick(now, &mut actions);
         let doubt = self.take_seen(now, seen, &mut actions);
         self.review(now, doubt, &mut actions);
-        self.watch(&mut actions);
+        self.watch(now, &mut actions);
         self.host.release_due(now, &mut actions);
         self.ask_former_owners(now, &mut actions);
         if let Some(detours) = self.detours.news() {
@@ -338,7 +343,8 @@ impl Speaker {
         let membership = self.interfaces.as_ref().and_then(|_| self.membership.deadline());
         let [health, layer2] = [self.health.deadline(), self.layer2.deadline()];
         let addresses = [self.host.deadline(), self.detours.deadline()];
-        addresses.into_iter().chain([membership, health, layer2, end]).flatten().min()
+        let others = [membership, self.watches.deadline(), health, layer2, end];
+        addresses.into_iter().chain(others).flatten().min()
     }
 
     /// The addresses this node owns, and the interfaces it announces each on.
@@ -523,6 +529,7 @@ impl Speaker {
             self.end_detours_by_reborn(&node, actions);
         }
         if taken.came {
+            self.watches.await_anew(now, &node);
             actions.push(Action::Report(Report::MemberAlive { node: node.clone() }));
         }
         if taken.left {
@@ -745,10 +752,10 @@ impl Speaker {
     }
 
     /// Has owners watched, if this node comes next, and lets those who come next watch it.
-    fn watch(&mut self, actions: &mut Vec<Action>) {
+    fn watch(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let takes_part = !self.own.leaving && !self.listening.is_empty();
         let (accused, others) = (self.membership.accused_links(), self.membership.watchable());
-        let (watch, unwatched) = self.watches.review(&self.own.links, accused, others, takes_part);
+        let (watch, unwatched) = self.watches.review(now, &self.own.links, accused, others, takes_part);
         for (node, interface) in unwatched {
             self.membership.verdict(&node, interface, None, Verdict::Unwatched);
         }

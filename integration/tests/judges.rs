@@ -45,6 +45,9 @@ const PORT: u16 = 80;
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x254);
 
+/// Shows that whoever comes next watches the owner whose metric it is.
+const WATCHED: &str = "ferrogate_speaker_bfd_sessions{state=\"Up\"}";
+
 /// Taken in turns: they share the processor with routers and three nodes each.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -63,7 +66,13 @@ impl Stand {
     }
 
     fn with_flags(flags: &[&str]) -> Self {
+        Self::where_broken(flags, |_| {})
+    }
+
+    /// With something done to the network before anything runs on it.
+    fn where_broken(flags: &[&str], broken: impl FnOnce(&Topology)) -> Self {
         let topology = Topology::without_pods(Plan { management: true, ..Plan::default() }).unwrap();
+        broken(&topology);
         let listener = topology.client.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
@@ -588,6 +597,20 @@ fn n_079_a_connection_under_way_goes_on_when_only_the_speaker_of_its_owner_dies(
     });
 }
 
+/// It has a carrier and gossips by another network, and nobody has ever seen its interface by BFD.
+#[test]
+fn whose_interface_was_dead_before_anybody_looked_owns_nothing_until_it_is_seen() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let elected = Stand::with_flags(&[]).owner();
+
+    let stand = Stand::where_broken(&[], |topology| topology.silence(&topology.nodes[elected]).unwrap());
+    assert_ne!(stand.owner(), elected);
+    stand.topology.join(&stand.topology.nodes[elected]).unwrap();
+
+    let is_back = || Some(stand.owner()).filter(|owner| *owner == elected).context("its addresses are elsewhere");
+    until(LIMIT, is_back).unwrap_or_else(|error| panic!("{error:#}\n{}", stand.logs()));
+}
+
 #[test]
 fn n_079_connections_that_began_at_an_owner_that_is_cut_off_end_and_are_counted() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -601,6 +624,12 @@ fn connections_end(off: impl FnOnce(&Topology, usize) -> Result<()>, reason: &st
     let stand = Stand::with_flags(&[]);
     let before = stand.owner();
     let old = BOTH.map(|vip| until(LIMIT, || connect(&stand.topology.client, vip)).unwrap());
+    // A session comes up within a second or two.
+    let is_watched = || match stand.product.speaker_metric(&stand.topology, before, WATCHED) {
+        Ok(1.0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    until(LIMIT, is_watched).unwrap_or_else(|error| panic!("{error}\n{}", stand.logs()));
 
     off(&stand.topology, before).unwrap();
 

@@ -498,6 +498,13 @@ impl Hands {
                 warn!(%address, %interface, %node, yields, "another speaker owns an address of this node");
                 self.metrics.rivals.inc();
             }
+            Report::Unseen { node, interface } => {
+                warn!(
+                    %node, %interface,
+                    "the interface of an owner does not answer by BFD, where others do; if nobody else sees it, its addresses \
+                     move; look at its cable and VLAN, and let UDP 3784 through"
+                );
+            }
             Report::Unpeered { peer, why } => {
                 warn!(%peer, reason = why.reason(), error = %why, "router is not spoken with");
             }

@@ -64,6 +64,9 @@ const REFRESH_INTERVALS: u32 = 4;
 /// How many intervals the accused wait for somebody to answer for them.
 const SETTLE_INTERVALS: u32 = 2;
 
+/// How long those who are asked for an interface have to see it, which takes as long as a session takes to come up.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
 /// For how many intervals a speaker is greeted.
 const GREETING_INTERVALS: u32 = 20;
 
@@ -187,6 +190,10 @@ struct Watch {
     is_up: bool,
     /// The number of this speaker's accusation; 0 if there is none.
     accused: u32,
+    /// This speaker never saw it, and asks who does.
+    is_asked_for: bool,
+    /// Since when nobody answers that.
+    unanswered_since: Option<Instant>,
     /// The newest accusation after which it was seen.
     seen_after: u32,
     /// The interface of this node that it was seen again from, and the accusation of that by its node which this answers.
@@ -261,15 +268,15 @@ impl Membership {
         }
     }
 
-    /// Must come before anything else in a step: how late the step is does not count against the others.
-    pub(super) fn wake(&mut self, now: Instant) {
+    /// Must come before anything else in a step: how late the step is does not count against the others. Returns that.
+    pub(super) fn wake(&mut self, now: Instant) -> Duration {
         let woke_at = self.woke_at.replace(now);
         self.is_late = false;
-        let Some(send_at) = self.send_at else { return };
+        let Some(send_at) = self.send_at else { return Duration::ZERO };
         // A step was due by `send_at`, so nothing that came after the later of the two has been looked at in time.
         let late = now.saturating_duration_since(woke_at.map_or(send_at, |woke_at| woke_at.max(send_at)));
         if late <= self.interval {
-            return;
+            return Duration::ZERO;
         }
         self.is_late = true;
         self.swim.delay(late);
@@ -283,10 +290,12 @@ impl Membership {
             if let Some((since, _)) = &mut member.is_mute {
                 *since += late;
             }
-            for (due, _) in member.watches.values_mut().filter_map(|watch| watch.answers_at.as_mut()) {
-                *due += late;
+            for watch in member.watches.values_mut() {
+                let answers_at = watch.answers_at.as_mut().map(|(due, _)| due);
+                answers_at.into_iter().chain(&mut watch.unanswered_since).for_each(|time| *time += late);
             }
         }
+        late
     }
 
     /// Takes in the Node objects. `unreachable` is whom an earlier life of this speaker missed.
@@ -606,7 +615,7 @@ impl Membership {
                     Some((from, number))
                 });
                 let seen_after = self.testimonies.accusation(&subject, self.tag);
-                *watch = Watch { is_up: true, accused: 0, seen_after, back, answers_at: None };
+                *watch = Watch { is_up: true, seen_after, back, ..Watch::default() };
             }
             // What was never up cannot have gone down.
             Verdict::Down => {
@@ -618,6 +627,23 @@ impl Membership {
             Verdict::Up => {}
         }
         self.is_in_doubt = true;
+    }
+
+    /// Whether nothing is to be concluded from an interface of another node not being seen: its node is not heard either, or is
+    /// heard from there.
+    pub(super) fn may_be_unseen(&self, node: &NodeName, interface: &InterfaceName) -> bool {
+        let Some(member) = self.members.get(node) else { return true };
+        let is_heard = matches!(member.state, State::Heard { .. });
+        !is_heard || !member.is_there || member.spoke_from.contains_key(interface)
+    }
+
+    /// An interface of another node was never seen from one of this that sees others.
+    pub(super) fn unseen(&mut self, node: &NodeName, interface: InterfaceName) {
+        let Some(member) = self.members.get_mut(node) else { return };
+        if member.watches.contains_key(&interface) || member.watches.len() < MAX_LINKS {
+            member.watches.insert(interface, Watch { is_asked_for: true, ..Watch::default() });
+            self.is_in_doubt = true;
+        }
     }
 
     /// Everyone who has been silent for too long, once; whoever left in an orderly way is not missed.
@@ -688,7 +714,30 @@ impl Membership {
                 there.insert(member.tag);
             }
         }
+        if self.note_answers(now, &there) {
+            // That is to be judged with the rest.
+            self.is_in_doubt = true;
+            return self.reckon(now) | changed;
+        }
         changed | self.judge_links(now, &there)
+    }
+
+    /// Accuses the interfaces of which nobody says that they are seen. Returns whether there are any.
+    fn note_answers(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
+        let mut accuses = false;
+        for member in self.members.values_mut() {
+            for (interface, watch) in member.watches.iter_mut().filter(|(_, watch)| watch.is_asked_for) {
+                let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
+                if self.testimonies.is_seen(&subject, there) {
+                    watch.unanswered_since = None;
+                } else if *watch.unanswered_since.get_or_insert(now) + ANSWERS_WITHIN <= now {
+                    let accused = self.testimonies.number(&subject).saturating_add(1);
+                    *watch = Watch { accused, ..Watch::default() };
+                    accuses = true;
+                }
+            }
+        }
+        accuses
     }
 
     /// Whether this node is to look at other interfaces than when this was last asked.
@@ -698,7 +747,7 @@ impl Membership {
 
     /// Judges which interfaces are dead.
     fn judge_links(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
-        let accused = self.testimonies.0.values().flat_map(|own| own.accuses.keys());
+        let accused = self.testimonies.0.values().flat_map(|own| own.accuses.keys().chain(&own.asks));
         let accused: BTreeSet<&Subject> = accused.filter(|subject| subject.interface.is_some()).collect();
         let mut by_node: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
         let mut in_doubt: BTreeMap<NodeTag, BTreeSet<InterfaceName>> = BTreeMap::new();
@@ -763,9 +812,14 @@ impl Membership {
             };
             known.map(|statement| (subject(statement), statement.number)).collect()
         };
+        let testimony = |word: &Word| {
+            let (asks, accuses) = told(&word.accuses).into_iter().partition(|(_, number)| *number == 0);
+            let asks: BTreeMap<Subject, u32> = asks;
+            Testimony { accuses, asks: asks.into_keys().collect(), vouches: told(&word.vouches) }
+        };
         let others = self.members.values().filter_map(|member| {
             let word = member.word.as_ref()?;
-            Some((member.tag, Testimony { accuses: told(&word.accuses), vouches: told(&word.vouches) }))
+            Some((member.tag, testimony(word)))
         });
         let own = self.testimonies.0.remove(&self.tag);
         self.testimonies = Testimonies(others.collect());
@@ -779,9 +833,12 @@ impl Membership {
                 if subject.interface.is_some() {
                     watch.note_accusation(now, number, self.detection_time);
                 }
+                let is_doubted = number != 0 || self.testimonies.is_asked_for(&subject, self.tag);
                 if watch.accused != 0 {
                     testimony.accuses.insert(subject, watch.accused);
-                } else if number != 0 && watch.is_up && watch.seen_after >= number {
+                } else if watch.is_asked_for {
+                    testimony.asks.insert(subject);
+                } else if is_doubted && watch.is_up && watch.seen_after >= number {
                     testimony.vouches.insert(subject, number);
                 }
             }
@@ -790,7 +847,8 @@ impl Membership {
             for (interface, heard_after) in &member.spoke_from {
                 let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
                 let number = self.testimonies.accusation(&subject, self.tag);
-                if number != 0 && *heard_after >= number && !testimony.accuses.contains_key(&subject) {
+                let is_doubted = number != 0 || self.testimonies.is_asked_for(&subject, self.tag);
+                if is_doubted && *heard_after >= number && !testimony.accuses.contains_key(&subject) {
                     testimony.vouches.insert(subject, number);
                 }
             }
@@ -889,6 +947,10 @@ impl Membership {
             statements.collect()
         };
         let testimony = self.testimonies.0.get(&self.tag);
+        let accused = testimony.map(|own| {
+            let asked_for = own.asks.iter().map(|subject| (subject.clone(), 0));
+            own.accuses.clone().into_iter().chain(asked_for).collect()
+        });
         let yields = self.members.values().filter(|member| member.yielded != 0);
         let greeted = self.members.values().flat_map(|member| {
             let lives = member.greeted.iter().filter(|(_, until)| **until > now);
@@ -904,7 +966,7 @@ impl Membership {
             links: own.links.iter().take(MAX_LINKS).map(|(name, carries)| carries.link(name)).collect(),
             refused,
             refuses_all,
-            accuses: testimony.map(|own| told(&own.accuses)).unwrap_or_default(),
+            accuses: accused.map(|accused| told(&accused)).unwrap_or_default(),
             vouches: testimony.map(|own| told(&own.vouches)).unwrap_or_default(),
             yields: yields.map(|member| (member.tag, member.yielded)).take(MAX_YIELDS).collect(),
             greets: greeted.take(MAX_GREETINGS).collect(),
@@ -946,8 +1008,10 @@ impl Membership {
         let mute = self.members.values().filter_map(|member| member.is_mute);
         let waiting = mute.chain(self.dead_links.values().copied()).filter(|(_, is_settled)| !is_settled);
         let waiting = waiting.map(|(since, _)| since + self.settle_time);
-        let answers = self.members.values().flat_map(|member| member.watches.values());
-        let answers = answers.filter_map(|watch| watch.answers_at.map(|(due, _)| due));
+        let watches = || self.members.values().flat_map(|member| member.watches.values());
+        let answers = watches().filter_map(|watch| watch.answers_at.map(|(due, _)| due));
+        let questions = watches().filter_map(|watch| watch.unanswered_since);
+        let answers = answers.chain(questions.map(|since| since + ANSWERS_WITHIN));
         waiting.chain(answers).chain(self.accused_until).min()
     }
 

@@ -48,6 +48,7 @@ mod rivals;
 mod routers;
 mod settlement;
 mod subnets;
+mod unseen;
 mod watch;
 
 const MS: Duration = Duration::from_millis(1);

@@ -293,6 +293,14 @@ pub enum Report {
         /// Who claims it.
         mac: Mac,
     },
+    /// The interface of an owner that this node comes after for addresses was never seen by BFD, while others are from the same
+    /// interface of this node. It is asked whether somebody else sees it.
+    Unseen {
+        /// The owner.
+        node: NodeName,
+        /// Its interface.
+        interface: InterfaceName,
+    },
     /// Another speaker announces an address that this node owns, and knows no better. One of the two leaves it.
     Rival {
         /// Which.

@@ -9,11 +9,16 @@
 //! session is up again, and whoever sees that interface says so, for it may be the way of the one who took over that is
 //! lost. A few of those who see it go on for as long as another says that it is dead. So does the accused, with whom it sees
 //! from there: a session has two ends, and those who answer for it could do so no longer if it closed its own.
+//!
+//! A session that never comes up says nothing by itself: a firewall may be in its way, or this node's own cable be cut. So
+//! next in line then looks at others from the same interface. Once it sees one of them, and unless the owner is heard from the
+//! interface that is not seen, it asks who else sees that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     num::NonZeroU8,
+    time::{Duration, Instant},
 };
 
 use ferrogate_wire::bfd::State;
@@ -29,6 +34,10 @@ use crate::{
         },
     },
 };
+
+/// How long a session may take to come up. Both ends speak once a second until then (RFC 5880, section 6.8.3), and some of
+/// that may be lost.
+const COMES_UP_WITHIN: Duration = Duration::from_secs(3);
 
 /// Sessions that are to be there from now on, and no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +103,23 @@ pub(super) struct Watches {
 struct Session {
     path: Path,
     verdict: Verdict,
+    /// Since when it could have come up.
+    since: Instant,
+    /// It should have by now.
+    is_overdue: bool,
+    /// Both ends are in one subnet, so that whoever sees others from there should see this one.
+    is_near: bool,
+}
+
+impl Session {
+    /// It has come to this. If it is not up it may come up from now on.
+    fn turn(&mut self, now: Instant, verdict: Verdict) {
+        (self.verdict, self.since, self.is_overdue) = (verdict, now, false);
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.verdict == Verdict::Unwatched && self.is_near
+    }
 }
 
 impl Watches {
@@ -138,12 +164,62 @@ impl Watches {
     }
 
     /// Takes in what is seen of an interface of another node. Returns whether that is news.
-    pub(super) fn see(&mut self, node: &NodeName, interface: &InterfaceName, verdict: Verdict) -> bool {
-        let Some(session) = self.sessions.get_mut(&(node.clone(), interface.clone())) else { return true };
+    pub(super) fn see(&mut self, now: Instant, node: &NodeName, interface: &InterfaceName, verdict: Verdict) -> bool {
+        let Some(session) = self.sessions.get_mut(&(node.clone(), interface.clone())) else { return false };
         let is_news = session.verdict != verdict;
-        session.verdict = verdict;
+        if is_news {
+            session.turn(now, verdict);
+        }
         self.is_in_doubt |= is_news;
         is_news
+    }
+
+    /// A node has been started, or is heard again. Its sessions may come up from now on.
+    pub(super) fn await_anew(&mut self, now: Instant, node: &NodeName) {
+        let sessions = self.sessions.iter_mut().filter(|((subject, _), _)| subject == node);
+        sessions.for_each(|(_, session)| session.since = now);
+    }
+
+    /// This step comes so late; in that time nothing was looked at.
+    pub(super) fn delay(&mut self, late: Duration) {
+        self.sessions.values_mut().for_each(|session| session.since += late);
+    }
+
+    /// When the next session should have come up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let awaited = self.sessions.iter().filter(|(subject, session)| {
+            session.is_awaited() && !session.is_overdue && self.services.contains_key(*subject)
+        });
+        awaited.map(|(_, session)| session.since + COMES_UP_WITHIN).min()
+    }
+
+    /// Interfaces of owners that are not seen though they should be by now, each told once: others are seen from the same interface
+    /// of this node, and nothing else excuses it.
+    pub(super) fn unseen(
+        &mut self,
+        now: Instant,
+        is_excused: impl Fn(&NodeName, &InterfaceName) -> bool,
+    ) -> Vec<(NodeName, InterfaceName)> {
+        let services = &self.services;
+        let is_due = |subject: &(NodeName, InterfaceName), session: &Session| {
+            session.is_awaited() && session.since + COMES_UP_WITHIN <= now && services.contains_key(subject)
+        };
+        let is_up = |session: &&Session| session.verdict == Verdict::Up;
+        let sees: BTreeSet<_> = self.sessions.values().filter(is_up).map(|up| up.path.interface.clone()).collect();
+        let mut unseen = Vec::new();
+        for (subject, session) in self.sessions.iter_mut().filter(|(subject, session)| is_due(subject, session)) {
+            let was_overdue = session.is_overdue;
+            if is_excused(&subject.0, &subject.1) {
+                session.turn(now, Verdict::Unwatched);
+            } else if sees.contains(&session.path.interface) {
+                session.turn(now, Verdict::Down);
+                unseen.push(subject.clone());
+            } else {
+                session.is_overdue = true;
+            }
+            self.is_in_doubt |= session.is_overdue != was_overdue;
+        }
+        unseen
     }
 
     /// The interface of this node from which one of another is looked at.
@@ -157,6 +233,7 @@ impl Watches {
     /// Returns what is wanted if that is new, and the interfaces that nobody looks at any more.
     pub(super) fn review<'a>(
         &mut self,
+        now: Instant,
         own: &Links,
         accused: &BTreeSet<InterfaceName>,
         others: impl Iterator<Item = Watchable<'a>>,
@@ -165,21 +242,25 @@ impl Watches {
         let Some(settings) = self.settings.filter(|_| std::mem::take(&mut self.is_in_doubt)) else {
             return (None, Vec::new());
         };
-        let mut paths: BTreeMap<(NodeName, InterfaceName), Path> = BTreeMap::new();
+        let mut paths: BTreeMap<(NodeName, InterfaceName), (Path, bool)> = BTreeMap::new();
         let mut permitted = BTreeMap::new();
         let is_witness = |subject: &(NodeName, InterfaceName), path: &Path| {
             let session = self.sessions.get(subject).filter(|session| session.path == *path);
             let is_up = session.is_some_and(|session| session.verdict == Verdict::Up);
             is_up && path.interface.as_ref().is_some_and(|interface| accused.contains(interface))
         };
+        let looks_around = self.looks_around();
         for Watchable { node, links, in_doubt } in others.filter(|_| takes_part) {
             for (interface, carries) in links {
                 permitted.extend(neighbors(own, carries).map(|neighbor| (neighbor, settings)));
                 let subject = (node.clone(), interface.clone());
                 let Some(path) = path(own, interface, carries) else { continue };
                 let comes_next = self.services.contains_key(&subject);
-                if comes_next || in_doubt.contains(interface) || is_witness(&subject, &path) {
-                    paths.insert(subject, path);
+                let is_in_question = in_doubt.contains(interface) || looks_around.contains(&path.interface);
+                if comes_next || is_in_question || is_witness(&subject, &path) {
+                    let ours = path.interface.as_ref().and_then(|name| own.get(name));
+                    let is_near = path.remote.is_ipv4() || ours.is_some_and(|ours| is_in_common_subnet(ours, carries));
+                    paths.insert(subject, (path, is_near));
                 }
             }
         }
@@ -187,27 +268,41 @@ impl Watches {
         self.sessions.retain(|subject, session| {
             let path = paths.get(subject);
             // What was found dead stays so until a session is up, also one by another way.
-            let is_kept = path.is_some_and(|path| *path == session.path || session.verdict == Verdict::Down);
+            let is_kept = path.is_some_and(|(path, _)| *path == session.path || session.verdict == Verdict::Down);
             if !is_kept && session.verdict != Verdict::Unwatched {
                 unwatched.push(subject.clone());
             }
             is_kept
         });
-        for (subject, path) in &paths {
-            let verdict = Verdict::Unwatched;
-            let session =
-                self.sessions.entry(subject.clone()).or_insert_with(|| Session { path: path.clone(), verdict });
+        for (subject, (path, is_near)) in &paths {
+            let session = self.sessions.entry(subject.clone()).or_insert_with(|| Session {
+                path: path.clone(),
+                verdict: Verdict::Unwatched,
+                since: now,
+                is_overdue: false,
+                is_near: *is_near,
+            });
             session.path.clone_from(path);
+            session.is_near = *is_near;
         }
         let wish = Wish { settings, minimum_ttl: NonZeroU8::MAX };
-        let sessions = paths.values().map(|path| (path.clone(), wish)).collect();
-        let subjects = paths.into_iter().map(|(subject, path)| (path, subject)).collect();
+        let sessions = paths.values().map(|(path, _)| (path.clone(), wish)).collect();
+        let subjects = paths.into_iter().map(|(subject, (path, _))| (path, subject)).collect();
         let watch = Watch { wanted: Wanted { sessions, permitted }, subjects };
         if watch == self.watch {
             return (None, unwatched);
         }
         self.watch = watch.clone();
         (Some(watch), unwatched)
+    }
+
+    /// The interfaces of this node from which any other will do that can be seen, as an owner cannot.
+    fn looks_around(&self) -> BTreeSet<Option<InterfaceName>> {
+        let overdue = self
+            .sessions
+            .iter()
+            .filter(|(subject, session)| session.is_overdue && self.services.contains_key(*subject));
+        overdue.map(|(_, session)| session.path.interface.clone()).collect()
     }
 }
 
@@ -260,6 +355,11 @@ fn neighbors<'a>(own: &'a Links, theirs: &'a Carries) -> impl Iterator<Item = Ne
         let remotes = ipv4.into_iter().chain(ipv6);
         remotes.map(|remote| Neighbor { remote, interface: name.clone() })
     })
+}
+
+/// Whether both are known to be in one subnet.
+fn is_in_common_subnet(ours: &Carries, theirs: &Carries) -> bool {
+    ours.subnets.is_some() && theirs.subnets.is_some() && ours.shares_subnet(theirs)
 }
 
 /// The addresses of two interfaces, ours first, if each finds the other on its link.

@@ -134,7 +134,8 @@ pub struct Statement {
     pub node: NodeTag,
     /// The interface, 1 to [`MAX_LINK_LEN`] bytes; none stands for the node.
     pub interface: Option<String>,
-    /// Which accusation this is, or which is answered with all before it.
+    /// Which accusation this is, or which is answered with all before it. 0 accuses nobody and asks who sees the interface, or
+    /// answers that.
     pub number: u32,
 }
 

@@ -16,7 +16,8 @@
 //! | has nobody else | it yields to the accuser, but for what the accuser cannot serve |
 //!
 //! The same is said of a single interface of a node, by whoever watches that interface. Whoever hears the node speak from
-//! an address of that interface vouches for it too. There both sides of a cut may accuse each other and yet speak, by
+//! an address of that interface vouches for it too. Whoever comes next and never saw it *asks* at first, so that those who
+//! could vouch look at it, and accuses only where nobody does. There both sides of a cut may accuse each other and yet speak, by
 //! another network. Unless somebody vouches for one of them, the smaller tag stays.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,8 @@ impl Subject {
 pub(super) struct Testimony {
     /// Whom it does not hear, with the number of the accusation.
     pub(super) accuses: BTreeMap<Subject, u32>,
+    /// Interfaces that it should see and never saw.
+    pub(super) asks: BTreeSet<Subject>,
     /// Whom it has heard, with the number of the newest accusation that this answers. Of its own interfaces, those whose
     /// accusers it sees again.
     pub(super) vouches: BTreeMap<Subject, u32>,
@@ -88,6 +91,18 @@ impl Testimonies {
         others.filter_map(|(_, testimony)| testimony.accuses.get(subject)).max().copied().unwrap_or_default()
     }
 
+    /// Whether anybody but these two asks who sees an interface.
+    pub(super) fn is_asked_for(&self, subject: &Subject, but: NodeTag) -> bool {
+        let mut others = self.0.iter().filter(|(node, _)| **node != but && **node != subject.node);
+        others.any(|(_, testimony)| testimony.asks.contains(subject))
+    }
+
+    /// Whether one of these vouches for an interface.
+    pub(super) fn is_seen(&self, subject: &Subject, by: &BTreeSet<NodeTag>) -> bool {
+        let mut others = by.iter().filter(|node| **node != subject.node);
+        others.any(|node| self.0.get(node).is_some_and(|own| own.vouches.contains_key(subject)))
+    }
+
     /// The number under which a node accuses an interface of another, if it does.
     pub(super) fn link_accused_by(&self, accuser: NodeTag, node: NodeTag, interface: &InterfaceName) -> Option<u32> {
         self.0.get(&accuser)?.accuses.get(&Subject { node, interface: Some(interface.clone()) }).copied()
@@ -116,7 +131,8 @@ impl Testimonies {
     pub(super) fn needs_witness(&self, subject: &Subject, witness: NodeTag, reached: &BTreeSet<NodeTag>) -> bool {
         let others = || self.0.iter().filter(|(node, _)| reached.contains(node) && **node != subject.node);
         // By its own accusation alone nobody goes on once that is answered, or both would go on because of each other.
-        let is_accused = others().any(|(node, own)| *node != witness && own.accuses.contains_key(subject));
+        let doubts = |own: &Testimony| own.accuses.contains_key(subject) || own.asks.contains(subject);
+        let is_accused = others().any(|(node, own)| *node != witness && doubts(own));
         let earlier = others().filter(|(node, own)| **node < witness && own.vouches.contains_key(subject));
         self.is_dead(subject, reached) || (is_accused && earlier.count() < WITNESSES)
     }

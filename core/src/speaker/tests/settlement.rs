@@ -2,7 +2,7 @@
 
 use ferrogate_wire::gossip::Statement;
 
-use super::*;
+use super::{watch::watch_link, *};
 
 /// How long the accused wait for a voucher.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -15,7 +15,7 @@ fn facts() -> Snapshot {
 /// `k1` among three nodes, all of which it has heard.
 fn settled() -> Stand {
     let mut stand = Stand::started(DataPath::KubeProxy, facts());
-    stand.pass_hearing(INTERVAL * 4, &[2, 3]);
+    stand.pass_saying(INTERVAL * 4, &[(2, &[], &[]), (3, &[], &[])]);
     stand
 }
 
@@ -37,7 +37,8 @@ impl Stand {
         let mut actions = Vec::new();
         while self.now < end {
             for (node, accuses, vouches) in says {
-                let word = Word { accuses: accuses.to_vec(), vouches: vouches.to_vec(), ..self.word(*node) };
+                let (accuses, vouches, links) = (accuses.to_vec(), vouches.to_vec(), vec![watch_link(*node)]);
+                let word = Word { accuses, vouches, links, ..self.word(*node) };
                 actions.extend(self.receive(*node, word));
             }
             let step = INTERVAL.min(end - self.now);

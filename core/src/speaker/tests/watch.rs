@@ -17,7 +17,7 @@ use crate::speaker::{
 /// `k1` comes after `k2`.
 const AFTER_K2: [&str; 2] = [SECOND, "2001:db8::3"];
 /// `k1` comes after `k3`.
-const AFTER_K3: &str = "192.0.2.11";
+pub(super) const AFTER_K3: &str = "192.0.2.11";
 
 /// The interface of a node that serves; its words come from another address.
 pub(super) fn watch_link(node: u8) -> Link {
@@ -489,6 +489,8 @@ fn a_session_that_is_wanted_no_more_is_no_witness() {
     stand.see(2, Verdict::Up);
 
     stand.snapshot(&snapshot(3, [service("second", &[WON])]));
+    // It was under way when that was decided.
+    stand.see(2, Verdict::Up);
     let said: Vec<Action> = (0..4).flat_map(|_| stand.hear_accused(1)).collect();
 
     assert_eq!(words(&said).last().unwrap().vouches, []);
