@@ -30,7 +30,10 @@ use ferrogate_core::{
     snapshot::Snapshot,
     speaker::{
         self, Action, DataPath, Frame, Interface, NextHop, Report, Speaker, Watch,
-        bfd::sessions::{self, Arrival, Path, Sessions},
+        bfd::{
+            Change,
+            sessions::{self, Arrival, Path, Sessions},
+        },
     },
     write::Write,
 };
@@ -123,6 +126,8 @@ pub struct World {
     /// The switch and everything that hangs on it.
     pub link: Link,
     violation: Option<Violation>,
+    /// Nodes talk to each other on a network of their own, on which nothing breaks.
+    has_management: bool,
     /// Nodes with an address in the subnets of the pool.
     at_home: BTreeSet<usize>,
     /// Pairs of nodes that both own an address, and since when.
@@ -144,13 +149,40 @@ enum Machine {
 /// What happens at a time of its own.
 #[derive(Debug)]
 enum Happening {
-    Gossip { from: usize, to: usize, bytes: Arc<[u8]> },
-    Bfd { to: usize, arrival: Arrival, bytes: [u8; bfd::LEN] },
-    Packet { to: link::Port, packet: Packet },
+    Gossip {
+        from: usize,
+        to: usize,
+        bytes: Arc<[u8]>,
+    },
+    Bfd {
+        to: usize,
+        arrival: Arrival,
+        bytes: [u8; bfd::LEN],
+    },
+    /// What the sessions of a node had to tell the speaker that ran then.
+    Seen {
+        node: usize,
+        start: u64,
+        report: BfdReport,
+    },
+    Packet {
+        to: link::Port,
+        packet: Packet,
+    },
     SnapshotForNode(usize),
     SnapshotForController,
-    Write { by: Option<usize>, write: Write },
+    Write {
+        by: Option<usize>,
+        write: Write,
+    },
     ProxySeen(usize),
+}
+
+/// What the sessions of a node have to tell its speaker.
+#[derive(Debug)]
+enum BfdReport {
+    Changed { path: Path, change: Change },
+    Standing { paths: Vec<Path> },
 }
 
 impl World {
@@ -175,6 +207,7 @@ impl World {
             nodes: Vec::new(),
             link: Link::new(names.len(), clients),
             violation: None,
+            has_management: false,
             at_home: BTreeSet::new(),
             splits: BTreeMap::new(),
             calm_since: Duration::ZERO,
@@ -206,6 +239,23 @@ impl World {
         }
         world.start_controller();
         world
+    }
+
+    /// Has nodes talk to each other on a network of their own from now on.
+    pub fn add_management(&mut self) {
+        self.has_management = true;
+        self.change(|facts| {
+            for number in 0..facts.nodes.len() {
+                if let Some(node) = facts.nodes.get_mut(&facts::node_name(number)) {
+                    Arc::make_mut(node).internal_addresses = vec![facts::management_address(number)];
+                }
+            }
+        });
+    }
+
+    /// Where a node is spoken to.
+    fn gossip_address(&self, node: usize) -> IpAddr {
+        if self.has_management { facts::management_address(node) } else { facts::node_address(node) }
     }
 
     /// Virtual time since the beginning.
@@ -292,7 +342,7 @@ impl World {
             Happening::Gossip { from, to, bytes } => match Datagram::open(&bytes, &self.keys) {
                 Ok(datagram) => {
                     let can_wait = datagram.origin.can_wait();
-                    let (at, from, datagram) = (self.begin + self.now, facts::node_address(from), Box::new(datagram));
+                    let (at, from, datagram) = (self.begin + self.now, self.gossip_address(from), Box::new(datagram));
                     self.nodes[to].unread.push(speaker::Arrived { at, from, datagram });
                     if !can_wait {
                         self.read(to);
@@ -304,6 +354,15 @@ impl World {
                 let packet = bfd::decode(&bytes);
                 self.step_bfd(to, sessions::Event::Received { arrival, packet });
             }
+            Happening::Seen { node, start, report } if self.nodes[node].starts == start => {
+                let watch = &self.nodes[node].watch;
+                let events = match report {
+                    BfdReport::Changed { path, change } => watch.told(&path, &change).into_iter().collect(),
+                    BfdReport::Standing { paths } => watch.standing(&paths),
+                };
+                events.into_iter().for_each(|event| self.step(node, event));
+            }
+            Happening::Seen { .. } => {}
             Happening::Packet { to, packet } => self.arrive(to, packet),
             Happening::SnapshotForNode(node) => {
                 // By the facts it has so far.
@@ -368,16 +427,8 @@ impl World {
         for action in actions {
             match action {
                 sessions::Action::Send { path, packet } => self.send_bfd(node, path, packet.encode()),
-                sessions::Action::Changed { path, change } => {
-                    if let Some(event) = self.nodes[node].watch.told(&path, &change) {
-                        self.step(node, event);
-                    }
-                }
-                sessions::Action::Standing { paths } => {
-                    for event in self.nodes[node].watch.standing(&paths) {
-                        self.step(node, event);
-                    }
-                }
+                sessions::Action::Changed { path, change } => self.report(node, BfdReport::Changed { path, change }),
+                sessions::Action::Standing { paths } => self.report(node, BfdReport::Standing { paths }),
                 sessions::Action::Refused { path } => self.blame(format!("there is no room for {path:?}")),
                 sessions::Action::Opened { .. }
                 | sessions::Action::Closed { .. }
@@ -388,11 +439,17 @@ impl World {
         }
     }
 
+    /// The speaker reads it once it has done what it is at.
+    fn report(&mut self, node: usize, report: BfdReport) {
+        let start = self.nodes[node].starts;
+        self.plan(Duration::ZERO, Happening::Seen { node, start, report });
+    }
+
     fn send_bfd(&mut self, from: usize, path: Path, bytes: [u8; bfd::LEN]) {
         let Some(to) = (0..self.nodes.len()).find(|&node| facts::node_address(node) == path.remote) else {
             return self.blame(format!("{} watches {path:?}, which nobody has", self.nodes[from].name));
         };
-        if self.link.carries_gossip(&mut self.rng, from, to) {
+        if self.link.carries_between_nodes(&mut self.rng, from, to) {
             let delay = self.link.delay(&mut self.rng);
             let path = Path { remote: path.local, local: path.remote, ..path };
             self.plan(delay, Happening::Bfd { to, arrival: Arrival { path, ttl: 255 }, bytes });
@@ -461,8 +518,13 @@ impl World {
     }
 
     fn send_gossip(&mut self, from: usize, to: &[IpAddr], bytes: Arc<[u8]>) {
-        for to in (0..self.nodes.len()).filter(|&node| to.contains(&facts::node_address(node))) {
-            if self.link.carries_gossip(&mut self.rng, from, to) {
+        for to in (0..self.nodes.len()).filter(|&node| to.contains(&self.gossip_address(node))).collect::<Vec<_>>() {
+            let has_power = self.link.nodes[from].has_power && self.link.nodes[to].has_power;
+            let is_carried = match self.has_management {
+                true => has_power,
+                false => self.link.carries_between_nodes(&mut self.rng, from, to),
+            };
+            if is_carried {
                 let delay = self.link.delay(&mut self.rng);
                 self.plan(delay, Happening::Gossip { from, to, bytes: bytes.clone() });
             }

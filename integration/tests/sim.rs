@@ -71,6 +71,11 @@ fn whatever_breaks_where_speakers_know_each_other_by_leases_addresses_never_spli
 }
 
 #[test]
+fn whatever_breaks_while_speakers_hear_each_other_by_another_network_addresses_never_split_and_all_come_back() {
+    run_seeds(chaos::run_with_management);
+}
+
+#[test]
 fn whatever_breaks_a_router_holds_no_route_for_long_that_is_not_wanted_and_all_come_back() {
     run_seeds(routers::run);
 }

@@ -49,6 +49,17 @@ pub fn run(seed: u64) -> Result<u64, Box<Failure>> {
     Chaos::new(seed, None).outcome(seed)
 }
 
+/// The same where speakers gossip on another network than the one that they serve, and that breaks.
+///
+/// # Errors
+/// What went wrong.
+pub fn run_with_management(seed: u64) -> Result<u64, Box<Failure>> {
+    let mut chaos = Chaos::new(seed, None);
+    chaos.world.add_management();
+    chaos.has_management = true;
+    chaos.outcome(seed)
+}
+
 /// The same where speakers know each other by Leases at the API server, and do not gossip.
 ///
 /// # Errors
@@ -63,11 +74,17 @@ struct Chaos {
     world: World,
     detection: Duration,
     goes_by_leases: bool,
+    has_management: bool,
+    watches: bool,
     services: u32,
     history: Vec<String>,
 }
 
 const MS: Duration = Duration::from_millis(1);
+
+/// How long it takes until whoever never answers by BFD counts as dead: a session may take a while to come up, and another to whoever
+/// is asked.
+const FOUND_OUT_WITHIN: Duration = Duration::from_secs(8);
 
 impl Chaos {
     fn new(seed: u64, lease_duration: Option<Duration>) -> Self {
@@ -91,10 +108,10 @@ impl Chaos {
             yield_on_cordon: rng.random(),
             ..Config::new("any".into(), data_path, 0)
         };
-        let detection = config.detection_time();
+        let (detection, watches) = (config.detection_time(), config.bfd.is_some());
         let world = World::new(rng.random(), config, facts::cluster(nodes), clients);
         let goes_by_leases = lease_duration.is_some();
-        Self { rng, world, detection, goes_by_leases, services: 0, history: Vec::new() }
+        Self { rng, world, detection, goes_by_leases, has_management: false, watches, services: 0, history: Vec::new() }
     }
 
     fn outcome(mut self, seed: u64) -> Result<u64, Box<Failure>> {
@@ -173,8 +190,18 @@ impl Chaos {
                 self.world.link.mute(from, to);
             }
         }
-        self.world.run(settle)?;
-        self.world.check_agreed()
+        if !self.has_management {
+            self.world.run(settle)?;
+            return self.world.check_agreed();
+        }
+        for node in self.some_nodes(0.3) {
+            self.note(format!("the speaker of {} is started anew", facts::node_name(node)));
+            self.world.kill(node);
+            self.world.start(node);
+        }
+        self.world.run(settle + FOUND_OUT_WITHIN + Duration::from_secs(1))?;
+        self.world.check_agreed()?;
+        if self.watches && kind < 2 { self.world.check_unseen(one) } else { Ok(()) }
     }
 
     fn disturb(&mut self) {

@@ -28,9 +28,14 @@ pub fn node_name(node: usize) -> NodeName {
     format!("k{}", node + 1).into()
 }
 
-/// The one address of a node.
+/// The address of a node on the switch; the only one, unless it has a network of its own for what nodes say to each other.
 pub fn node_address(node: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(198, 51, 100, 11).to_bits() + u32::try_from(node).unwrap_or(u32::MAX)))
+}
+
+/// The address of a node on a network on which nodes talk to each other and nothing else is.
+pub fn management_address(node: usize) -> IpAddr {
+    IpAddr::from([198, 18, 0, u8::try_from(node).unwrap_or(u8::MAX)])
 }
 
 /// The hardware address of a node's interface.

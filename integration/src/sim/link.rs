@@ -189,7 +189,7 @@ impl Link {
         self.loss_per_mille > 0 && rng.random_range(0..1000) < self.loss_per_mille
     }
 
-    pub(super) fn carries_gossip(&self, rng: &mut SmallRng, from: usize, to: usize) -> bool {
+    pub(super) fn carries_between_nodes(&self, rng: &mut SmallRng, from: usize, to: usize) -> bool {
         self.reaches(Port::Node(from), Port::Node(to)) && !self.is_lost(rng)
     }
 

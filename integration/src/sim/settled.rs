@@ -124,6 +124,26 @@ impl World {
         }
     }
 
+    /// Checks that a node which nobody sees on the link owns nothing that two others could, who see each other and from
+    /// there look for it.
+    ///
+    /// # Errors
+    /// What it owns.
+    pub fn check_unseen(&mut self, unseen: usize) -> Result<(), Violation> {
+        for service in self.truth.services.values().filter(|service| service.load_balancer.is_some()) {
+            let is_near = |node: &usize| self.at_home.is_empty() || self.at_home.contains(node);
+            let others = (0..self.nodes.len()).filter(|&node| node != unseen && self.is_able(node, service));
+            let able = others.filter(is_near);
+            let owns = |address: &&IpAddr| self.owners(**address).contains(&unseen);
+            if able.count() > 1
+                && let Some(address) = service.observed.addresses.iter().find(owns)
+            {
+                return self.fault(format!("{address} is owned by {unseen}, which nobody sees"));
+            }
+        }
+        Ok(())
+    }
+
     fn is_able(&self, node: usize, service: &Service) -> bool {
         let host = &self.nodes[node];
         let Some(object) = self.truth.nodes.get(&host.name) else { return false };
