@@ -33,6 +33,10 @@ const ROUTE_PROTOCOL: u8 = 70;
 /// Routes that the kernel is asked to add at once: few enough for all answers to fit into the buffer of the socket.
 const REQUESTS_AT_ONCE: usize = 64;
 
+/// The kernel takes no longer unless something else holds its network configuration, and clients of an address that is taken over
+/// wait for it.
+const PROMPT: Duration = Duration::from_millis(500);
+
 /// Why addresses cannot be put on this host at all.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -160,12 +164,17 @@ impl Host {
         if !self.loopback_is_up {
             error!(address = %first, "the loopback interface is down and takes no traffic in; run: ip link set lo up");
         }
+        let asked = Instant::now();
         for some in addresses.chunks(REQUESTS_AT_ONCE) {
             let refused = self.add(loopback, some, are_ours).await;
             for &address in some {
                 let errno = refused.get(&Some(address)).or_else(|| refused.get(&None));
                 self.note_added(address, errno.copied())?;
             }
+        }
+        let (time, addresses) = (asked.elapsed(), addresses.len());
+        if time > PROMPT {
+            warn!(addresses, ?time, "the kernel was slow to put addresses on this host; they were announced no sooner");
         }
         Ok(())
     }
