@@ -29,7 +29,7 @@ use crate::{
         host::Host,
         layer2::{Layer2, Seen},
         membership::{Heard, Membership, Own, Taken},
-        watch::{Watched, Watches},
+        watch::{Saying, Watched, Watches},
     },
     write::{self, L2Conflict, L2Status, Severity, SpeakerLease, Write},
 };
@@ -286,9 +286,11 @@ impl Speaker {
         if let Some(is_blind) = self.membership.blindness(now) {
             actions.push(Action::Report(if is_blind { Report::LeasesUnseen } else { Report::LeasesSeen }));
         }
-        for (node, interface) in self.watches.unseen(now, |node, link| self.membership.may_be_unseen(node, link)) {
-            self.membership.unseen(&node, interface.clone());
-            actions.push(Action::Report(Report::Unseen { node, interface }));
+        for (node, interface, saying) in self.watches.look(now, |node, link| self.membership.outlook(node, link)) {
+            self.membership.say(&node, &interface, saying);
+            if saying == Saying::Ask {
+                actions.push(Action::Report(Report::Unseen { node, interface }));
+            }
         }
         let taken = self.membership.tick(now);
         self.follow_words(now, &taken, &mut doubt);
@@ -343,7 +345,7 @@ impl Speaker {
         let membership = self.interfaces.as_ref().and_then(|_| self.membership.deadline());
         let [health, layer2] = [self.health.deadline(), self.layer2.deadline()];
         let addresses = [self.host.deadline(), self.detours.deadline()];
-        let others = [membership, self.watches.deadline(), health, layer2, end];
+        let others = [membership, self.watches.deadline(self.membership.answer_time()), health, layer2, end];
         addresses.into_iter().chain(others).flatten().min()
     }
 
@@ -753,7 +755,9 @@ impl Speaker {
 
     /// Has owners watched, if this node comes next, and lets those who come next watch it.
     fn watch(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let takes_part = !self.own.leaving && !self.listening.is_empty();
+        // Whoever is a candidate only while another is found dead would turn its coat with what it sees itself.
+        let stays = self.watches.takes_part() && self.membership.has_links_in_doubt();
+        let takes_part = !self.own.leaving && (stays || !self.listening.is_empty());
         let (accused, others) = (self.membership.accused_links(), self.membership.watchable());
         let (watch, unwatched) = self.watches.review(now, &self.own.links, accused, others, takes_part);
         for (node, interface) in unwatched {

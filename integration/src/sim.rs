@@ -73,6 +73,9 @@ impl std::error::Error for Violation {}
 /// The interface of every node that leads to the switch.
 pub const INTERFACE: &str = "eth1";
 
+/// How long what the sessions of a node have to tell is under way to its speaker.
+const REPORTED: Duration = Duration::from_micros(200);
+
 /// A node: its speaker, its host, its way to the facts.
 #[derive(Debug)]
 pub struct NodeHost {
@@ -251,6 +254,11 @@ impl World {
                 }
             }
         });
+    }
+
+    /// Whether speakers watch each other by BFD.
+    pub fn watches(&self) -> bool {
+        self.template.bfd.is_some()
     }
 
     /// Where a node is spoken to.
@@ -442,7 +450,7 @@ impl World {
     /// The speaker reads it once it has done what it is at.
     fn report(&mut self, node: usize, report: BfdReport) {
         let start = self.nodes[node].starts;
-        self.plan(Duration::ZERO, Happening::Seen { node, start, report });
+        self.plan(REPORTED, Happening::Seen { node, start, report });
     }
 
     fn send_bfd(&mut self, from: usize, path: Path, bytes: [u8; bfd::LEN]) {
@@ -525,7 +533,10 @@ impl World {
                 false => self.link.carries_between_nodes(&mut self.rng, from, to),
             };
             if is_carried {
-                let delay = self.link.delay(&mut self.rng);
+                let delay = match self.has_management {
+                    true => link::USUAL,
+                    false => self.link.delay(&mut self.rng),
+                };
                 self.plan(delay, Happening::Gossip { from, to, bytes: bytes.clone() });
             }
         }

@@ -372,9 +372,9 @@ impl Runner {
                 Err(error) => {
                     warn!(
                         port = port.number(), %error,
-                        "cannot listen for BFD: next in line learns by gossip alone that an owner is lost, and where gossip \
-                         goes by another network takes this one for dead; if another program has the UDP port, end it or \
-                         choose --bfd-profile off"
+                        "cannot listen for BFD: next in line learns by gossip or Leases alone that an owner is lost, and takes \
+                         this one for dead unless gossip goes by the network that is served; if another program has the UDP \
+                         port, end it or choose --bfd-profile off"
                     );
                     self.open_at = Some(now + OPEN_AGAIN);
                 }

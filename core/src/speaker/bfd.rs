@@ -3,10 +3,12 @@
 //! [`Session`] is one session; [`Sessions`] finds the one that a packet belongs to. Asynchronous mode is spoken, a
 //! neighbour's wish for demand mode is obeyed; echo packets and authentication are not spoken, and said so.
 //!
-//! Three rules are ours. Time in which this end could not have looked at a packet does not count as silence of the other.
+//! Five rules are ours. Time in which this end could not have looked at a packet does not count as silence of the other.
 //! A session that flaps is held down for growing times ([`Damping`]). And a state that is left or entered without
 //! having been [`State::Up`] is told to the other end at once only once a second, so that nobody makes us send faster
-//! than a session that is not up may.
+//! than a session that is not up may. A session that was not up is switched off by one packet, and not told so for a
+//! detection time (§6.8.16): nobody takes it for a failure. And whoever has switched off is spoken to as if it had never
+//! been heard (Your Discriminator 0, against §6.8.7), so that it answers though it has forgotten this session.
 
 use std::{
     num::{NonZeroU8, NonZeroU32},
@@ -566,7 +568,8 @@ impl Session {
             return;
         }
         let detect_mult = u32::from(self.settings.detect_mult.get());
-        let is_up = self.state == State::Up || self.remote_state() == State::Up;
+        // It may be at the other end, which has been told of Init.
+        let is_up = self.state != State::Down || self.remote_state() == State::Up;
         let earliest = now + self.transmit_interval() * detect_mult;
         self.record.streak = 0;
         self.record.held_until = None;
@@ -704,7 +707,8 @@ impl Session {
 
     fn packet(&self, sequence: Sequence) -> Packet {
         // Whoever has switched off forgets this session soon, and is found by its addresses again.
-        let is_found_by_addresses = self.state == State::Down && self.remote_state() == State::AdminDown;
+        let is_switched_off = self.state == State::Down && self.remote_state() == State::AdminDown;
+        let is_found_by_addresses = is_switched_off && self.settings.role == Role::Active;
         Packet {
             diagnostic: self.diagnostic,
             state: self.state,

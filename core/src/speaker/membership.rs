@@ -16,6 +16,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter::repeat,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,7 +43,7 @@ use crate::{
         announce::{Carries, Links, Liveness, Standing, Standings},
         detours::Whereabouts,
         health::Refusals,
-        watch::Watchable,
+        watch::{Outlook, Saying, Watchable},
     },
     write::SpeakerLease,
 };
@@ -192,8 +193,6 @@ struct Watch {
     accused: u32,
     /// This speaker never saw it, and asks who does.
     is_asked_for: bool,
-    /// Since when nobody answers that.
-    unanswered_since: Option<Instant>,
     /// The newest accusation after which it was seen.
     seen_after: u32,
     /// The interface of this node that it was seen again from, and the accusation of that by its node which this answers.
@@ -290,9 +289,8 @@ impl Membership {
             if let Some((since, _)) = &mut member.is_mute {
                 *since += late;
             }
-            for watch in member.watches.values_mut() {
-                let answers_at = watch.answers_at.as_mut().map(|(due, _)| due);
-                answers_at.into_iter().chain(&mut watch.unanswered_since).for_each(|time| *time += late);
+            for (due, _) in member.watches.values_mut().filter_map(|watch| watch.answers_at.as_mut()) {
+                *due += late;
             }
         }
         late
@@ -629,19 +627,51 @@ impl Membership {
         self.is_in_doubt = true;
     }
 
-    /// Whether nothing is to be concluded from an interface of another node not being seen: its node is not heard either, or is
-    /// heard from there.
-    pub(super) fn may_be_unseen(&self, node: &NodeName, interface: &InterfaceName) -> bool {
-        let Some(member) = self.members.get(node) else { return true };
-        let is_heard = matches!(member.state, State::Heard { .. });
-        !is_heard || !member.is_there || member.spoke_from.contains_key(interface)
+    /// What speaks for an interface of another node that is not seen.
+    pub(super) fn outlook(&self, node: &NodeName, interface: &InterfaceName) -> Outlook {
+        let Some(member) = self.members.get(node) else { return Outlook::Excused };
+        let is_heard = member.is_there && matches!(member.state, State::Heard { .. });
+        // Nor could anybody's answer be heard then.
+        if !is_heard || member.spoke_from.contains_key(interface) || self.is_deaf || self.is_blind() {
+            return Outlook::Excused;
+        }
+        let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
+        let is_told = self.said.as_ref().is_some_and(|(said, _)| {
+            let mut said = said.accuses.iter();
+            said.any(|one| {
+                one.number == 0 && one.node == member.tag && one.interface.as_deref() == Some(interface.as_str())
+            })
+        });
+        let there = self.members.values().filter(|member| member.is_there).map(|member| member.tag);
+        match self.testimonies.is_seen(&subject, there) || !is_told {
+            true => Outlook::Answered,
+            false => Outlook::Open { for_as_long_as: self.answer_time() },
+        }
     }
 
-    /// An interface of another node was never seen from one of this that sees others.
-    pub(super) fn unseen(&mut self, node: &NodeName, interface: InterfaceName) {
+    /// How long an answer takes at most: the question gets there, a session comes up, and the answer comes back.
+    pub(super) fn answer_time(&self) -> Duration {
+        self.interval * 2 + ANSWERS_WITHIN
+    }
+
+    /// Has this speaker say something of an interface of another node that it does not see.
+    pub(super) fn say(&mut self, node: &NodeName, interface: &InterfaceName, saying: Saying) {
         let Some(member) = self.members.get_mut(node) else { return };
-        if member.watches.contains_key(&interface) || member.watches.len() < MAX_LINKS {
-            member.watches.insert(interface, Watch { is_asked_for: true, ..Watch::default() });
+        let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
+        let watch = match saying {
+            Saying::Ask => Watch { is_asked_for: true, ..Watch::default() },
+            Saying::Accuse => {
+                let accused = self.testimonies.number(&subject).saturating_add(1);
+                Watch { accused, ..Watch::default() }
+            }
+            Saying::Withdraw => {
+                member.watches.remove(interface);
+                self.is_in_doubt = true;
+                return;
+            }
+        };
+        if member.watches.contains_key(interface) || member.watches.len() < MAX_LINKS {
+            member.watches.insert(interface.clone(), watch);
             self.is_in_doubt = true;
         }
     }
@@ -714,30 +744,7 @@ impl Membership {
                 there.insert(member.tag);
             }
         }
-        if self.note_answers(now, &there) {
-            // That is to be judged with the rest.
-            self.is_in_doubt = true;
-            return self.reckon(now) | changed;
-        }
         changed | self.judge_links(now, &there)
-    }
-
-    /// Accuses the interfaces of which nobody says that they are seen. Returns whether there are any.
-    fn note_answers(&mut self, now: Instant, there: &BTreeSet<NodeTag>) -> bool {
-        let mut accuses = false;
-        for member in self.members.values_mut() {
-            for (interface, watch) in member.watches.iter_mut().filter(|(_, watch)| watch.is_asked_for) {
-                let subject = Subject { node: member.tag, interface: Some(interface.clone()) };
-                if self.testimonies.is_seen(&subject, there) {
-                    watch.unanswered_since = None;
-                } else if *watch.unanswered_since.get_or_insert(now) + ANSWERS_WITHIN <= now {
-                    let accused = self.testimonies.number(&subject).saturating_add(1);
-                    *watch = Watch { accused, ..Watch::default() };
-                    accuses = true;
-                }
-            }
-        }
-        accuses
     }
 
     /// Whether this node is to look at other interfaces than when this was last asked.
@@ -812,14 +819,12 @@ impl Membership {
             };
             known.map(|statement| (subject(statement), statement.number)).collect()
         };
-        let testimony = |word: &Word| {
-            let (asks, accuses) = told(&word.accuses).into_iter().partition(|(_, number)| *number == 0);
-            let asks: BTreeMap<Subject, u32> = asks;
-            Testimony { accuses, asks: asks.into_keys().collect(), vouches: told(&word.vouches) }
-        };
         let others = self.members.values().filter_map(|member| {
             let word = member.word.as_ref()?;
-            Some((member.tag, testimony(word)))
+            let (asks, accuses) = told(&word.accuses).into_iter().partition(|(_, number)| *number == 0);
+            let asks: BTreeMap<Subject, u32> = asks;
+            let asks = asks.into_keys().filter(|subject| subject.interface.is_some() && member.is_there).collect();
+            Some((member.tag, Testimony { accuses, asks, vouches: told(&word.vouches) }))
         });
         let own = self.testimonies.0.remove(&self.tag);
         self.testimonies = Testimonies(others.collect());
@@ -833,7 +838,8 @@ impl Membership {
                 if subject.interface.is_some() {
                     watch.note_accusation(now, number, self.detection_time);
                 }
-                let is_doubted = number != 0 || self.testimonies.is_asked_for(&subject, self.tag);
+                let is_asked_for = subject.interface.is_some() && self.testimonies.is_asked_for(&subject, self.tag);
+                let is_doubted = number != 0 || is_asked_for;
                 if watch.accused != 0 {
                     testimony.accuses.insert(subject, watch.accused);
                 } else if watch.is_asked_for {
@@ -938,19 +944,14 @@ impl Membership {
             Refusals::Some(ports) => (ports.iter().copied().collect(), false),
             Refusals::All => (Box::default(), true),
         };
-        let told = |statements: &BTreeMap<Subject, u32>| -> Vec<Statement> {
-            let statements = statements.iter().take(MAX_STATEMENTS).map(|(subject, number)| Statement {
-                node: subject.node,
-                interface: subject.interface.as_ref().map(InterfaceName::to_string),
-                number: *number,
-            });
-            statements.collect()
+        let statement = |(subject, number): (&Subject, &u32)| Statement {
+            node: subject.node,
+            interface: subject.interface.as_ref().map(InterfaceName::to_string),
+            number: *number,
         };
         let testimony = self.testimonies.0.get(&self.tag);
-        let accused = testimony.map(|own| {
-            let asked_for = own.asks.iter().map(|subject| (subject.clone(), 0));
-            own.accuses.clone().into_iter().chain(asked_for).collect()
-        });
+        let accuses = testimony.into_iter().flat_map(|own| own.accuses.iter().chain(own.asks.iter().zip(repeat(&0))));
+        let vouches = testimony.into_iter().flat_map(|own| &own.vouches);
         let yields = self.members.values().filter(|member| member.yielded != 0);
         let greeted = self.members.values().flat_map(|member| {
             let lives = member.greeted.iter().filter(|(_, until)| **until > now);
@@ -966,8 +967,8 @@ impl Membership {
             links: own.links.iter().take(MAX_LINKS).map(|(name, carries)| carries.link(name)).collect(),
             refused,
             refuses_all,
-            accuses: accused.map(|accused| told(&accused)).unwrap_or_default(),
-            vouches: testimony.map(|own| told(&own.vouches)).unwrap_or_default(),
+            accuses: accuses.map(statement).take(MAX_STATEMENTS).collect(),
+            vouches: vouches.map(statement).take(MAX_STATEMENTS).collect(),
             yields: yields.map(|member| (member.tag, member.yielded)).take(MAX_YIELDS).collect(),
             greets: greeted.take(MAX_GREETINGS).collect(),
         };
@@ -1008,10 +1009,8 @@ impl Membership {
         let mute = self.members.values().filter_map(|member| member.is_mute);
         let waiting = mute.chain(self.dead_links.values().copied()).filter(|(_, is_settled)| !is_settled);
         let waiting = waiting.map(|(since, _)| since + self.settle_time);
-        let watches = || self.members.values().flat_map(|member| member.watches.values());
-        let answers = watches().filter_map(|watch| watch.answers_at.map(|(due, _)| due));
-        let questions = watches().filter_map(|watch| watch.unanswered_since);
-        let answers = answers.chain(questions.map(|since| since + ANSWERS_WITHIN));
+        let answers = self.members.values().flat_map(|member| member.watches.values());
+        let answers = answers.filter_map(|watch| watch.answers_at.map(|(due, _)| due));
         waiting.chain(answers).chain(self.accused_until).min()
     }
 
@@ -1058,6 +1057,11 @@ impl Membership {
     /// Interfaces of this node that others may have to look at: somebody says that they are dead, or did until lately.
     pub(super) fn accused_links(&self) -> &BTreeSet<InterfaceName> {
         &self.accused_links
+    }
+
+    /// Whether an interface of this node or another is accused, or asked for.
+    pub(super) fn has_links_in_doubt(&self) -> bool {
+        !self.accused_links.is_empty() || self.members.values().any(|member| !member.links_in_doubt.is_empty())
     }
 
     /// Other nodes that could be watched.

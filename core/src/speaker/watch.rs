@@ -11,8 +11,15 @@
 //! from there: a session has two ends, and those who answer for it could do so no longer if it closed its own.
 //!
 //! A session that never comes up says nothing by itself: a firewall may be in its way, or this node's own cable be cut. So
-//! next in line then looks at others from the same interface. Once it sees one of them, and unless the owner is heard from the
-//! interface that is not seen, it asks who else sees that.
+//! next in line then looks at others from the same interface. While it sees one of them, and nothing excuses the owner, it
+//! asks who sees that; where nobody answers, the owner's interface counts as dead:
+//!
+//! ```text
+//!              3 s             sees another                nobody answers
+//!   Awaited ────────► overdue ──────────────► Asked ─────────────────────► Lost
+//!      ▲                                        │
+//!      └──── excused, restarted, elsewhere ─────┘     (Up from all of them)
+//! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +45,9 @@ use crate::{
 /// How long a session may take to come up. Both ends speak once a second until then (RFC 5880, section 6.8.3), and some of
 /// that may be lost.
 const COMES_UP_WITHIN: Duration = Duration::from_secs(3);
+
+/// How many owners are asked for at once. Questions share their place in a word with accusations.
+const MAX_QUESTIONS: usize = 8;
 
 /// Sessions that are to be there from now on, and no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,29 +107,56 @@ pub(super) struct Watches {
     sessions: BTreeMap<(NodeName, InterfaceName), Session>,
     watch: Watch,
     is_in_doubt: bool,
+    /// As was said when it was decided last.
+    takes_part: bool,
 }
 
 #[derive(Debug)]
 struct Session {
     path: Path,
-    verdict: Verdict,
-    /// Since when it could have come up.
-    since: Instant,
-    /// It should have by now.
-    is_overdue: bool,
     /// Both ends are in one subnet, so that whoever sees others from there should see this one.
     is_near: bool,
+    sight: Sight,
 }
 
-impl Session {
-    /// It has come to this. If it is not up it may come up from now on.
-    fn turn(&mut self, now: Instant, verdict: Verdict) {
-        (self.verdict, self.since, self.is_overdue) = (verdict, now, false);
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// It may come up since then; where it is overdue others are looked at.
+    Awaited { since: Instant, is_overdue: bool },
+    /// It is asked who sees it, and since then nobody answers.
+    Asked { unanswered_since: Option<Instant> },
+    /// It is seen.
+    Up,
+    /// It was seen and is not any more, or nobody sees it who was asked.
+    Lost,
+}
 
-    fn is_awaited(&self) -> bool {
-        self.verdict == Verdict::Unwatched && self.is_near
+impl Sight {
+    fn awaited(since: Instant) -> Self {
+        Self::Awaited { since, is_overdue: false }
     }
+}
+
+/// What speaks for an interface of another node that is not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Nothing is to be concluded from that.
+    Excused,
+    /// Somebody else sees it, or cannot know yet that this is asked.
+    Answered,
+    /// Nothing, for as long as this.
+    Open { for_as_long_as: Duration },
+}
+
+/// What is to be said of an interface of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Saying {
+    /// Who sees it?
+    Ask,
+    /// Nobody need answer any more.
+    Withdraw,
+    /// It is dead.
+    Accuse,
 }
 
 impl Watches {
@@ -130,7 +167,13 @@ impl Watches {
             sessions: BTreeMap::new(),
             watch: Watch::default(),
             is_in_doubt: false,
+            takes_part: false,
         }
+    }
+
+    /// Whether this node watches others and lets them watch it.
+    pub(super) fn takes_part(&self) -> bool {
+        self.takes_part
     }
 
     /// What is known about nodes and their interfaces, this one included, may be different.
@@ -166,60 +209,104 @@ impl Watches {
     /// Takes in what is seen of an interface of another node. Returns whether that is news.
     pub(super) fn see(&mut self, now: Instant, node: &NodeName, interface: &InterfaceName, verdict: Verdict) -> bool {
         let Some(session) = self.sessions.get_mut(&(node.clone(), interface.clone())) else { return false };
-        let is_news = session.verdict != verdict;
-        if is_news {
-            session.turn(now, verdict);
-        }
-        self.is_in_doubt |= is_news;
-        is_news
+        let sight = match (verdict, session.sight) {
+            (Verdict::Up, Sight::Awaited { .. } | Sight::Asked { .. } | Sight::Lost) => Sight::Up,
+            (Verdict::Down, Sight::Up) => Sight::Lost,
+            (Verdict::Unwatched, Sight::Up) => Sight::awaited(now),
+            _ => return false,
+        };
+        session.sight = sight;
+        self.is_in_doubt = true;
+        true
     }
 
-    /// A node has been started, or is heard again. Its sessions may come up from now on.
+    /// A node has been started, or is heard again. What was not seen of it may be from now on.
     pub(super) fn await_anew(&mut self, now: Instant, node: &NodeName) {
-        let sessions = self.sessions.iter_mut().filter(|((subject, _), _)| subject == node);
-        sessions.for_each(|(_, session)| session.since = now);
+        for (_, session) in self.sessions.iter_mut().filter(|((subject, _), _)| subject == node) {
+            match &mut session.sight {
+                awaited @ Sight::Awaited { .. } => *awaited = Sight::awaited(now),
+                Sight::Asked { unanswered_since } => *unanswered_since = Some(now + COMES_UP_WITHIN),
+                Sight::Up | Sight::Lost => {}
+            }
+        }
     }
 
     /// This step comes so late; in that time nothing was looked at.
     pub(super) fn delay(&mut self, late: Duration) {
-        self.sessions.values_mut().for_each(|session| session.since += late);
+        for session in self.sessions.values_mut() {
+            match &mut session.sight {
+                Sight::Awaited { since, .. } | Sight::Asked { unanswered_since: Some(since) } => *since += late,
+                Sight::Asked { unanswered_since: None } | Sight::Up | Sight::Lost => {}
+            }
+        }
     }
 
-    /// When the next session should have come up.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let awaited = self.sessions.iter().filter(|(subject, session)| {
-            session.is_awaited() && !session.is_overdue && self.services.contains_key(*subject)
+    /// When [`look`](Self::look) is to be asked again, whatever else there is to do. An answer takes so long.
+    pub(super) fn deadline(&self, answer: Duration) -> Option<Instant> {
+        let due = self.sessions.iter().filter_map(|(subject, session)| match session.sight {
+            Sight::Awaited { since, is_overdue: false } if self.is_missed(subject, session) => {
+                Some(since + COMES_UP_WITHIN)
+            }
+            Sight::Asked { unanswered_since: Some(since) } => Some(since + answer),
+            _ => None,
         });
-        awaited.map(|(_, session)| session.since + COMES_UP_WITHIN).min()
+        due.min()
     }
 
-    /// Interfaces of owners that are not seen though they should be by now, each told once: others are seen from the same interface
-    /// of this node, and nothing else excuses it.
-    pub(super) fn unseen(
+    /// Whether it matters that it is not seen.
+    fn is_missed(&self, subject: &(NodeName, InterfaceName), session: &Session) -> bool {
+        session.is_near && self.services.contains_key(subject)
+    }
+
+    /// Looks at the owners that are not seen, and says what follows.
+    pub(super) fn look(
         &mut self,
         now: Instant,
-        is_excused: impl Fn(&NodeName, &InterfaceName) -> bool,
-    ) -> Vec<(NodeName, InterfaceName)> {
-        let services = &self.services;
-        let is_due = |subject: &(NodeName, InterfaceName), session: &Session| {
-            session.is_awaited() && session.since + COMES_UP_WITHIN <= now && services.contains_key(subject)
+        outlook: impl Fn(&NodeName, &InterfaceName) -> Outlook,
+    ) -> Vec<(NodeName, InterfaceName, Saying)> {
+        let is_open = |(subject, session): &(&(NodeName, InterfaceName), &Session)| match session.sight {
+            Sight::Awaited { since, .. } => self.is_missed(subject, session) && since + COMES_UP_WITHIN <= now,
+            Sight::Asked { .. } => true,
+            Sight::Up | Sight::Lost => false,
         };
-        let is_up = |session: &&Session| session.verdict == Verdict::Up;
-        let sees: BTreeSet<_> = self.sessions.values().filter(is_up).map(|up| up.path.interface.clone()).collect();
-        let mut unseen = Vec::new();
-        for (subject, session) in self.sessions.iter_mut().filter(|(subject, session)| is_due(subject, session)) {
-            let was_overdue = session.is_overdue;
-            if is_excused(&subject.0, &subject.1) {
-                session.turn(now, Verdict::Unwatched);
-            } else if sees.contains(&session.path.interface) {
-                session.turn(now, Verdict::Down);
-                unseen.push(subject.clone());
-            } else {
-                session.is_overdue = true;
-            }
-            self.is_in_doubt |= session.is_overdue != was_overdue;
+        let open: Vec<_> = self.sessions.iter().filter(is_open).map(|(subject, _)| subject.clone()).collect();
+        if open.is_empty() {
+            return Vec::new();
         }
-        unseen
+        let is_up = |session: &&Session| session.sight == Sight::Up;
+        let sees: BTreeSet<_> = self.sessions.values().filter(is_up).map(|up| up.path.interface.clone()).collect();
+        let is_asked = |session: &&Session| matches!(session.sight, Sight::Asked { .. });
+        let mut questions = self.sessions.values().filter(is_asked).count();
+        let mut sayings = Vec::new();
+        for subject in open {
+            let Some(session) = self.sessions.get_mut(&subject) else { continue };
+            let outlook = outlook(&subject.0, &subject.1);
+            let is_seeing = sees.contains(&session.path.interface);
+            let (sight, saying) = match (session.sight, outlook) {
+                (Sight::Awaited { .. }, Outlook::Excused) => (Sight::awaited(now), None),
+                (Sight::Awaited { .. }, _) if is_seeing && questions < MAX_QUESTIONS => {
+                    questions += 1;
+                    (Sight::Asked { unanswered_since: None }, Some(Saying::Ask))
+                }
+                (Sight::Awaited { since, .. }, _) => (Sight::Awaited { since, is_overdue: true }, None),
+                (Sight::Asked { .. }, Outlook::Excused) => (Sight::awaited(now), Some(Saying::Withdraw)),
+                (Sight::Asked { .. }, _) if !is_seeing => {
+                    (Sight::Awaited { since: now, is_overdue: true }, Some(Saying::Withdraw))
+                }
+                (Sight::Asked { .. }, Outlook::Answered) => (Sight::Asked { unanswered_since: None }, None),
+                (Sight::Asked { unanswered_since }, Outlook::Open { for_as_long_as }) => {
+                    let since = unanswered_since.unwrap_or(now);
+                    match since + for_as_long_as <= now {
+                        true => (Sight::Lost, Some(Saying::Accuse)),
+                        false => (Sight::Asked { unanswered_since: Some(since) }, None),
+                    }
+                }
+                (sight @ (Sight::Up | Sight::Lost), _) => (sight, None),
+            };
+            self.is_in_doubt |= std::mem::replace(&mut session.sight, sight) != sight;
+            sayings.extend(saying.map(|saying| (subject.0, subject.1, saying)));
+        }
+        sayings
     }
 
     /// The interface of this node from which one of another is looked at.
@@ -242,11 +329,12 @@ impl Watches {
         let Some(settings) = self.settings.filter(|_| std::mem::take(&mut self.is_in_doubt)) else {
             return (None, Vec::new());
         };
+        self.takes_part = takes_part;
         let mut paths: BTreeMap<(NodeName, InterfaceName), (Path, bool)> = BTreeMap::new();
         let mut permitted = BTreeMap::new();
         let is_witness = |subject: &(NodeName, InterfaceName), path: &Path| {
             let session = self.sessions.get(subject).filter(|session| session.path == *path);
-            let is_up = session.is_some_and(|session| session.verdict == Verdict::Up);
+            let is_up = session.is_some_and(|session| session.sight == Sight::Up);
             is_up && path.interface.as_ref().is_some_and(|interface| accused.contains(interface))
         };
         let looks_around = self.looks_around();
@@ -256,7 +344,9 @@ impl Watches {
                 let subject = (node.clone(), interface.clone());
                 let Some(path) = path(own, interface, carries) else { continue };
                 let comes_next = self.services.contains_key(&subject);
-                let is_in_question = in_doubt.contains(interface) || looks_around.contains(&path.interface);
+                let seen = looks_around.get(&path.interface);
+                let may_be_seen = seen.is_some_and(|seen| seen.as_ref().is_none_or(|seen| *seen == subject));
+                let is_in_question = in_doubt.contains(interface) || may_be_seen;
                 if comes_next || is_in_question || is_witness(&subject, &path) {
                     let ours = path.interface.as_ref().and_then(|name| own.get(name));
                     let is_near = path.remote.is_ipv4() || ours.is_some_and(|ours| is_in_common_subnet(ours, carries));
@@ -268,8 +358,8 @@ impl Watches {
         self.sessions.retain(|subject, session| {
             let path = paths.get(subject);
             // What was found dead stays so until a session is up, also one by another way.
-            let is_kept = path.is_some_and(|(path, _)| *path == session.path || session.verdict == Verdict::Down);
-            if !is_kept && session.verdict != Verdict::Unwatched {
+            let is_kept = path.is_some_and(|(path, _)| *path == session.path || session.sight == Sight::Lost);
+            if !is_kept && !matches!(session.sight, Sight::Awaited { .. }) {
                 unwatched.push(subject.clone());
             }
             is_kept
@@ -277,10 +367,8 @@ impl Watches {
         for (subject, (path, is_near)) in &paths {
             let session = self.sessions.entry(subject.clone()).or_insert_with(|| Session {
                 path: path.clone(),
-                verdict: Verdict::Unwatched,
-                since: now,
-                is_overdue: false,
                 is_near: *is_near,
+                sight: Sight::awaited(now),
             });
             session.path.clone_from(path);
             session.is_near = *is_near;
@@ -296,13 +384,21 @@ impl Watches {
         (Some(watch), unwatched)
     }
 
-    /// The interfaces of this node from which any other will do that can be seen, as an owner cannot.
-    fn looks_around(&self) -> BTreeSet<Option<InterfaceName>> {
-        let overdue = self
-            .sessions
-            .iter()
-            .filter(|(subject, session)| session.is_overdue && self.services.contains_key(*subject));
-        overdue.map(|(_, session)| session.path.interface.clone()).collect()
+    /// The interfaces of this node from which others are looked at, as an owner is not seen: every one of them until one is
+    /// seen, which then is enough.
+    fn looks_around(&self) -> BTreeMap<Option<InterfaceName>, Option<(NodeName, InterfaceName)>> {
+        let is_unseen = |(subject, session): &(&(NodeName, InterfaceName), &Session)| match session.sight {
+            Sight::Awaited { is_overdue, .. } => is_overdue && self.is_missed(subject, session),
+            Sight::Asked { .. } => true,
+            Sight::Up | Sight::Lost => false,
+        };
+        let seen = |from: &Option<InterfaceName>| {
+            let mut sessions = self.sessions.iter();
+            let seen = sessions.find(|(_, session)| session.sight == Sight::Up && session.path.interface == *from);
+            seen.map(|(subject, _)| subject.clone())
+        };
+        let unseen = self.sessions.iter().filter(is_unseen).map(|(_, session)| session.path.interface.clone());
+        unseen.map(|from| (from.clone(), seen(&from))).collect()
     }
 }
 

@@ -1,6 +1,13 @@
 //! A world and a string of faults from a seed, then peace, then the question whether all is well.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU8, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    num::NonZeroU8,
+    sync::Arc,
+    time::Duration,
+};
 
 use ferrogate_core::{
     model::{
@@ -49,14 +56,13 @@ pub fn run(seed: u64) -> Result<u64, Box<Failure>> {
     Chaos::new(seed, None).outcome(seed)
 }
 
-/// The same where speakers gossip on another network than the one that they serve, and that breaks.
+/// The same where speakers gossip on another network than the one that they serve, and only that one breaks.
 ///
 /// # Errors
 /// What went wrong.
 pub fn run_with_management(seed: u64) -> Result<u64, Box<Failure>> {
     let mut chaos = Chaos::new(seed, None);
     chaos.world.add_management();
-    chaos.has_management = true;
     chaos.outcome(seed)
 }
 
@@ -74,17 +80,15 @@ struct Chaos {
     world: World,
     detection: Duration,
     goes_by_leases: bool,
-    has_management: bool,
-    watches: bool,
     services: u32,
     history: Vec<String>,
 }
 
 const MS: Duration = Duration::from_millis(1);
 
-/// How long it takes until whoever never answers by BFD counts as dead: a session may take a while to come up, and another to whoever
-/// is asked.
-const FOUND_OUT_WITHIN: Duration = Duration::from_secs(8);
+/// How long it takes until whoever never answers by BFD counts as dead: not seen for three seconds, others looked at until one
+/// is seen, and nobody's answer for three seconds more.
+const FOUND_OUT_WITHIN: Duration = Duration::from_secs(9);
 
 impl Chaos {
     fn new(seed: u64, lease_duration: Option<Duration>) -> Self {
@@ -108,10 +112,10 @@ impl Chaos {
             yield_on_cordon: rng.random(),
             ..Config::new("any".into(), data_path, 0)
         };
-        let (detection, watches) = (config.detection_time(), config.bfd.is_some());
+        let detection = config.detection_time();
         let world = World::new(rng.random(), config, facts::cluster(nodes), clients);
         let goes_by_leases = lease_duration.is_some();
-        Self { rng, world, detection, goes_by_leases, has_management: false, watches, services: 0, history: Vec::new() }
+        Self { rng, world, detection, goes_by_leases, services: 0, history: Vec::new() }
     }
 
     fn outcome(mut self, seed: u64) -> Result<u64, Box<Failure>> {
@@ -132,6 +136,10 @@ impl Chaos {
         if self.goes_by_leases {
             // So that some are over before all is mended.
             end += self.detection * self.rng.random_range(0..3);
+        }
+        if self.world.has_management {
+            // So that some are found out before.
+            end += FOUND_OUT_WITHIN * self.rng.random_range(0..2);
         }
         while self.world.now() < end {
             self.disturb();
@@ -176,6 +184,7 @@ impl Chaos {
         let settle = self.settling();
         self.world.run(settle)?;
         self.world.unsettle();
+        let before = self.owners();
         let (one, kind) = (self.any_node(), self.rng.random_range(0..3));
         let nodes = self.world.nodes().len();
         for (from, to) in (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to))) {
@@ -190,18 +199,38 @@ impl Chaos {
                 self.world.link.mute(from, to);
             }
         }
-        if !self.has_management {
+        if !self.world.has_management {
             self.world.run(settle)?;
             return self.world.check_agreed();
         }
-        for node in self.some_nodes(0.3) {
+        // Everybody sees the one and is seen by it, unless there are only two.
+        let is_all_seen = kind == 2 && nodes > 2;
+        let anew = if is_all_seen { Vec::new() } else { self.some_nodes(0.5) };
+        for node in anew {
             self.note(format!("the speaker of {} is started anew", facts::node_name(node)));
             self.world.kill(node);
             self.world.start(node);
         }
-        self.world.run(settle + FOUND_OUT_WITHIN + Duration::from_secs(1))?;
+        self.world.run(settle + FOUND_OUT_WITHIN)?;
         self.world.check_agreed()?;
-        if self.watches && kind < 2 { self.world.check_unseen(one) } else { Ok(()) }
+        if !self.world.watches() {
+            return Ok(());
+        }
+        if kind < 2 {
+            return self.world.check_unseen(one);
+        }
+        // What was taken over for a moment comes back, unless its owner is to keep it.
+        let is_sticky = self.world.truth().l2_advertisements.values().any(|advertisement| advertisement.is_sticky);
+        if is_all_seen && !is_sticky && self.world.takes_part(one) {
+            self.world.check_unmoved(&before, &self.owners())?;
+        }
+        Ok(())
+    }
+
+    fn owners(&self) -> BTreeMap<IpAddr, Vec<usize>> {
+        let services = self.world.truth().services.values();
+        let addresses = services.flat_map(|service| service.observed.addresses.clone());
+        addresses.map(|address| (address, self.world.owners(address))).collect()
     }
 
     fn disturb(&mut self) {

@@ -35,7 +35,7 @@ pub fn node_address(node: usize) -> IpAddr {
 
 /// The address of a node on a network on which nodes talk to each other and nothing else is.
 pub fn management_address(node: usize) -> IpAddr {
-    IpAddr::from([198, 18, 0, u8::try_from(node).unwrap_or(u8::MAX)])
+    IpAddr::from([203, 0, 113, u8::try_from(node).map_or(u8::MAX, |node| node.saturating_add(100))])
 }
 
 /// The hardware address of a node's interface.

@@ -95,7 +95,7 @@ impl World {
             for (one, other) in owners.iter().flat_map(|one| owners.iter().map(move |other| (*one, *other))) {
                 let has_company = (0..self.nodes.len()).any(|node| node != one && self.see_each_other(node, one));
                 let must_yield = self.link.hears(one, other) && !has_company;
-                if one != other && (must_yield || self.see_each_other(one, other)) {
+                if one != other && (must_yield || self.has_management || self.see_each_other(one, other)) {
                     return self.fault(format!("{address} is owned by {owners:?}, of whom {one} knows of {other}"));
                 }
             }
@@ -129,19 +129,42 @@ impl World {
     ///
     /// # Errors
     /// What it owns.
-    pub fn check_unseen(&mut self, unseen: usize) -> Result<(), Violation> {
+    pub fn check_unseen(&self, unseen: usize) -> Result<(), Violation> {
         for service in self.truth.services.values().filter(|service| service.load_balancer.is_some()) {
-            let is_near = |node: &usize| self.at_home.is_empty() || self.at_home.contains(node);
-            let others = (0..self.nodes.len()).filter(|&node| node != unseen && self.is_able(node, service));
-            let able = others.filter(is_near);
+            let able = (0..self.nodes.len()).filter(|&node| node != unseen && self.is_candidate(node, service));
             let owns = |address: &&IpAddr| self.owners(**address).contains(&unseen);
             if able.count() > 1
                 && let Some(address) = service.observed.addresses.iter().find(owns)
             {
-                return self.fault(format!("{address} is owned by {unseen}, which nobody sees"));
+                return self.fault(format!("{address} is owned by {}, which nobody sees", facts::node_name(unseen)));
             }
         }
         Ok(())
+    }
+
+    /// Checks that no address has moved.
+    ///
+    /// # Errors
+    /// Which one has.
+    pub fn check_unmoved(
+        &self,
+        before: &BTreeMap<IpAddr, Vec<usize>>,
+        after: &BTreeMap<IpAddr, Vec<usize>>,
+    ) -> Result<(), Violation> {
+        match before.iter().find(|(address, owners)| after.get(address) != Some(owners)) {
+            Some((address, owners)) => self.fault(format!("{address} was owned by {owners:?} and is not any more")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a node could own some address, so that it watches others and is watched.
+    pub fn takes_part(&self, node: usize) -> bool {
+        self.truth.services.values().any(|service| self.is_candidate(node, service))
+    }
+
+    /// Whether a node is able, and in the subnets of the pool if any is.
+    fn is_candidate(&self, node: usize, service: &Service) -> bool {
+        self.is_able(node, service) && (self.at_home.is_empty() || self.at_home.contains(&node))
     }
 
     fn is_able(&self, node: usize, service: &Service) -> bool {

@@ -185,6 +185,8 @@ struct Entry {
     path: Path,
     session: Session,
     origin: Origin,
+    /// The neighbour has opened it, and has it since, whoever else wants it.
+    is_neighbors: bool,
     minimum_ttl: NonZeroU8,
     /// As in `due`.
     due: Option<Instant>,
@@ -323,6 +325,9 @@ impl Sessions {
             // Once it is gone, the neighbour has to forget about it before it can open another.
             (None, Some(settings), Origin::Neighbor | Origin::Barred) => (Origin::Neighbor, Some(settings.passive())),
             (None, None, Origin::Neighbor | Origin::Barred) => (Origin::Barred, None),
+            (None, Some(settings), Origin::Wanted) if entry.is_neighbors => {
+                (Origin::Neighbor, Some(settings.passive()))
+            }
             (None, _, Origin::Wanted | Origin::Past) => (Origin::Past, None),
         };
         entry.origin = origin;
@@ -362,7 +367,8 @@ impl Sessions {
         actions.push(Action::Opened { path: path.clone() });
         self.by_path.insert(path.clone(), discriminator);
         let minimum_ttl = wish.minimum_ttl;
-        self.sessions.insert(discriminator, Entry { path, session, origin, minimum_ttl, due: None });
+        let is_neighbors = origin == Origin::Neighbor;
+        self.sessions.insert(discriminator, Entry { path, session, origin, is_neighbors, minimum_ttl, due: None });
         discriminator
     }
 
@@ -439,8 +445,9 @@ impl Sessions {
                 }
             });
         }
-        // The neighbour that has opened it has gone.
-        is_over |= entry.origin == Origin::Neighbor && !entry.session.has_remote();
+        // Or the neighbour that has opened it has gone.
+        entry.is_neighbors &= entry.session.has_remote();
+        is_over |= entry.origin == Origin::Neighbor && !entry.is_neighbors;
         if let Some(due) = entry.due.take() {
             self.due.remove(&(due, discriminator));
         }

@@ -16,9 +16,9 @@
 //! | has nobody else | it yields to the accuser, but for what the accuser cannot serve |
 //!
 //! The same is said of a single interface of a node, by whoever watches that interface. Whoever hears the node speak from
-//! an address of that interface vouches for it too. Whoever comes next and never saw it *asks* at first, so that those who
-//! could vouch look at it, and accuses only where nobody does. There both sides of a cut may accuse each other and yet speak, by
-//! another network. Unless somebody vouches for one of them, the smaller tag stays.
+//! an address of that interface vouches for it too. There both sides of a cut may accuse each other and yet speak, by
+//! another network. Unless somebody vouches for one of them, the smaller tag stays. Whoever comes next and never saw an
+//! interface *asks* at first, so that those who could vouch look at it, and accuses only where nobody does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,9 +98,9 @@ impl Testimonies {
     }
 
     /// Whether one of these vouches for an interface.
-    pub(super) fn is_seen(&self, subject: &Subject, by: &BTreeSet<NodeTag>) -> bool {
-        let mut others = by.iter().filter(|node| **node != subject.node);
-        others.any(|node| self.0.get(node).is_some_and(|own| own.vouches.contains_key(subject)))
+    pub(super) fn is_seen(&self, subject: &Subject, by: impl Iterator<Item = NodeTag>) -> bool {
+        let mut others = by.filter(|node| *node != subject.node);
+        others.any(|node| self.0.get(&node).is_some_and(|own| own.vouches.contains_key(subject)))
     }
 
     /// The number under which a node accuses an interface of another, if it does.

@@ -3,7 +3,7 @@
 use ferrogate_wire::gossip::Statement;
 
 use super::{
-    watch::{AFTER_K3, path, watch, watch_link},
+    watch::{AFTER_K3, accusation as statement, link_local, path, watch, watch_link},
     *,
 };
 
@@ -11,8 +11,8 @@ use super::{
 const LIMIT: Duration = Duration::from_secs(3);
 const NOT_YET: Duration = Duration::from_millis(2_900);
 
-/// How long those who are asked have to answer.
-const ANSWERS: Duration = Duration::from_secs(3);
+/// How long those who are asked have to answer, with the way there and back.
+const ANSWERS: Duration = Duration::from_millis(3_100);
 
 /// `k1` among three nodes, which comes after `k2` for an address and has not seen it yet.
 struct Waiting {
@@ -47,6 +47,15 @@ impl Waiting {
         waiting.note(&met);
         waiting.hear(&[2, 3]);
         assert_eq!(waiting.looks_at, [path(2).remote]);
+        waiting
+    }
+
+    /// One that sees `k3`, and asks.
+    fn asking() -> Self {
+        let mut waiting = Self::new();
+        waiting.pass(LIMIT + INTERVAL);
+        waiting.see(3, Verdict::Up);
+        assert_eq!(waiting.accuses, [statement(0)]);
         waiting
     }
 
@@ -99,11 +108,6 @@ impl Waiting {
     }
 }
 
-/// Of the interface of `k2`, by this number; 0 asks who sees it.
-fn statement(number: u32) -> Statement {
-    Statement { node: tag("k2"), interface: Some("eth1".to_owned()), number }
-}
-
 #[test]
 fn an_owner_that_is_never_seen_is_dead_where_another_is_and_nobody_answers_for_it() {
     let mut waiting = Waiting::new();
@@ -116,7 +120,7 @@ fn an_owner_that_is_never_seen_is_dead_where_another_is_and_nobody_answers_for_i
     waiting.see(3, Verdict::Up);
     assert_eq!(waiting.accuses, [statement(0)]);
     assert_eq!(waiting.unseen, ["k2".into()]);
-    assert_eq!(waiting.looks_at, [path(2).remote]);
+    assert_eq!(waiting.looks_at, [path(2).remote, path(3).remote]);
     waiting.pass(ANSWERS - INTERVAL * 3);
     assert!(!waiting.owns());
     waiting.pass(INTERVAL * 3);
@@ -131,9 +135,7 @@ fn an_owner_that_is_never_seen_is_dead_where_another_is_and_nobody_answers_for_i
 
 #[test]
 fn an_owner_that_another_sees_stays_for_as_long_as_that_one_does() {
-    let mut waiting = Waiting::new();
-    waiting.pass(LIMIT + INTERVAL);
-    waiting.see(3, Verdict::Up);
+    let mut waiting = Waiting::asking();
     waiting.pass(ANSWERS / 2);
     waiting.vouches = vec![statement(0)];
 
@@ -148,17 +150,66 @@ fn an_owner_that_another_sees_stays_for_as_long_as_that_one_does() {
     assert!(waiting.owns());
 }
 
+/// Two that do not see each other cannot tell who of them is cut off.
 #[test]
-fn whoever_answered_and_is_lost_answers_no_more() {
-    let mut waiting = Waiting::new();
-    waiting.pass(LIMIT + INTERVAL);
-    waiting.see(3, Verdict::Up);
+fn whoever_sees_nobody_any_more_asks_no_more() {
+    let mut waiting = Waiting::asking();
     waiting.vouches = vec![statement(0)];
     waiting.pass(ANSWERS * 2);
+    assert!(!waiting.owns());
 
-    waiting.pass_hearing(DETECTION + ANSWERS + INTERVAL * 2, &[2]);
+    waiting.see(3, Verdict::Unwatched);
+    assert_eq!(waiting.accuses, []);
+    waiting.pass_hearing(ANSWERS * 3, &[2]);
+    assert!(!waiting.accuses.contains(&statement(1)));
 
+    // Another is seen.
+    waiting.vouches.clear();
+    waiting.pass(INTERVAL);
+    waiting.see(3, Verdict::Up);
+    assert_eq!(waiting.accuses, [statement(0)]);
+    waiting.pass(ANSWERS);
     assert!(waiting.owns());
+}
+
+#[test]
+fn nobody_is_asked_for_while_no_answer_could_be_heard() {
+    let mut waiting = Waiting::asking();
+    let mut own = interfaces(1);
+    own.get_mut("eth1").unwrap().carrier = false;
+    own.insert("eth2".into(), interfaces(2)["eth2"].clone());
+
+    let deaf = waiting.stand.step(Event::Interfaces(own));
+    waiting.note(&deaf);
+    let passed = only(waiting.stand.pass(ANSWERS * 2));
+    waiting.note(&passed);
+
+    assert_eq!(waiting.accuses, []);
+    assert!(!waiting.owns());
+}
+
+#[test]
+fn an_owner_that_is_heard_from_the_interface_or_begins_anew_is_given_time_while_it_is_asked_for() {
+    let mut waiting = Waiting::asking();
+    waiting.pass(ANSWERS / 2);
+    waiting.life = 2;
+    waiting.pass(ANSWERS + LIMIT / 2);
+    assert_eq!(waiting.accuses, [statement(0)]);
+
+    waiting.links.insert(2, Link { watch_ipv6: Some(link_local(2)), ..watch_link(2) });
+    waiting.links.get_mut(&2).unwrap().watch_ipv4 = Some((v4("198.51.100.12"), 24));
+    waiting.pass(INTERVAL * 2);
+    assert_eq!(waiting.accuses, []);
+}
+
+#[test]
+fn time_in_which_nobody_could_answer_does_not_count_either() {
+    let mut waiting = Waiting::asking();
+
+    waiting.stand.now += ANSWERS * 2;
+    waiting.pass(INTERVAL);
+
+    assert!(!waiting.owns());
 }
 
 #[test]
@@ -171,9 +222,12 @@ fn who_is_asked_looks_and_answers_and_nothing_moves() {
         waiting.note(&heard);
         words(&heard).last().unwrap().vouches.clone()
     };
-    // It comes after the owner no more, and looks all the same.
-    waiting.stand.snapshot(&snapshot(3, [service("won", &[WON])]));
+    // It comes after the owner no more, as another comes before it, and looks all the same.
+    let facts = snapshot(3, [service("won", &[WON]), local("second", &[SECOND], &["k2", "k3"])]);
+    let taken = waiting.stand.snapshot(&facts);
+    waiting.note(&taken);
     waiting.hear(&[2]);
+    assert!(waiting.looks_at.is_empty());
 
     assert_eq!(asked(&mut waiting), []);
     assert_eq!(waiting.looks_at, [path(2).remote]);
@@ -256,8 +310,10 @@ fn an_owner_that_was_away_or_began_anew_or_ended_the_session_has_the_whole_time_
 
         begin(&mut waiting);
         waiting.pass(NOT_YET - INTERVAL * 2);
-
         assert_eq!(waiting.accuses, []);
+
+        waiting.pass(INTERVAL * 6);
+        assert_eq!(waiting.accuses, [statement(0)]);
     }
 }
 
@@ -269,7 +325,8 @@ fn time_in_which_nobody_looked_does_not_count() {
 
     waiting.stand.now += LIMIT * 2;
     waiting.pass(INTERVAL);
-
-    assert!(!waiting.owns());
     assert_eq!(waiting.accuses, []);
+
+    waiting.pass(LIMIT);
+    assert_eq!(waiting.accuses, [statement(0)]);
 }

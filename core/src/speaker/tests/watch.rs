@@ -28,7 +28,7 @@ pub(super) fn watch_link(node: u8) -> Link {
     }
 }
 
-fn link_local(node: u8) -> Ipv6Addr {
+pub(super) fn link_local(node: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, node.into())
 }
 
@@ -84,8 +84,8 @@ impl Stand {
     }
 }
 
-/// That the interface of `k2` is dead.
-fn accusation(number: u32) -> Statement {
+/// That the interface of `k2` is dead, or with 0 that somebody else is to look.
+pub(super) fn accusation(number: u32) -> Statement {
     Statement { node: tag("k2"), interface: Some("eth1".to_owned()), number }
 }
 
@@ -494,6 +494,21 @@ fn a_session_that_is_wanted_no_more_is_no_witness() {
     let said: Vec<Action> = (0..4).flat_map(|_| stand.hear_accused(1)).collect();
 
     assert_eq!(words(&said).last().unwrap().vouches, []);
+}
+
+/// It may have been one only because of what it answers, and would be one again as soon as it stopped.
+#[test]
+fn a_witness_that_is_no_candidate_any_more_goes_on_for_as_long_as_it_is_needed() {
+    let (mut stand, mut actions) = meeting([service("won", &[WON])]);
+    actions.extend(stand.hear_accused(1));
+    assert_eq!(sessions(watch(&actions).as_ref()), [path(2)]);
+
+    let mut actions = stand.snapshot(&snapshot(3, [local("won", &[WON], &["k2"])]));
+    actions.extend(stand.hear_accused(1));
+    assert_eq!(watch(&actions), None);
+
+    let actions = stand.hear_links(3, vec![watch_link(3)]);
+    assert_eq!(watch(&actions), Some(Watch::default()));
 }
 
 #[test]

@@ -102,7 +102,16 @@ fn discards(actions: &[Action]) -> Vec<Discard> {
 }
 
 fn packets(actions: &[Action]) -> usize {
-    actions.iter().filter(|action| matches!(action, Action::Send { .. })).count()
+    states(actions).len()
+}
+
+/// What each packet says.
+fn states(actions: &[Action]) -> Vec<State> {
+    let packets = actions.iter().filter_map(|action| match action {
+        Action::Send { packet, .. } => Some(packet.state),
+        _ => None,
+    });
+    packets.collect()
 }
 
 #[test]
@@ -228,7 +237,7 @@ fn a_neighbor_that_switches_its_session_off_has_none_any_more_and_is_told_that_i
 
     let actions = world.hears(State::AdminDown);
 
-    assert_eq!(packets(&actions), 1);
+    assert_eq!(states(&actions), [State::Down]);
     assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
     // What else it sends on its way out opens nothing.
     let again = Packet { your_discriminator: None, ..says(State::AdminDown) };
@@ -310,6 +319,25 @@ fn a_session_that_a_neighbor_has_opened_stays_when_it_is_wanted_too() {
 }
 
 #[test]
+fn a_session_that_was_wanted_for_a_while_stays_with_the_neighbor_that_had_opened_it() {
+    let mut world = World::new(permitting(neighbor()));
+    world.hears_from(path(), Packet { your_discriminator: None, ..says(State::Down) });
+    world.bring_up();
+    let wanted = Wanted { permitted: permitting(neighbor()).permitted, ..wanting([path()]) };
+    world.step(Event::Want(wanted.clone()));
+
+    world.step(Event::Want(permitting(neighbor())));
+    assert_eq!(world.state(), Some(State::Up));
+
+    // Once that one has had enough nobody has it.
+    world.step(Event::Want(wanted));
+    world.hears(State::AdminDown);
+    world.bring_up();
+    world.step(Event::Want(permitting(neighbor())));
+    assert_eq!(world.state(), Some(State::AdminDown));
+}
+
+#[test]
 fn a_session_that_is_wanted_no_more_is_closed_once_the_neighbor_knows() {
     let mut world = World::new(wanting([path()]));
     world.bring_up();
@@ -324,19 +352,21 @@ fn a_session_that_is_wanted_no_more_is_closed_once_the_neighbor_knows() {
 
 #[test]
 fn a_session_that_never_came_up_is_closed_with_a_packet_that_says_so_when_it_is_wanted_no_more() {
-    for said in [None, Some(State::Down)] {
+    // Of Init the other end may have made Up.
+    for said in [None, Some(State::AdminDown)] {
         let mut world = World::new(wanting([path()]));
-        said.map(|said| world.hears(said));
-        world.run(INTERVAL);
+        if let Some(said) = said {
+            world.hears(said);
+        }
 
         let actions = [world.step(Event::Want(Wanted::default())), world.run(SLOW_INTERVAL)].concat();
 
-        assert_eq!(packets(&actions), 1);
+        assert_eq!(states(&actions), [State::AdminDown]);
         assert_eq!(actions.last(), Some(&Action::Closed { path: path() }));
     }
 }
 
-/// Until then it said by its discriminator that it meant the session that was switched off, of which nobody knows any more.
+/// By its discriminator it would mean the session that was switched off, of which nobody knows any more.
 #[test]
 fn a_neighbor_that_switched_off_is_spoken_to_anew() {
     let mut world = World::new(wanting([path()]));
