@@ -286,14 +286,9 @@ impl Speaker {
         if let Some(is_blind) = self.membership.blindness(now) {
             actions.push(Action::Report(if is_blind { Report::LeasesUnseen } else { Report::LeasesSeen }));
         }
-        for (node, interface, saying) in self.watches.look(now, |node, link| self.membership.outlook(node, link)) {
-            self.membership.say(&node, &interface, saying);
-            if saying == Saying::Ask {
-                actions.push(Action::Report(Report::Unseen { node, interface }));
-            }
-        }
         let taken = self.membership.tick(now);
         self.follow_words(now, &taken, &mut doubt);
+        self.look_for_owners(now, &mut doubt, &mut actions);
         if self.membership.looks_elsewhere() {
             self.watches.doubt();
         }
@@ -753,11 +748,32 @@ impl Speaker {
         }
     }
 
+    /// Asks who sees owners that this node does not, and finds dead those that nobody does.
+    fn look_for_owners(&mut self, now: Instant, doubt: &mut Doubt, actions: &mut Vec<Action>) {
+        let sayings = self.watches.look(now, |node, interface| self.membership.outlook(node, interface));
+        if sayings.is_empty() {
+            return;
+        }
+        for (node, interface, saying) in sayings {
+            self.membership.say(&node, &interface, saying);
+            if saying == Saying::Ask {
+                actions.push(Action::Report(Report::Unseen { node, interface }));
+            }
+        }
+        let taken = self.membership.tick(now);
+        self.follow_words(now, &taken, doubt);
+    }
+
     /// Has owners watched, if this node comes next, and lets those who come next watch it.
     fn watch(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        // Whoever is a candidate only while another is found dead would turn its coat with what it sees itself.
-        let stays = self.watches.takes_part() && self.membership.has_links_in_doubt();
-        let takes_part = !self.own.leaving && (stays || !self.listening.is_empty());
+        // The accused answers, and so does whoever speaks for it: if it were a candidate only while another is found dead, it would
+        // stop as soon as it has spoken.
+        let is_witness = self.membership.watchable().any(|other| {
+            let mut in_doubt = other.in_doubt.iter();
+            in_doubt.any(|interface| self.watches.sees(other.node, interface))
+        });
+        let is_needed = is_witness || !self.membership.accused_links().is_empty();
+        let takes_part = !self.own.leaving && (is_needed || !self.listening.is_empty());
         let (accused, others) = (self.membership.accused_links(), self.membership.watchable());
         let (watch, unwatched) = self.watches.review(now, &self.own.links, accused, others, takes_part);
         for (node, interface) in unwatched {

@@ -6,9 +6,9 @@
 //! Five rules are ours. Time in which this end could not have looked at a packet does not count as silence of the other.
 //! A session that flaps is held down for growing times ([`Damping`]). And a state that is left or entered without
 //! having been [`State::Up`] is told to the other end at once only once a second, so that nobody makes us send faster
-//! than a session that is not up may. A session that was not up is switched off by one packet, and not told so for a
-//! detection time (§6.8.16): nobody takes it for a failure. And whoever has switched off is spoken to as if it had never
-//! been heard (Your Discriminator 0, against §6.8.7), so that it answers though it has forgotten this session.
+//! than a session that is not up may. A session that is Down is switched off by one packet, and not told so for a
+//! detection time (§6.8.16): nobody takes it for a failure. And whoever has switched off is spoken to by the active role as
+//! if it had never been heard (Your Discriminator 0, against §6.8.7), so that it answers though it has forgotten the session.
 
 use std::{
     num::{NonZeroU8, NonZeroU32},

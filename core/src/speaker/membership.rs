@@ -739,7 +739,10 @@ impl Membership {
         for member in self.members.values_mut() {
             let goes_without_us = matches!(member.is_mute, Some((_, true)));
             let is_there = reached.contains(&member.tag) && !(goes_without_us && has_company);
-            changed |= std::mem::replace(&mut member.is_there, is_there) != is_there;
+            let was_there = std::mem::replace(&mut member.is_there, is_there);
+            changed |= was_there != is_there;
+            // What it asks counts from now on.
+            self.is_in_doubt |= is_there && !was_there;
             if is_there {
                 there.insert(member.tag);
             }
@@ -1057,11 +1060,6 @@ impl Membership {
     /// Interfaces of this node that others may have to look at: somebody says that they are dead, or did until lately.
     pub(super) fn accused_links(&self) -> &BTreeSet<InterfaceName> {
         &self.accused_links
-    }
-
-    /// Whether an interface of this node or another is accused, or asked for.
-    pub(super) fn has_links_in_doubt(&self) -> bool {
-        !self.accused_links.is_empty() || self.members.values().any(|member| !member.links_in_doubt.is_empty())
     }
 
     /// Other nodes that could be watched.

@@ -16,9 +16,9 @@
 //!
 //! ```text
 //!              3 s             sees another                nobody answers
-//!   Awaited ────────► overdue ──────────────► Asked ─────────────────────► Lost
-//!      ▲                                        │
-//!      └──── excused, restarted, elsewhere ─────┘     (Up from all of them)
+//!   Awaited ────────► overdue ◄─────────────► Asked ─────────────────────► Lost
+//!      ▲                        sees nobody     │
+//!      └───── excused, or not next in line ─────┘     (Up from all of them)
 //! ```
 
 use std::{
@@ -47,7 +47,7 @@ use crate::{
 const COMES_UP_WITHIN: Duration = Duration::from_secs(3);
 
 /// How many owners are asked for at once. Questions share their place in a word with accusations.
-const MAX_QUESTIONS: usize = 8;
+const MAX_QUESTIONS: usize = 16;
 
 /// Sessions that are to be there from now on, and no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,8 +107,6 @@ pub(super) struct Watches {
     sessions: BTreeMap<(NodeName, InterfaceName), Session>,
     watch: Watch,
     is_in_doubt: bool,
-    /// As was said when it was decided last.
-    takes_part: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +132,15 @@ enum Sight {
 impl Sight {
     fn awaited(since: Instant) -> Self {
         Self::Awaited { since, is_overdue: false }
+    }
+
+    /// Whether only times differ.
+    fn is_like(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Awaited { is_overdue, .. }, Self::Awaited { is_overdue: other, .. }) => is_overdue == other,
+            (Self::Asked { .. }, Self::Asked { .. }) => true,
+            _ => self == other,
+        }
     }
 }
 
@@ -167,13 +174,13 @@ impl Watches {
             sessions: BTreeMap::new(),
             watch: Watch::default(),
             is_in_doubt: false,
-            takes_part: false,
         }
     }
 
-    /// Whether this node watches others and lets them watch it.
-    pub(super) fn takes_part(&self) -> bool {
-        self.takes_part
+    /// Whether an interface of another node is seen.
+    pub(super) fn sees(&self, node: &NodeName, interface: &InterfaceName) -> bool {
+        let session = self.sessions.get(&(node.clone(), interface.clone()));
+        session.is_some_and(|session| session.sight == Sight::Up)
     }
 
     /// What is known about nodes and their interfaces, this one included, may be different.
@@ -282,6 +289,7 @@ impl Watches {
             let Some(session) = self.sessions.get_mut(&subject) else { continue };
             let outlook = outlook(&subject.0, &subject.1);
             let is_seeing = sees.contains(&session.path.interface);
+            let is_missed = session.is_near && self.services.contains_key(&subject);
             let (sight, saying) = match (session.sight, outlook) {
                 (Sight::Awaited { .. }, Outlook::Excused) => (Sight::awaited(now), None),
                 (Sight::Awaited { .. }, _) if is_seeing && questions < MAX_QUESTIONS => {
@@ -290,6 +298,7 @@ impl Watches {
                 }
                 (Sight::Awaited { since, .. }, _) => (Sight::Awaited { since, is_overdue: true }, None),
                 (Sight::Asked { .. }, Outlook::Excused) => (Sight::awaited(now), Some(Saying::Withdraw)),
+                (Sight::Asked { .. }, _) if !is_missed => (Sight::awaited(now), Some(Saying::Withdraw)),
                 (Sight::Asked { .. }, _) if !is_seeing => {
                     (Sight::Awaited { since: now, is_overdue: true }, Some(Saying::Withdraw))
                 }
@@ -303,7 +312,7 @@ impl Watches {
                 }
                 (sight @ (Sight::Up | Sight::Lost), _) => (sight, None),
             };
-            self.is_in_doubt |= std::mem::replace(&mut session.sight, sight) != sight;
+            self.is_in_doubt |= !sight.is_like(std::mem::replace(&mut session.sight, sight));
             sayings.extend(saying.map(|saying| (subject.0, subject.1, saying)));
         }
         sayings
@@ -329,7 +338,6 @@ impl Watches {
         let Some(settings) = self.settings.filter(|_| std::mem::take(&mut self.is_in_doubt)) else {
             return (None, Vec::new());
         };
-        self.takes_part = takes_part;
         let mut paths: BTreeMap<(NodeName, InterfaceName), (Path, bool)> = BTreeMap::new();
         let mut permitted = BTreeMap::new();
         let is_witness = |subject: &(NodeName, InterfaceName), path: &Path| {
@@ -388,9 +396,8 @@ impl Watches {
     /// seen, which then is enough.
     fn looks_around(&self) -> BTreeMap<Option<InterfaceName>, Option<(NodeName, InterfaceName)>> {
         let is_unseen = |(subject, session): &(&(NodeName, InterfaceName), &Session)| match session.sight {
-            Sight::Awaited { is_overdue, .. } => is_overdue && self.is_missed(subject, session),
-            Sight::Asked { .. } => true,
-            Sight::Up | Sight::Lost => false,
+            Sight::Awaited { is_overdue: true, .. } | Sight::Asked { .. } => self.is_missed(subject, session),
+            Sight::Awaited { is_overdue: false, .. } | Sight::Up | Sight::Lost => false,
         };
         let seen = |from: &Option<InterfaceName>| {
             let mut sessions = self.sessions.iter();

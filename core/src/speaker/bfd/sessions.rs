@@ -158,7 +158,7 @@ pub enum Action {
 /// All sessions of one system.
 ///
 /// A session that is wanted no more goes through AdminDown, so that its neighbour does not take it for a failure, and is
-/// closed when that is known there, or as soon as it is said where nothing was up. A neighbour that is permitted may open a
+/// closed when that is known there, or as soon as it is said where it was Down. A neighbour that is permitted may open a
 /// session, and has it for as long as it speaks and does not switch it off; one that goes on speaking to a session that we
 /// have closed gets another.
 #[derive(Debug)]
@@ -328,6 +328,7 @@ impl Sessions {
             (None, Some(settings), Origin::Wanted) if entry.is_neighbors => {
                 (Origin::Neighbor, Some(settings.passive()))
             }
+            (None, None, Origin::Wanted) if entry.is_neighbors => (Origin::Barred, None),
             (None, _, Origin::Wanted | Origin::Past) => (Origin::Past, None),
         };
         entry.origin = origin;

@@ -203,6 +203,18 @@ fn an_owner_that_is_heard_from_the_interface_or_begins_anew_is_given_time_while_
 }
 
 #[test]
+fn whoever_comes_next_no_more_asks_no_more() {
+    let mut waiting = Waiting::asking();
+
+    let taken = waiting.stand.snapshot(&snapshot(3, [local("second", &[SECOND], &["k2"]), service("won", &[WON])]));
+    waiting.note(&taken);
+    waiting.pass(ANSWERS * 2);
+
+    assert_eq!(waiting.accuses, []);
+    assert!(waiting.looks_at.is_empty());
+}
+
+#[test]
 fn time_in_which_nobody_could_answer_does_not_count_either() {
     let mut waiting = Waiting::asking();
 

@@ -502,6 +502,7 @@ fn a_witness_that_is_no_candidate_any_more_goes_on_for_as_long_as_it_is_needed()
     let (mut stand, mut actions) = meeting([service("won", &[WON])]);
     actions.extend(stand.hear_accused(1));
     assert_eq!(sessions(watch(&actions).as_ref()), [path(2)]);
+    stand.see(2, Verdict::Up);
 
     let mut actions = stand.snapshot(&snapshot(3, [local("won", &[WON], &["k2"])]));
     actions.extend(stand.hear_accused(1));
@@ -509,6 +510,18 @@ fn a_witness_that_is_no_candidate_any_more_goes_on_for_as_long_as_it_is_needed()
 
     let actions = stand.hear_links(3, vec![watch_link(3)]);
     assert_eq!(watch(&actions), Some(Watch::default()));
+}
+
+#[test]
+fn the_accused_answers_whoever_looks_though_it_is_no_candidate() {
+    let (mut stand, _) = meeting([local("won", &[WON], &["k2"])]);
+    let dead = Statement { node: tag("k1"), interface: Some("eth1".to_owned()), number: 1 };
+
+    let word = Word { accuses: vec![dead], links: vec![watch_link(3)], ..stand.word(3) };
+    let actions = stand.receive(3, word);
+
+    let permitted = watch(&actions).unwrap().wanted.permitted;
+    assert!(permitted.keys().any(|neighbor| neighbor.remote == path(3).remote), "{permitted:?}");
 }
 
 #[test]
