@@ -29,6 +29,7 @@ use crate::{
         host::Host,
         layer2::{Layer2, Seen},
         membership::{Heard, Membership, Own, Taken},
+        strays::Strays,
         watch::{Saying, Watched, Watches},
     },
     write::{self, L2Conflict, L2Status, Severity, SpeakerLease, Write},
@@ -46,6 +47,7 @@ pub mod health;
 mod host;
 mod layer2;
 mod membership;
+mod strays;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -58,7 +60,7 @@ pub use config::{
 pub use layer2::DEFEND_INTERVAL;
 pub use membership::leases::is_leaving;
 pub use traffic::{
-    Action, Answer, Arrived, Disbelieved, Event, Frame, Interface, NextHop, NotPassedOn, Report, Verdict,
+    Action, Answer, Arrived, Disbelieved, Event, Frame, Interface, NextHop, NotPassedOn, Report, StrayRules, Verdict,
 };
 pub use watch::Watch;
 
@@ -106,6 +108,7 @@ pub struct Speaker {
     owned: BTreeMap<IpAddr, BTreeSet<InterfaceName>>,
     host: Host,
     detours: Detours,
+    strays: Strays,
     /// Addresses this node once owned and has left, with the owner that was told so, until it is owned again.
     left: BTreeMap<IpAddr, Left>,
     listening: BTreeSet<InterfaceName>,
@@ -203,6 +206,7 @@ impl Speaker {
             candidacies: 0,
             owned: BTreeMap::new(),
             detours: Detours::default(),
+            strays: Strays::default(),
             left: BTreeMap::new(),
             listening: BTreeSet::new(),
             missed: BTreeSet::new(),
@@ -302,6 +306,13 @@ impl Speaker {
             self.tell_membership(&mut actions);
             self.watches.doubt();
         }
+        if doubt.ground || doubt.terms {
+            self.follow_others(&mut actions);
+        }
+        actions.extend(self.strays.news().map(Action::FollowStrays));
+        // A proxy that is not ready has none that could go on, and its clients are better off elsewhere.
+        let keeps_connections = self.phase == Phase::Running && self.own.proxy_ready && self.strays.are_offered();
+        self.host.keep(now, keeps_connections);
         self.advertise(now, &doubt, &mut actions);
         self.review(now, doubt, &mut actions);
         let seen = self.layer2.tick(now, &mut actions);
@@ -413,6 +424,9 @@ impl Speaker {
             if let Some(new) = new {
                 self.sharing.insert(new);
                 doubt.services.insert(new.key.clone());
+            }
+            for either in [old, new].into_iter().flatten() {
+                self.strays.note(either, &self.sharing);
             }
             if let Some(either) = new.or(old) {
                 self.health.note(&either.key, new.map(AsRef::as_ref));

@@ -484,7 +484,7 @@ impl World {
                 Err(error) => self.blame(format!("a datagram cannot be written: {error}")),
             },
             // The world of the simulator has no kube-proxy, and no router.
-            Action::CheckHealth { .. } | Action::Peer(_) => {}
+            Action::CheckHealth { .. } | Action::Peer(_) | Action::FollowStrays(_) => {}
             Action::Watch(watch) => {
                 self.nodes[node].watch = watch.clone();
                 self.step_bfd(node, sessions::Event::Want(watch.wanted));

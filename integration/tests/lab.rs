@@ -117,8 +117,18 @@ fn what_clients_behind_a_router_lose_by_whatever_happens_to_a_node_has_a_row_for
     measures(Scenario::Bgp, if runs() > 1 { &ALL_BGP } else { &QUICK_BGP }, &["default"]);
 }
 
-/// Shows these events and checks that there is a row of each, by each profile and family.
-fn measures(scenario: Scenario, events: &[&str], profiles: &[&str]) {
+/// Half of all flows go to another node each time, and each connection to the one where it began.
+#[test]
+fn n_078_no_connection_breaks_and_nothing_is_lost_when_nodes_leave_and_come_back_behind_a_router() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+
+    for row in measures(Scenario::Bgp, &["drain", "rolling-restart", "ecmp-join"], &["default"]) {
+        assert_eq!((&row["lost"], &row["broken_tcp"]), (&0.into(), &0.into()), "{row}");
+    }
+}
+
+/// Shows these events and checks that there is a row of each, by each profile and family. Returns the rows.
+fn measures(scenario: Scenario, events: &[&str], profiles: &[&str]) -> Vec<Value> {
     let named =
         |flag: &str, values: &[&str]| values.iter().flat_map(|value| [flag, *value].map(str::to_owned)).collect();
     let runs = runs();
@@ -142,6 +152,7 @@ fn measures(scenario: Scenario, events: &[&str], profiles: &[&str]) {
         }
     }
     assert_eq!(rows.len(), wanted, "{rows:?}");
+    rows.clone()
 }
 
 #[test]

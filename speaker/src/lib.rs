@@ -30,7 +30,7 @@ use ferrogate_core::{
     configuration::{self, Keeper, Reporter},
     model::NodeName,
     snapshot::Snapshot,
-    speaker::{Action, Disbelieved, Event, Report, Speaker},
+    speaker::{Action, Disbelieved, Event, Report, Speaker, StrayRules},
     write::Write,
 };
 use ferrogate_wire::{arp::Operation, gossip::Keys, ndp::Ndp};
@@ -55,12 +55,14 @@ mod interfaces;
 mod keys;
 mod layer2;
 mod metrics;
+mod nft;
 mod outbox;
 mod packet;
 mod patience;
 mod peering;
 mod proxy_probe;
 mod realtime;
+mod strays;
 mod watcher;
 
 pub use config::{BfdProfile, Config, Flags, GOSSIP_PORT, Liveness, ProxyReadiness};
@@ -82,6 +84,7 @@ use crate::{
     metrics::{Announced, GossipRefusal},
     outbox::Outbox,
     peering::{News, Peering},
+    strays::Strays,
     watcher::{Seen, Watcher},
 };
 
@@ -199,6 +202,7 @@ async fn follow(
         renewals: 0,
         host: Host::open(netlink, requests, &first, flags.hand_over_grace).await,
         detours: Detours::start(metrics.clone()).map_err(RunError::Thread)?,
+        strays: Strays::start(metrics.clone()).map_err(RunError::Thread)?,
         host_is_quiet: false,
         outbox: Outbox::new(writes),
         members: BTreeSet::new(),
@@ -320,6 +324,7 @@ struct Hands {
     renewals: u64,
     host: Host,
     detours: Detours,
+    strays: Strays,
     /// Whether it is known that the kernel keeps quiet about addresses on the host.
     host_is_quiet: bool,
     outbox: Outbox,
@@ -388,6 +393,9 @@ impl Hands {
             write.into_iter().for_each(|write| self.outbox.push(write));
         }
         self.check_host(&actions)?;
+        if let Some(rules) = actions.iter().find_map(stray_rules) {
+            self.strays.follow(rules.clone(), !speaker.owned().is_empty()).await;
+        }
         // All together, and before anything is told to the outside.
         let hold = actions.iter().filter_map(|action| match action {
             Action::Hold { address } => Some(*address),
@@ -430,7 +438,7 @@ impl Hands {
             }
             Action::Report(report) => self.report(report),
             // Done before, and by the caller.
-            Action::Hold { .. } | Action::Finished => {}
+            Action::Hold { .. } | Action::FollowStrays(_) | Action::Finished => {}
         }
         Ok(())
     }
@@ -489,6 +497,10 @@ impl Hands {
             Report::NotPassedOn { address, from, why } => {
                 info!(%address, %from, reason = why.reason(), "TCP connections end with the move, {why}");
                 self.metrics.not_passed_on(why.reason());
+            }
+            Report::TooManyNodes { nodes } => {
+                info!(nodes, "TCP connections end when a router sends them to another node, there are too many to ask");
+                self.metrics.not_passed_on("TooManyNodes");
             }
             Report::Conflict { address, interface, mac } => {
                 error!(%address, %interface, %mac, "another device claims an address of this node; find it and change it");
@@ -549,6 +561,14 @@ impl Hands {
 fn owned(action: &Action) -> Option<Option<Instant>> {
     match action {
         Action::Report(Report::Owned { failed_at, .. }) => Some(*failed_at),
+        _ => None,
+    }
+}
+
+/// What is to be done about connections that routers bring to the wrong node.
+fn stray_rules(action: &Action) -> Option<&StrayRules> {
+    match action {
+        Action::FollowStrays(rules) => Some(rules),
         _ => None,
     }
 }

@@ -42,6 +42,7 @@ pub struct Metrics {
     takeover_duration: Histogram,
     announcement_delay: Histogram,
     pub(crate) passing_on: Gauge,
+    pub(crate) strays_offered_to: Gauge,
     not_passed_on: family::Family<ReasonLabel, Counter>,
     pub(crate) lease_renewals: Counter,
     pub(crate) leases_unseen: Gauge,
@@ -208,6 +209,7 @@ impl Metrics {
             takeover_duration: Histogram::new(TAKEOVER_DURATIONS),
             announcement_delay: Histogram::new(ANNOUNCEMENT_DELAYS),
             passing_on: Gauge::default(),
+            strays_offered_to: Gauge::default(),
             not_passed_on: family::Family::default(),
             lease_renewals: Counter::default(),
             leases_unseen: Gauge::default(),
@@ -258,6 +260,11 @@ impl Metrics {
             "passing_on",
             "Addresses of this node whose TCP connections that began at the former owner are passed on to it right now",
             metrics.passing_on.clone(),
+        );
+        registry.register(
+            "strays_offered_to",
+            "Neighbours to which TCP connections are offered that a router has sent to the wrong node, of both families",
+            metrics.strays_offered_to.clone(),
         );
         registry.register(
             "not_passed_on",

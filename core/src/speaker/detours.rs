@@ -313,18 +313,18 @@ pub(super) struct Whereabouts<'a> {
 }
 
 /// A way to a former owner.
-struct Way<'a> {
+pub(super) struct Way<'a> {
     /// Our interface.
-    interface: &'a InterfaceName,
+    pub(super) interface: &'a InterfaceName,
     /// Its address there.
-    address: IpAddr,
+    pub(super) address: IpAddr,
     /// Nothing speaks against its being there.
-    is_sound: bool,
+    pub(super) is_sound: bool,
 }
 
 /// How to reach the former owner of an address of this family that is announced on these interfaces of ours. It must be on
 /// a link of theirs, for its answers go out there; what is passed on may take another.
-fn way<'a>(
+pub(super) fn way<'a>(
     there: Option<Whereabouts<'_>>,
     own: &'a Links,
     interfaces: &BTreeSet<InterfaceName>,

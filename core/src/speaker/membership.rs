@@ -1070,6 +1070,17 @@ impl Membership {
         })
     }
 
+    /// Whether there are other nodes, of whatever state.
+    pub(super) fn has_members(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// Those who are there, and whether each is leaving.
+    pub(super) fn present(&self) -> impl Iterator<Item = (&NodeName, bool)> {
+        let present = self.members.iter().filter(|(_, member)| member.is_there);
+        present.map(|(node, member)| (node, member.is_leaving()))
+    }
+
     /// Where a node is found, or was before it fell silent.
     pub(super) fn whereabouts(&self, node: &NodeName) -> Option<Whereabouts<'_>> {
         let Member { addresses, links, dead_links, is_there, .. } = self.members.get(node)?;

@@ -47,6 +47,7 @@ mod liveness;
 mod rivals;
 mod routers;
 mod settlement;
+mod strays;
 mod subnets;
 mod unseen;
 mod watch;

@@ -14,6 +14,7 @@ use ferrogate_wire::{
     gossip::Datagram,
     ndp::{Advertisement, Ndp, Solicitation},
 };
+use imbl::OrdSet;
 
 use crate::{
     model::{InterfaceName, NodeName, ObjectKey, PeerName, Prefix},
@@ -159,6 +160,8 @@ pub enum Action {
     },
     /// Of the traffic to exactly these addresses, pass on what belongs to TCP connections that began elsewhere.
     PassOn(BTreeMap<IpAddr, NextHop>),
+    /// Deal so with TCP connections that routers have brought to the wrong node.
+    FollowStrays(StrayRules),
     /// Take an address off the host.
     Release {
         /// Which.
@@ -193,6 +196,24 @@ pub struct NextHop {
     pub address: IpAddr,
     /// The interface of this node that it is behind, by the kernel's number.
     pub interface: u32,
+}
+
+/// What becomes of TCP connections that routers bring to a node which does not know them: *strays*. They are offered to all
+/// other nodes, each of which takes what it knows and keeps silent about the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StrayRules {
+    /// The addresses of Services; none where there are no routers, or no other nodes.
+    pub addresses: OrdSet<IpAddr>,
+    /// Where the other nodes are, at most [`Self::MAX_NODES`] for a family. Without any of its family a connection that this node
+    /// does not know ends.
+    pub next_hops: BTreeSet<NextHop>,
+    /// The hardware addresses from which other nodes offer; none where they are not known yet.
+    pub offered_by: BTreeSet<Mac>,
+}
+
+impl StrayRules {
+    /// To how many other nodes strays are offered: whatever comes in for one goes out as often.
+    pub const MAX_NODES: usize = 16;
 }
 
 /// A frame to send. Its Ethernet source is the interface's own address.
@@ -283,6 +304,11 @@ pub enum Report {
         from: NodeName,
         /// Why they are not passed on to it.
         why: NotPassedOn,
+    },
+    /// Connections that routers bring to the wrong node end there, as there are too many nodes to ask.
+    TooManyNodes {
+        /// How many others there are.
+        nodes: usize,
     },
     /// Somebody else claims an address that this node owns. Told at most once per defence interval and address.
     Conflict {

@@ -461,7 +461,7 @@ fn neighbors<'a>(own: &'a Links, theirs: &'a Carries) -> impl Iterator<Item = Ne
 }
 
 /// Whether both are known to be in one subnet.
-fn is_in_common_subnet(ours: &Carries, theirs: &Carries) -> bool {
+pub(super) fn is_in_common_subnet(ours: &Carries, theirs: &Carries) -> bool {
     ours.subnets.is_some() && theirs.subnets.is_some() && ours.shares_subnet(theirs)
 }
 

@@ -34,11 +34,15 @@ const DUE: Duration = Duration::from_millis(50);
 /// How many busy loops keep the processors from everyone else.
 const LOOPS: usize = 4;
 
-/// Of how many requests that failed the reasons are printed.
+/// Of how many requests that failed, and connections that broke, the reasons are printed.
 const REASONS: usize = 4;
 
-/// How many TCP connections stand while the stream flows.
+/// How many TCP connections stand while the stream flows. Every other one says something all the while, the others not
+/// before its end.
 const CONNECTIONS: usize = 20;
+
+/// How often those say something that do.
+const TALK_EVERY: Duration = Duration::from_millis(50);
 
 /// Opens a TCP connection, from one of several addresses of the client if told so.
 ///
@@ -218,7 +222,10 @@ pub struct Stream {
     /// Everything was asked.
     is_over: Arc<AtomicBool>,
     hearing: Option<JoinHandle<io::Result<()>>>,
+    /// Connections that say nothing.
     connections: Vec<TcpStream>,
+    /// Those that do.
+    talking: Vec<JoinHandle<io::Result<TcpStream>>>,
 }
 
 impl Stream {
@@ -244,6 +251,8 @@ impl Stream {
             };
             (0..CONNECTIONS).map(open).collect::<io::Result<Vec<_>>>()
         })?;
+        let (mut connections, mut talkative) = (connections, Vec::new());
+        talkative.extend(connections.drain(CONNECTIONS / 2..));
         let mut stream = Self {
             stop: Arc::default(),
             datagrams: Arc::default(),
@@ -253,7 +262,12 @@ impl Stream {
             is_over: Arc::default(),
             hearing: None,
             connections,
+            talking: Vec::new(),
         };
+        for connection in talkative {
+            let stop = Arc::clone(&stream.stop);
+            stream.talking.push(thread::spawn(move || talk(connection, &stop)));
+        }
         let (sender, log, stop) = (socket.try_clone()?, Arc::clone(&stream.datagrams), Arc::clone(&stream.stop));
         let to = targets.udp;
         stream.asking.push(client.spawn_thread(move || ask_datagrams(&sender, to, &log, &stop))?);
@@ -294,7 +308,18 @@ impl Stream {
         for reason in self.reasons.lock().unwrap_or_else(PoisonError::into_inner).iter().take(REASONS) {
             println!("    request {reason}");
         }
-        let broken = self.connections.iter().filter(|stream| say(stream, "still there").is_err()).count();
+        let mut broken = Vec::new();
+        for talking in self.talking.drain(..) {
+            match talking.join() {
+                Ok(Ok(connection)) => self.connections.push(connection),
+                Ok(Err(error)) => broken.push(error),
+                Err(_) => broken.push(io::Error::other("whoever spoke panicked")),
+            }
+        }
+        broken.extend(self.connections.iter().filter_map(|stream| say(stream, "still there").err()));
+        for reason in broken.iter().take(REASONS) {
+            println!("    connection broken: {reason}");
+        }
         let (datagrams, requests) = (lock(&self.datagrams), lock(&self.requests));
         Losses {
             longest_gap_ms: milliseconds(longest_gap(&datagrams)),
@@ -303,8 +328,8 @@ impl Stream {
             http_failed: requests.iter().filter(|question| question.answered.is_none()).count(),
             http_sent: requests.len(),
             http_longest_gap_ms: milliseconds(longest_gap(&requests)),
-            tcp_broken: broken,
-            tcp_open: self.connections.len(),
+            tcp_broken: broken.len(),
+            tcp_open: CONNECTIONS,
         }
     }
 }
@@ -372,6 +397,15 @@ fn at_rhythm(interval: Duration, stop: &AtomicBool, mut beat: impl FnMut(usize))
         next = (next + interval).max(Instant::now());
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Says something again and again, until it is not answered in time.
+fn talk(connection: TcpStream, stop: &AtomicBool) -> io::Result<TcpStream> {
+    while !stop.load(Ordering::Relaxed) {
+        say(&connection, "and so on")?;
+        thread::sleep(TALK_EVERY);
+    }
+    Ok(connection)
 }
 
 fn ask_datagrams(socket: &UdpSocket, to: SocketAddr, log: &Mutex<Vec<Question>>, stop: &AtomicBool) -> io::Result<()> {

@@ -93,7 +93,7 @@ fn set_bgp(snapshot: &mut Snapshot, advertisement: BgpAdvertisement) {
 }
 
 /// [`snapshot`] with BGP in the place of layer 2: a BGPAdvertisement of everything, to router `tor`.
-fn routed(nodes: u8, services: impl IntoIterator<Item = Service>) -> Snapshot {
+pub(super) fn routed(nodes: u8, services: impl IntoIterator<Item = Service>) -> Snapshot {
     let mut snapshot = snapshot(nodes, services);
     snapshot.l2_advertisements.clear();
     set_bgp(&mut snapshot, bgp_advertisement("all"));
@@ -181,7 +181,7 @@ fn sessions(actions: &[Action]) -> Vec<(&str, Option<&BgpSession>)> {
     sessions.collect()
 }
 
-fn session(peer: &str) -> SessionStatus {
+pub(super) fn session(peer: &str) -> SessionStatus {
     SessionStatus {
         peer: peer.into(),
         remote: "198.51.100.1".to_owned(),
