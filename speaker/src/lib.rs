@@ -30,7 +30,7 @@ use ferrogate_core::{
     configuration::{self, Keeper, Reporter},
     model::NodeName,
     snapshot::Snapshot,
-    speaker::{Action, Disbelieved, Event, Report, Speaker, StrayRules},
+    speaker::{Action, Disbelieved, Event, NotPassedOn, Report, Speaker, StrayRules},
     write::Write,
 };
 use ferrogate_wire::{arp::Operation, gossip::Keys, ndp::Ndp};
@@ -499,8 +499,13 @@ impl Hands {
                 self.metrics.not_passed_on(why.reason());
             }
             Report::TooManyNodes { nodes } => {
-                info!(nodes, "TCP connections end when a router sends them to another node, there are too many to ask");
-                self.metrics.not_passed_on("TooManyNodes");
+                let why = NotPassedOn::TooManyNodes;
+                info!(
+                    nodes,
+                    reason = why.reason(),
+                    "TCP connections end when a router sends them to another node, {why}"
+                );
+                self.metrics.not_passed_on(why.reason());
             }
             Report::Conflict { address, interface, mac } => {
                 error!(%address, %interface, %mac, "another device claims an address of this node; find it and change it");

@@ -372,14 +372,11 @@ fn rules(family: Family, next_hops: &BTreeSet<NextHop>, nodes_are_known: bool) -
     let (count, drop) = (nft::count, nft::drop_packet);
 
     let forgets = || CONNECTIONS.map(|(set, _)| forget(set)).to_vec();
-    let far = || {
-        let ttl = [nft::load(ttl(family), 1, Register::Reg1), nft::compare(Operator::GreaterThan, vec![NEAR])];
-        [of_ours(to), ttl.to_vec(), not_new(), arriving()].concat()
+    let from_ttl = |operator| {
+        let ttl = vec![nft::load(ttl(family), 1, Register::Reg1), nft::compare(operator, vec![NEAR])];
+        [of_ours(to), ttl, not_new(), arriving()].concat()
     };
-    let round = || {
-        let ttl = [nft::load(ttl(family), 1, Register::Reg1), nft::compare(Operator::LessThanEqual, vec![NEAR])];
-        [of_ours(to), ttl.to_vec(), not_new(), arriving()].concat()
-    };
+    let (far, round) = (|| from_ttl(Operator::GreaterThan), || from_ttl(Operator::LessThanEqual));
     let mut all = vec![
         rule(ARRIVING, vec![of_ours(from), near(), not_new(), vec![nft::jump(CONFIRMED)]]),
         rule(

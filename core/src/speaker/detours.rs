@@ -312,7 +312,7 @@ pub(super) struct Whereabouts<'a> {
     pub(super) is_heard: bool,
 }
 
-/// A way to a former owner.
+/// A way to another node.
 pub(super) struct Way<'a> {
     /// Our interface.
     pub(super) interface: &'a InterfaceName,

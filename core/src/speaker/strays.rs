@@ -105,20 +105,21 @@ impl Speaker {
         // With kube-proxy a node goes on without its speaker, and nobody keeps its resets back then.
         let is_silent = |is_leaving: bool| !is_leaving || self.config.data_path == DataPath::Proxy;
         let nodes = self.membership.present().filter(|(_, is_leaving)| is_silent(*is_leaving));
+        let interfaces: BTreeSet<InterfaceName> = self.own.links.keys().cloned().collect();
         let (mut next_hops, mut count) = (BTreeSet::new(), 0);
         for (node, _) in nodes {
             let before = next_hops.len();
-            next_hops.extend([Family::V4, Family::V6].into_iter().filter_map(|family| self.next_hop(node, family)));
+            let of = |family| self.next_hop(node, &interfaces, family);
+            next_hops.extend([Family::V4, Family::V6].into_iter().filter_map(of));
             count += usize::from(next_hops.len() > before);
         }
         (next_hops, count)
     }
 
     /// Where a node is found that is known to be on a link of this one.
-    fn next_hop(&self, node: &NodeName, family: Family) -> Option<NextHop> {
+    fn next_hop(&self, node: &NodeName, interfaces: &BTreeSet<InterfaceName>, family: Family) -> Option<NextHop> {
         let there = self.membership.whereabouts(node)?;
-        let interfaces: BTreeSet<InterfaceName> = self.own.links.keys().cloned().collect();
-        let way = way(Some(there), &self.own.links, &interfaces, family).ok().filter(|way| way.is_sound)?;
+        let way = way(Some(there), &self.own.links, interfaces, family).ok().filter(|way| way.is_sound)?;
         let ours = self.own.links.get(way.interface)?;
         // Links of one name, and all link-local addresses, count as near to whoever looks for candidates.
         let is_it = |address: Option<_>| address.map(IpAddr::from) == Some(way.address);

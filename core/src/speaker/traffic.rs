@@ -347,7 +347,7 @@ pub enum Report {
     },
 }
 
-/// Why connections that began at the former owner of an address are not passed on to it.
+/// Why connections that began at another node are not passed on to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotPassedOn {
     /// It has no Node object any more, or was silent all the time.
@@ -365,6 +365,9 @@ pub enum NotPassedOn {
     /// Its speaker has stopped, or begun anew, and taken the address off its host.
     #[error("that node has taken the address off its host")]
     Released,
+    /// There are more other nodes than [`StrayRules::MAX_NODES`], any of which it may have begun at.
+    #[error("there are too many nodes to ask")]
+    TooManyNodes,
 }
 
 impl NotPassedOn {
@@ -376,6 +379,7 @@ impl NotPassedOn {
             Self::NoSharedLink => "NoSharedLink",
             Self::NoAnswer => "NoAnswer",
             Self::Released => "Released",
+            Self::TooManyNodes => "TooManyNodes",
         }
     }
 }

@@ -243,7 +243,7 @@ impl Stream {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_from(client: &Namespace, targets: &Targets, socket: UdpSocket) -> io::Result<Self> {
-        let connections = client.run(|| {
+        let mut connections = client.run(|| {
             let open = |_| {
                 let stream = connect(targets.tcp, None, PATIENCE)?;
                 say(&stream, "hello")?;
@@ -251,8 +251,7 @@ impl Stream {
             };
             (0..CONNECTIONS).map(open).collect::<io::Result<Vec<_>>>()
         })?;
-        let (mut connections, mut talkative) = (connections, Vec::new());
-        talkative.extend(connections.drain(CONNECTIONS / 2..));
+        let talkative = connections.split_off(CONNECTIONS / 2);
         let mut stream = Self {
             stop: Arc::default(),
             datagrams: Arc::default(),
